@@ -1,0 +1,154 @@
+"""Settings: read from the environment and `.env`, checked once, passed around as one object."""
+
+import hashlib
+import hmac
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.errors import OperatorError
+from bot.state.engine import NAMESPACE
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
+
+
+class Settings(BaseSettings):
+    """Every setting of the bot. Names are the environment variables', in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    bot_token: SecretStr | None = Field(None, description="The token @BotFather gave you.")
+    telegram_api_url: str = Field(
+        "https://api.telegram.org", description="Bot API server; yours, if you host one."
+    )
+
+    webhook_url: str | None = Field(
+        None, description="Public https address for webhook mode. Unset: long polling."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Secret Telegram sends with each update. Unset: derived from the token."
+    )
+    webhook_max_connections: int = Field(
+        40, ge=1, le=100, description="Deliveries Telegram may have under way at once."
+    )
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - containers need it
+    port: int = Field(
+        8080, ge=0, le=65_535, description="Port of the webhook, /healthz, /readyz and /metrics."
+    )
+
+    state_ttl: int | None = Field(
+        None, gt=0, description="Seconds after its last change that a user's record is kept."
+    )
+    state_max_bytes: int = Field(
+        262_144, ge=1_024, description="Most bytes of state and conversation kept per user."
+    )
+    history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")
+    namespace: str = Field(
+        NAMESPACE,
+        pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$",
+        description="Keeps several bots apart on one server.",
+    )
+
+    agent_timeout: Seconds = Field(
+        50, description="Seconds an agent may take for one message; Telegram waits for 60."
+    )
+    max_concurrent_updates: int = Field(
+        256, ge=1, description="Updates of different users handled at the same time."
+    )
+    shutdown_timeout: Seconds = Field(
+        30, description="Seconds given to running updates when the bot is told to stop."
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least level of what is logged."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How lines are written.")
+
+    @field_validator("bot_token")
+    @classmethod
+    def _token_looks_right(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not re.fullmatch(r"\d+:[A-Za-z0-9_-]+", value.get_secret_value()):
+            raise ValueError("is not a bot token; @BotFather gives one like 123456:ABC-DEF")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret_is_allowed(cls, value: SecretStr | None) -> SecretStr | None:
+        # https://core.telegram.org/bots/api#setwebhook, secret_token
+        if value and not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", value.get_secret_value()):
+            raise ValueError("must be 1 to 256 of the characters A-Z a-z 0-9 _ -")
+        return value
+
+    @field_validator("telegram_api_url", "webhook_url")
+    @classmethod
+    def _url_is_http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address like https://bot.example.com/telegram")
+        return value.rstrip("/")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_any_case(cls, value: str) -> str:
+        return value.upper()
+
+    @property
+    def token(self) -> str:
+        """The bot's token.
+
+        Raises:
+            OperatorError: `BOT_TOKEN` is not set.
+        """
+        if self.bot_token is None:
+            raise OperatorError(
+                "BOT_TOKEN is not set: get a token from @BotFather and put BOT_TOKEN=... into .env"
+            )
+        return self.bot_token.get_secret_value()
+
+    @property
+    def bot_id(self) -> int:
+        """The bot's Telegram id, which is the first part of its token."""
+        return int(self.token.partition(":")[0])
+
+    @property
+    def webhook_path(self) -> str:
+        """Path under which updates arrive, `/` when `WEBHOOK_URL` has none."""
+        return urlsplit(self.webhook_url or "").path or "/"
+
+    @property
+    def secret(self) -> str:
+        """What Telegram must send with each update: set, or derived from the token."""
+        if self.webhook_secret is not None:
+            return self.webhook_secret.get_secret_value()
+        return hmac.new(self.token.encode(), b"webhook-secret", hashlib.sha256).hexdigest()
+
+    def secrets(self) -> list[str]:
+        """Every value that no log line may show."""
+        if self.bot_token is None:
+            return []
+        return [self.token, self.secret]
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        OperatorError: a variable has a value that cannot be used; all such are named in one line.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise OperatorError(f"bad settings: {'; '.join(faults)}") from None

@@ -1,0 +1,116 @@
+"""The webhook: Telegram's deliveries, each answered 200 only when its update is done."""
+
+import asyncio
+import hmac
+from typing import Any
+
+import orjson
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import (
+    TelegramAPIError,
+    TelegramBadRequest,
+    TelegramNotFound,
+    TelegramRetryAfter,
+    TelegramUnauthorizedError,
+)
+from aiogram.methods import SetWebhook
+from aiogram.types import Update
+from aiohttp import web
+from pydantic import ValidationError
+
+from bot.config import Settings
+from bot.errors import OperatorError
+from bot.telegram.polling import FIRST_BACKOFF, LONGEST_BACKOFF, UNKNOWN_BOT
+from bot.telegram.transaction import NotAcknowledged, Transactions
+
+BODY_LIMIT = 1024 * 1024
+"""Most bytes of a delivery. Telegram's are a few KB; a message has at most 4096 characters."""
+
+RETRY_AFTER = "5"
+"""Seconds after which Telegram shall deliver again."""
+
+SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
+
+log = structlog.get_logger(__name__)
+
+
+class Webhook:
+    """Answers Telegram's deliveries."""
+
+    def __init__(self, bot: Bot, transactions: Transactions, secret: str) -> None:
+        """Make a webhook.
+
+        Args:
+            bot: the bot whose updates arrive.
+            transactions: to hand updates to.
+            secret: what each delivery has to bring along.
+        """
+        self._bot = bot
+        self._transactions = transactions
+        self._secret = secret.encode()
+
+    async def deliver(self, request: web.Request) -> web.Response:
+        """Deal with one delivery.
+
+        Answers 401 to a wrong secret, 413 to a body beyond the limit, 400 to what is not an update, 503 to
+        an update that has to be delivered again, and 200 to one that is done.
+        """
+        given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._secret):
+            log.warning("delivery without the right secret", remote=request.remote)
+            return web.Response(status=401)
+        raw = _parse(await request.read())
+        if raw is None:
+            return web.Response(status=400, text="not an update")
+        try:
+            update = Update.model_validate(raw, context={"bot": self._bot})
+        except ValidationError as error:
+            faults = len(error.errors())
+            log.error("update not understood, skipped", update_id=raw["update_id"], faults=faults)
+            return web.Response()
+        try:
+            await self._transactions.process(update)
+        except NotAcknowledged:
+            return web.Response(status=503, headers={"Retry-After": RETRY_AFTER})
+        return web.Response()
+
+
+async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> None:
+    """Tell Telegram where to deliver. Pending updates are kept.
+
+    Raises:
+        OperatorError: Telegram refuses the token or the address.
+    """
+    method = SetWebhook(
+        url=settings.webhook_url or "",
+        secret_token=settings.secret,
+        allowed_updates=allowed_updates,
+        max_connections=settings.webhook_max_connections,
+    )
+    delay = FIRST_BACKOFF
+    while True:
+        try:
+            await bot(method)
+            return
+        except (TelegramUnauthorizedError, TelegramNotFound) as error:
+            raise OperatorError(UNKNOWN_BOT) from error
+        except TelegramBadRequest as error:
+            raise OperatorError(f"Telegram refuses WEBHOOK_URL: {error.message}") from error
+        except TelegramAPIError as error:
+            if isinstance(error, TelegramRetryAfter):
+                delay = error.retry_after
+            log.warning("webhook not registered", reason=error.message, retry_in=delay)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LONGEST_BACKOFF)
+
+
+def _parse(body: bytes) -> dict[str, Any] | None:
+    """The update, or `None` when the body is not one."""
+    try:
+        raw = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(raw, dict) or type(raw.get("update_id")) is not int:
+        return None
+    return raw

@@ -1,0 +1,100 @@
+"""Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_copie.plugin import Copie
+
+from support import ASKED, ROOT, Answers, choices, commit_all, must
+
+Render = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Git and Copier read no settings of whoever runs the tests (and may trust the template)."""
+    home = tmp_path_factory.mktemp("settings")
+    gitconfig = home / "gitconfig"
+    gitconfig.write_text(
+        "[user]\nname = Tester\nemail = tester@example.invalid\n[init]\ndefaultBranch = main\n"
+        "[core]\nautocrlf = false\n[safe]\ndirectory = *\n"
+    )
+    settings = home / "copier.yml"
+    settings.write_text("{}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "VIRTUAL_ENV"):
+            patch.delenv(name, raising=False)
+        patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
+        patch.setenv("COPIER_SETTINGS_PATH", str(settings))
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree, committed or not, as a clean git repository tagged v0.0.1."""
+    snapshot = tmp_path_factory.mktemp("template") / "tg-state-template"
+    listed = must("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
+    for name in filter(None, listed):
+        source = ROOT / name
+        if source.exists():  # listed and not there: deleted, and not committed yet
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, snapshot / name, follow_symlinks=False)
+    commit_all(snapshot, "Snapshot", tag="v0.0.1")
+    return snapshot
+
+
+@pytest.fixture(scope="session")
+def render(template: Path, copie_session: Copie) -> Render:
+    """Render a project and return its folder, which is shared: look, but do not touch.
+
+    Fails for an answer that is no question, no choice, or not asked beside the others:
+    pytest-copie itself ignores those without a word.
+    """
+    rendered: dict[tuple[tuple[str, str], ...], Path] = {}
+
+    def _render(**answers: str) -> Path:
+        for question, answer in answers.items():
+            assert question in ASKED, f"{question} is no question; these are: {ASKED}"
+            offered = choices(question)
+            assert not offered or answer in offered, f"{answer} is none of {offered}"
+        key = tuple(sorted(answers.items()))
+        if key not in rendered:
+            result = copie_session.copy(extra_answers=dict(answers), template_dir=template)
+            if result.exception is not None:
+                raise result.exception
+            assert result.project_dir is not None
+            assert answers.items() <= result.answers.items(), "an answer was not asked for"
+            rendered[key] = result.project_dir
+        return rendered[key]
+
+    return _render
+
+
+@pytest.fixture
+def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
+    """Render a project of the test's own, as a git repository with everything committed."""
+
+    def _project(answers: Answers) -> Path:
+        folder = tmp_path / "project"
+        shutil.copytree(render(**answers), folder)
+        commit_all(folder, "Rendered")
+        return folder
+
+    return _project
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the rendered projects' own test suites said."""
+    said = [
+        (report.nodeid, value)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == "rendered suite"
+    ]
+    if said:
+        terminalreporter.section("test suites of the rendered projects")
+        for nodeid, value in said:
+            terminalreporter.write_line(f"{nodeid}:\n{value}")

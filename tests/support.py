@@ -1,0 +1,123 @@
+"""What the tests of the template share: its questions, and commands run as on a clean machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+QUESTIONS: dict[str, dict[str, Any]] = {
+    name: details for name, details in CONFIG.items() if not name.startswith("_")
+}
+ASKED = [name for name, details in QUESTIONS.items() if details.get("when") is not False]
+"""The questions a person may be asked: all but the computed ones."""
+
+UV = os.environ.get("UV") or shutil.which("uv") or "uv"
+
+Answers = Mapping[str, str]
+
+# Variables that would make a command behave unlike on a machine where nothing is set up.
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_")
+_FOREIGN_NAMES = {
+    "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
+    "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "REDIS_URL", "DATABASE_URL",
+    "STATE_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT", "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
+}  # fmt: skip
+_NEEDED = {"GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "COPIER_SETTINGS_PATH"}
+
+
+def clean_env(**extra: str) -> dict[str, str]:
+    """The environment without what this test run, or its user's own bot, put into it."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _NEEDED or not (name.startswith(_FOREIGN) or name in _FOREIGN_NAMES)
+    }
+    return kept | extra
+
+
+def run(
+    *command: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal; its output is kept as text."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=clean_env() if env is None else env,
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def must(*command: str | Path, cwd: Path, timeout: float = 120) -> str:
+    """Run a command that has to succeed and return what it printed."""
+    done = run(*command, cwd=cwd, timeout=timeout)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def copier(
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the real `copier` command line."""
+    return run(sys.executable, "-m", "copier", *arguments, cwd=cwd, env=env)
+
+
+def commit_all(repository: Path, message: str, tag: str | None = None) -> None:
+    """Commit everything in a folder, which becomes a git repository if it is none yet."""
+    if not (repository / ".git").exists():
+        must("git", "init", "--quiet", cwd=repository)
+    must("git", "add", "--all", cwd=repository)
+    must("git", "commit", "--quiet", "--allow-empty", "-m", message, cwd=repository)
+    if tag:
+        must("git", "tag", tag, cwd=repository)
+
+
+def choices(question: str) -> list[str]:
+    """The values a question offers; empty for free text."""
+    offered = QUESTIONS[question].get("choices", [])
+    values = offered.values() if isinstance(offered, dict) else offered
+    return [value["value"] if isinstance(value, dict) else value for value in values]
+
+
+def combinations() -> list[dict[str, str]]:
+    """Every combination of choices that can be answered, as `copier.yml` has them."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    found: list[dict[str, str]] = [{}]
+    for question in ASKED:
+        if not choices(question):
+            continue
+        condition = str(QUESTIONS[question].get("when", True))
+        grown: list[dict[str, str]] = []
+        for answers in found:
+            rendered = environment.from_string(condition).render(answers)
+            if rendered.strip().lower() == "true":
+                grown += [answers | {question: value} for value in choices(question)]
+            else:
+                grown.append(answers)
+        found = grown
+    return found
+
+
+def label(answers: Answers) -> str:
+    """A short name of a combination, for test ids."""
+    return "-".join(answers.values()) or "defaults"
+
+
+def text_files(project: Path) -> list[Path]:
+    """Every file of a freshly rendered project. All of them are text."""
+    return sorted(path for path in project.rglob("*") if path.is_file() and ".git" not in path.parts)

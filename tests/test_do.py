@@ -1,0 +1,136 @@
+"""`./do`, the two commands of the README, on machines that lack this or that."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import clean_env, commit_all, copier, must, run
+
+# What a POSIX shell script may take for granted, and what git and pip call.
+BASICS = ["dirname", "rm", "mkdir", "sh", "env", "uname", "cat", "sed", "basename"]
+
+Machine = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def clone(template: Path, tmp_path: Path) -> Path:
+    """A fresh shallow clone without any tag, at a path with a space in it."""
+    folder = tmp_path / "a clone"
+    url = template.as_uri()
+    must("git", "clone", "--quiet", "--depth", "1", "--no-tags", url, folder, cwd=tmp_path)
+    must("git", "tag", "--delete", *must("git", "tag", cwd=folder).split(), cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """Make the environment of a machine that has only the given programs, each a line of shell."""
+
+    def _machine(**programs: str) -> dict[str, str]:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name in BASICS:
+            path = next(p for p in (Path("/usr/bin", name), Path("/bin", name)) if p.exists())
+            programs[name] = f'exec {path} "$@"'
+        for name, line in programs.items():
+            (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+            (folder / name).chmod(0o755)
+        return clean_env(PATH=str(folder), LC_ALL="C.UTF-8")
+
+    return _machine
+
+
+def do(
+    clone: Path, env: dict[str, str], *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `./do` in the clone."""
+    return run("/bin/sh", "./do", *arguments, cwd=clone, env=env, stdin=stdin, timeout=600)
+
+
+def git() -> str:
+    """A line of shell that runs the real git."""
+    return f'exec {must("sh", "-c", "command -v git", cwd=Path.cwd()).strip()} "$@"'
+
+
+def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
+    """Help is shown for the asking; an unknown command is exit code 2 with the same text."""
+    env = machine()
+    helped = do(clone, env, "help")
+    assert helped.returncode == 0
+    assert "./do try" in helped.stdout
+    assert "./do test" in helped.stdout
+    assert do(clone, env).stdout == helped.stdout
+    wrong = do(clone, env, "tset")
+    assert (wrong.returncode, wrong.stderr) == (2, helped.stdout)
+
+
+@pytest.mark.parametrize(
+    ("programs", "reason"),
+    [
+        ({}, "git is needed"),
+        ({"git": "exit 0"}, "Python 3.11 or newer is needed"),
+        ({"git": "exit 0", "python3": "exit 1"}, "Python 3.11 or newer is needed"),
+        ({"git": "exit 0", "python3": '[ "$1" = -c ]'}, "pip is needed"),
+        ({"git": "exit 0", "python3": '[ "$3" != install ]'}, "pip could not install uv"),
+        ({"git": "exit 0", "python3": "exit 0"}, "does not run on this machine"),
+    ],
+    ids=["no git", "no python", "old python", "no pip", "pip fails", "foreign uv"],
+)
+@pytest.mark.parametrize("command", ["try", "test"])
+def test_what_is_missing_is_named(
+    clone: Path, machine: Machine, command: str, programs: dict[str, str], reason: str
+) -> None:
+    """Whatever the machine lacks is named in one line, and nothing is rendered."""
+    done = do(clone, machine(**programs), command)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("do: ")
+    assert reason in done.stderr.splitlines()[-1]
+    assert not (clone / "mybot").exists()
+
+
+def test_a_folder_in_the_way_is_left_alone(clone: Path, machine: Machine) -> None:
+    """A folder that is no rendered bot is not touched; one that is a bot is started again."""
+    env = machine(git="exit 0", uv='[ "$1" = --version ] || echo "uv $*"')
+    (clone / "mybot").mkdir()
+    done = do(clone, env, "try")
+    assert done.returncode == 1
+    assert "in the way" in done.stderr
+    (clone / "mybot" / ".copier-answers.yml").touch()
+    done = do(clone, env, "try")
+    assert done.returncode == 0
+    assert done.stdout == "uv run bot chat\n"
+
+
+def test_arguments_reach_pytest(clone: Path, machine: Machine) -> None:
+    """`./do test` hands on what it is given, quoted as it was."""
+    env = machine(git="exit 0", uv='[ "$1" = --version ] || printf "<%s>" "$@"')
+    done = do(clone, env, "test", "-k", "a b")
+    assert done.stdout == "<run><--quiet><pytest><-k><a b>"
+
+
+@pytest.mark.skipif(
+    run(Path(sys.base_prefix, "bin", "python3"), "-m", "pip", "-V", cwd=Path.cwd()).returncode != 0,
+    reason="the Python that runs the tests has no pip",
+)
+def test_try_on_a_bare_machine(clone: Path, machine: Machine, tmp_path: Path) -> None:
+    """With Python, pip and git alone, `./do try` ends in a bot that answers and can be updated."""
+    python = Path(sys.base_prefix, "bin", "python3")
+    env = machine(git=git(), python3=f'exec {python} "$@"') | {"PIP_USER": "1"}
+    done = do(clone, env, "try", "../my bot", stdin="hello\n")
+    assert done.returncode == 0, done.stderr
+    assert "Processed: hello (#1)" in done.stdout
+    assert must("git", "status", "--porcelain", cwd=clone) == ""
+
+    bot = tmp_path / "my bot"
+    commit_all(bot, "Rendered")
+    with (clone / "template" / "NEWS.md").open("w") as news:
+        news.write("Something new.\n")
+    commit_all(clone, "A later version")
+    done = copier("update", "--defaults", bot, cwd=tmp_path, env=clean_env(PATH=os.environ["PATH"]))
+    assert done.returncode == 0, done.stderr
+    assert (bot / "NEWS.md").exists()

@@ -1,0 +1,180 @@
+"""Every project the template can render, of every combination of answers, passes its own checks."""
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from copier import run_copy
+
+from conftest import Render
+from support import ROOT, UV, Answers, clean_env, combinations, commit_all, label, run, text_files
+
+COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
+
+# Names that are allowed and that a careless template would turn into something else than text.
+TRICKY_NAMES = [
+    "yes",
+    "null",
+    "123",
+    "1e3",
+    "0x10",
+    "2026-01-01",
+    "Bot (a, b) - c.",
+    "Añdré बॉट 天気",
+]
+
+Workshop = Callable[[Answers], Path]
+
+
+@pytest.fixture(scope="session")
+def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A project of each combination, in git, with the environment of its own pyproject.toml."""
+    ready: dict[str, Path] = {}
+
+    def _workshop(answers: Answers) -> Path:
+        name = label(answers)
+        if name not in ready:
+            folder = tmp_path_factory.mktemp("workshop") / name
+            shutil.copytree(render(**answers), folder)
+            commit_all(folder, "Rendered")
+            uv(folder, "sync", "--quiet")
+            ready[name] = folder
+        return ready[name]
+
+    return _workshop
+
+
+def uv(folder: Path, *arguments: str, timeout: float = 300) -> str:
+    """Run uv in a rendered project; when that fails, show all it said."""
+    # What mypy knows of the dependencies is good for all of them.
+    cache = ROOT / ".mypy_cache" / "rendered"
+    done = run(UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache)), timeout=timeout)
+    if done.returncode != 0:
+        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+def documents(folder: Path) -> dict[str, Any]:
+    """The content of every TOML and YAML file of a project; fails where one does not parse."""
+    parsed: dict[str, Any] = {}
+    for path in text_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".toml":
+            parsed[name] = tomllib.loads(path.read_text("utf-8"))
+        elif path.suffix in {".yml", ".yaml"}:
+            parsed[name] = list(yaml.safe_load_all(path.read_text("utf-8")))
+    return parsed
+
+
+def shape(value: object) -> object:
+    """A document with every leaf replaced by its type."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shape(item) for item in value]
+    return type(value).__name__
+
+
+@COMBINATIONS
+def test_files_are_tidy(render: Render, answers: Answers) -> None:
+    """UTF-8, LF, a newline at the end, no trailing spaces, no Jinja left over."""
+    folder = render(**answers)
+    for path in text_files(folder):
+        name = path.relative_to(folder).as_posix()
+        text = path.read_bytes().decode("utf-8")
+        assert "\r" not in text, name
+        assert not text or text.endswith("\n"), f"{name}: no newline at the end"
+        assert not text.endswith("\n\n"), f"{name}: blank lines at the end"
+        assert not re.search(r"[ \t]$", text, re.MULTILINE), f"{name}: trailing spaces"
+        assert path.suffix != ".jinja", name
+        is_plain_python = path.suffix == ".py" and name != "bot/state/engine.py"
+        if not is_plain_python:
+            assert not re.search(r"(?<!\$)\{\{|\{%|(?<!\$)\{#", text), f"{name}: Jinja left over"
+
+
+@COMBINATIONS
+def test_documents_parse(render: Render, answers: Answers) -> None:
+    """Every TOML and YAML file parses, and the project is called what it was said to be called."""
+    folder = render(**answers)
+    parsed = documents(folder)
+    assert parsed["pyproject.toml"]["project"]["name"] == "my-bot"
+    assert parsed[".copier-answers.yml"][0]["project_name"] == "My Bot"
+
+
+@pytest.mark.parametrize("name", TRICKY_NAMES)
+def test_tricky_names_stay_text(template: Path, render: Render, tmp_path: Path, name: str) -> None:
+    """A name that looks like a number, a date or nothing is text in every file, as "My Bot" is."""
+    usual = render()
+    folder = tmp_path / "out"
+    run_copy(
+        str(template),
+        folder,
+        data={"project_name": name, "project_slug": "my-bot"},
+        defaults=True,
+        quiet=True,
+        vcs_ref="HEAD",
+    )
+    assert shape(documents(folder)) == shape(documents(usual))
+    for path in text_files(folder):
+        relative = path.relative_to(folder)
+        said = (usual / relative).read_text("utf-8").count("My Bot")
+        assert path.read_text("utf-8").count(name) >= said, relative
+        if path.suffix == ".py":
+            compile(path.read_text("utf-8"), str(relative), "exec", dont_inherit=True)
+
+
+@COMBINATIONS
+def test_slug_cannot_be_a_dependency(workshop: Workshop, answers: Answers) -> None:
+    """Every package the project may install is refused as a slug: none can need its namesake."""
+    folder = workshop(answers)
+    lock = tomllib.loads((folder / "uv.lock").read_text("utf-8"))
+    installed = {package["name"] for package in lock["package"]} - {"my-bot"}
+    listed = set((ROOT / "checks.jinja").read_text("utf-8").split("packages = '")[1].split("'")[0].split())
+    assert installed <= listed, f"add to checks.jinja: {sorted(installed - listed)}"
+
+
+@COMBINATIONS
+@pytest.mark.parametrize(
+    "command",
+    ["ruff format --check --diff .", "ruff check .", "mypy"],
+    ids=lambda text: text.split(" -")[0],
+)
+def test_rendered_code_is_clean(workshop: Workshop, answers: Answers, command: str) -> None:
+    """Formatted, linted and strictly typed, by the project's own tools and settings."""
+    uv(workshop(answers), "run", *command.split())
+
+
+@COMBINATIONS
+def test_rendered_suite_passes(
+    workshop: Workshop, answers: Answers, record_property: Callable[[str, object], None]
+) -> None:
+    """The project's own tests pass; what they skipped and their number is shown in the end."""
+    printed = uv(workshop(answers), "run", "pytest", "-q", "-rs", timeout=1200)
+    lines = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
+    summary = printed.rstrip().splitlines()[-1]
+    assert re.search(r"\b[1-9]\d* passed", summary), printed
+    record_property("rendered suite", "\n".join([*lines, summary]))
+
+
+def test_the_fake_telegram_keeps_telegrams_rules(workshop: Workshop) -> None:
+    """What the rendered tests take for Telegram behaves like it; too long a story for every project."""
+    folder = workshop(combinations()[0])
+    name = "tests/test_fake_telegram.py"
+    shutil.copy(ROOT / "tests" / "inside" / "test_fake_telegram.py", folder / name)
+    try:
+        uv(folder, "run", "mypy", name)
+        uv(folder, "run", "pytest", "-q", name)
+    finally:
+        (folder / name).unlink()
+
+
+@COMBINATIONS
+def test_work_leaves_git_clean(workshop: Workshop, answers: Answers) -> None:
+    """After all that, git shows nothing but the lock file, which is the owner's to commit."""
+    status = run("git", "status", "--porcelain", cwd=workshop(answers)).stdout
+    assert status in {"", "?? uv.lock\n"}

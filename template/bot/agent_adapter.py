@@ -152,7 +152,7 @@ class TelegramAgentAdapter:
 
     async def _change(self, user_id: str, change: Callable[[Turn], Awaitable[None]]) -> None:
         turn = current_turn(user_id)
-        if turn and turn.is_open:
+        if turn and (turn.is_open or turn.is_anonymous):
             await change(turn)
             return
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -66,17 +66,17 @@ async def open_app(
     agent = agent or Agent(token)
     agent.store = store
     bot = Bot(token, session=session)
-    try:
-        await store.connect()
-        await agent.connect()
-        dispatcher = make_dispatcher(store, agent)
-        yield App(settings, bot, dispatcher, store, Transactions(bot, dispatcher, store, settings))
-    except StateError as error:
-        raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
-    finally:
-        await agent.close()
-        await store.close()
-        await bot.session.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bot.session.close)
+        stack.push_async_callback(store.close)
+        stack.push_async_callback(agent.close)
+        try:
+            await store.connect()
+            await agent.connect()
+            dispatcher = make_dispatcher(store, agent)
+            yield App(settings, bot, dispatcher, store, Transactions(bot, dispatcher, store, settings))
+        except StateError as error:
+            raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
 
 
 async def run(

@@ -133,9 +133,8 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """Every value that no log line may show."""
-        if self.bot_token is None:
-            return []
-        return [self.token, self.secret]
+        given = [each.get_secret_value() for each in (self.bot_token, self.webhook_secret) if each]
+        return [*given, self.secret] if self.bot_token else given
 
 
 def load_settings() -> Settings:

@@ -22,11 +22,11 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import DeleteWebhook, TelegramMethod
 from aiogram.types import Update
-from pydantic import ValidationError
 
 from bot.errors import OperatorError
 from bot.telegram.recent import Recent
 from bot.telegram.transaction import NotAcknowledged, Transactions
+from bot.telegram.updates import parse_update
 
 LONG_POLL_SECONDS = 30
 SAME_OFFSET_SECONDS = 0.55
@@ -143,10 +143,8 @@ class Poller:
         if update_id in self._window or update_id in self._confirmable:
             return
         self._window[update_id] = False
-        try:
-            update = Update.model_validate(raw, context={"bot": self._bot})
-        except ValidationError as error:
-            log.error("update not understood, skipped", update_id=update_id, faults=len(error.errors()))
+        update = parse_update(self._bot, raw)
+        if update is None:
             self._finish(update_id)
             return
         task = asyncio.create_task(self._work(update))

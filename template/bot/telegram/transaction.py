@@ -6,6 +6,7 @@ there, and the outbox what is still to be said.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ class Transactions:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._sent: Recent[int] = Recent()
         self._finished: Recent[bool] = Recent()
-        self._is_draining = False
+        self._draining = asyncio.Event()
 
     @property
     def is_idle(self) -> bool:
@@ -110,7 +111,7 @@ class Transactions:
             return
         task = self._running.get(update_id)
         if task is None:
-            if self._is_draining:
+            if self._draining.is_set():
                 raise NotAcknowledged("the bot is shutting down")
             task = asyncio.create_task(self._in_order(update, keep_trying))
             self._running[update_id] = task
@@ -128,7 +129,7 @@ class Transactions:
         Args:
             timeout: seconds after which also those that have begun are given up; Telegram has them all.
         """
-        self._is_draining = True
+        self._draining.set()
         tasks = set(self._running.values())
         if not tasks:
             return
@@ -156,7 +157,7 @@ class Transactions:
     async def _until_done(self, update: Update, sender: _Sender, keep_trying: bool) -> str:
         delay, longest = RETRY_DELAYS
         while True:
-            if self._is_draining:
+            if self._draining.is_set():
                 raise NotAcknowledged("the bot is shutting down")
             try:
                 async with self._slots:
@@ -166,7 +167,8 @@ class Transactions:
                 log.warning("update has to wait", reason=str(error), retry=keep_trying)
                 if not keep_trying:
                     raise NotAcknowledged(str(error)) from error
-                await asyncio.sleep(delay)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._draining.wait(), delay)
                 delay = min(delay * 2, longest)
             else:
                 self._finished.set(update.update_id, True)

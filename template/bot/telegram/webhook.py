@@ -15,14 +15,13 @@ from aiogram.exceptions import (
     TelegramUnauthorizedError,
 )
 from aiogram.methods import SetWebhook
-from aiogram.types import Update
 from aiohttp import web
-from pydantic import ValidationError
 
 from bot.config import Settings
 from bot.errors import OperatorError
 from bot.telegram.polling import FIRST_BACKOFF, LONGEST_BACKOFF, UNKNOWN_BOT
 from bot.telegram.transaction import NotAcknowledged, Transactions
+from bot.telegram.updates import parse_update
 
 BODY_LIMIT = 1024 * 1024
 """Most bytes of a delivery. Telegram's are a few KB; a message has at most 4096 characters."""
@@ -63,11 +62,8 @@ class Webhook:
         raw = _parse(await request.read())
         if raw is None:
             return web.Response(status=400, text="not an update")
-        try:
-            update = Update.model_validate(raw, context={"bot": self._bot})
-        except ValidationError as error:
-            faults = len(error.errors())
-            log.error("update not understood, skipped", update_id=raw["update_id"], faults=faults)
+        update = parse_update(self._bot, raw)
+        if update is None:
             return web.Response()
         try:
             await self._transactions.process(update)

@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import aiohttp
 import pytest
 
 from bot.logs import configure_logs
 from bot.state.store import Changes, Limits, StateStore, StateUnavailable, UserRecord
 from bot.telegram import replies, transaction
+from bot.telegram.webhook import SECRET_HEADER
 from tests.contract.harness import Harness
 from tests.e2e.conftest import MakeRuntime
 from tests.e2e.runtime import Mode, Runtime
@@ -90,6 +92,39 @@ async def test_an_unreachable_backend_never_looks_like_a_new_user(
     faults.loads_to_refuse = 0
     await telegram.settled()
     assert telegram.texts(1) == ["Processed: m1 (#1)", "Processed: m2 (#2)"]
+
+
+async def test_the_webhook_puts_off_what_the_backend_cannot_take(
+    make_runtime: MakeRuntime, faults: Faults
+) -> None:
+    bot = make_runtime("webhook")
+    bot.store = faults  # type: ignore[assignment]
+    faults.loads_to_refuse = 1
+    chat = {"id": 1, "type": "private", "first_name": "U"}
+    person = {"id": 1, "is_bot": False, "first_name": "U"}
+    message = {"message_id": 1, "date": 1, "chat": chat, "from": person, "text": "hi"}
+    async with bot, aiohttp.ClientSession() as http:
+        answers = [
+            await http.post(
+                f"http://127.0.0.1:{bot.port}/telegram",
+                json={"update_id": 7, "message": message},
+                headers={SECRET_HEADER: bot.settings.secret},
+            )
+            for _ in range(2)
+        ]
+    assert [answer.status for answer in answers] == [503, 200]
+    assert int(answers[0].headers["Retry-After"]) > 0
+
+
+async def test_a_bot_told_to_stop_does_not_wait_for_the_backend(
+    bot: Runtime, telegram: FakeTelegram, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "RETRY_DELAYS", (30.0, 30.0))
+    faults.loads_to_refuse = 1_000
+    update_id = telegram.message("hi", user_id=1)
+    await telegram.wait_for(lambda: faults.loads_to_refuse < 1_000)
+    await asyncio.wait_for(bot.stop(), timeout=3)
+    assert update_id not in telegram.acknowledged
 
 
 async def test_a_conflict_runs_the_turn_again(bot: Runtime, telegram: FakeTelegram, faults: Faults) -> None:

@@ -1,0 +1,25 @@
+"""Updates as Telegram sends them, and as aiogram reads them."""
+
+from typing import Any
+
+import structlog
+from aiogram import Bot
+from aiogram.types import Update
+from pydantic import ValidationError
+
+log = structlog.get_logger(__name__)
+
+
+def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
+    """Read an update, bound to the bot.
+
+    Returns:
+        `None`, after logging where it differs from what aiogram knows, when it cannot be read. Telegram would
+        only deliver the same again, so such an update counts as done.
+    """
+    try:
+        return Update.model_validate(raw, context={"bot": bot})
+    except ValidationError as error:
+        places = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
+        log.error("update not understood, skipped", update_id=raw["update_id"], places=places[:5])
+        return None

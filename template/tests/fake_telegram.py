@@ -14,7 +14,6 @@ All times are in seconds. Nothing is forgotten by ``stop()``: ``start()`` goes o
 """
 
 import asyncio
-import html
 import itertools
 import json
 import random
@@ -29,38 +28,34 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-Json = dict[str, Any]
+from tests.bot_api import (
+    ACTIONS,
+    ApiError,
+    BadGatewayError,
+    Call,
+    Json,
+    bad_request,
+    check_webhook_url,
+    command_scope,
+    formatted,
+    integer,
+    is_true,
+    json_list,
+    markup_of,
+    read_call,
+    shown_markup,
+    words,
+)
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-OPT_IN_KINDS = _words("chat_member message_reaction message_reaction_count")
-KINDS = OPT_IN_KINDS | _words(
+OPT_IN_KINDS = words("chat_member message_reaction message_reaction_count")
+KINDS = OPT_IN_KINDS | words(
     """message edited_message channel_post edited_channel_post business_connection business_message
     edited_business_message deleted_business_messages guest_message inline_query
     chosen_inline_result callback_query shipping_query pre_checkout_query purchased_paid_media
     poll poll_answer my_chat_member chat_join_request chat_boost removed_chat_boost managed_bot
     stopped_message_generation subscription"""
 )
-MESSAGE_KINDS = _words("message edited_message channel_post edited_channel_post")
-ACTIONS = _words(
-    """typing upload_photo record_video upload_video record_voice upload_voice upload_document
-    choose_sticker find_location record_video_note upload_video_note"""
-)
-BUTTON_ACTIONS = _words(
-    """url callback_data web_app login_url switch_inline_query switch_inline_query_current_chat
-    switch_inline_query_chosen_chat copy_text callback_game pay"""
-)
-HTML_TAGS = dict(
-    pair.split(":")
-    for pair in _words(
-        """b:bold strong:bold i:italic em:italic u:underline ins:underline s:strikethrough
-        strike:strikethrough del:strikethrough span:spoiler tg-spoiler:spoiler code:code pre:pre
-        a:text_link tg-emoji:custom_emoji blockquote:blockquote"""
-    )
-)
+MESSAGE_KINDS = words("message edited_message channel_post edited_channel_post")
 TERMINATED = "Conflict: terminated by other getUpdates request"
 CONFLICT = f"{TERMINATED}; make sure that only one bot instance is running"
 WEBHOOK_ACTIVE = (
@@ -74,47 +69,6 @@ NOT_MODIFIED = (
 )
 BLOCKED = "Forbidden: bot was blocked by the user"
 DESCRIPTIONS = {400: "Bad Request", 401: "Unauthorized", 403: BLOCKED, 409: CONFLICT}
-
-
-class ApiError(Exception):
-    """An answer that is not ``ok``. `retry_after` is in whole seconds, for 429."""
-
-    def __init__(self, status: int, description: str, retry_after: int | None = None) -> None:
-        super().__init__(description)
-        self.status, self.description, self.retry_after = status, description, retry_after
-
-    def response(self) -> web.Response:
-        body: Json = {"ok": False, "error_code": self.status, "description": self.description}
-        if self.retry_after is None:
-            return web.json_response(body, status=self.status)
-        body["parameters"] = {"retry_after": self.retry_after}
-        headers = {"Retry-After": str(self.retry_after)}
-        return web.json_response(body, status=self.status, headers=headers)
-
-
-class BadGatewayError(ApiError):
-    """What a proxy answers for a server that is away: HTML, not JSON."""
-
-    def response(self) -> web.Response:
-        page = f"<html><h1>{self.status} {self.description}</h1></html>"
-        return web.Response(status=self.status, text=page, content_type="text/html")
-
-
-def _bad(description: str) -> ApiError:
-    return ApiError(400, f"Bad Request: {description}")
-
-
-@dataclass(eq=False)
-class Call:
-    """One request as it arrived. `status` is 0 while it is not answered; `at` is monotonic."""
-
-    method: str
-    params: dict[str, str] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)  # file name -> content
-    status: int = 0
-    cut: bool = False  # done, but the connection was closed instead of an answer
-    at: float = field(default_factory=time.monotonic)
-    uploads: dict[str, str] = field(default_factory=dict)  # form field -> file name
 
 
 @dataclass(eq=False)
@@ -243,7 +197,7 @@ class FakeTelegram:
             ("deleteWebhook", self._delete_webhook, drop),
             ("getWebhookInfo", self._webhook_info, ""),
         ]
-        return {name.lower(): (name, do, _words(params)) for name, do, params in rows}
+        return {name.lower(): (name, do, words(params)) for name, do, params in rows}
 
     # --- The server ---------------------------------------------------------------------------
 
@@ -289,11 +243,11 @@ class FakeTelegram:
                 raise ApiError(401, "Unauthorized")
             if method is None:
                 raise ApiError(404, "Not Found: method not found" if path else "Not Found")
-            await _read(request, call)
+            await read_call(request, call)
             await self._misbehave(call)
             attached = {f for f in call.uploads if f"attach://{f}" in call.params.values()}
             if unknown := (call.params.keys() | call.uploads.keys() - attached) - method[2]:
-                raise _bad(f"{call.method} has no parameter {min(unknown)!r}")
+                raise bad_request(f"{call.method} has no parameter {min(unknown)!r}")
             response = web.json_response({"ok": True, "result": await method[1](call)})
         except ApiError as error:
             response = error.response()
@@ -533,17 +487,17 @@ class FakeTelegram:
     def _allow(self, params: dict[str, str]) -> None:
         """Applies to updates made from now on; without the parameter all stays as it was."""
         if "allowed_updates" in params:
-            wanted = _json_list(params, "allowed_updates")
+            wanted = json_list(params, "allowed_updates")
             if unknown := [kind for kind in wanted if str(kind) not in KINDS]:
-                raise _bad(f"unknown update kind {unknown[0]!r}")
+                raise bad_request(f"unknown update kind {unknown[0]!r}")
             self.allowed_updates = set(wanted) or None
 
     async def _get_updates(self, call: Call) -> list[Json]:
         if self.webhook is not None:
             raise ApiError(409, WEBHOOK_ACTIVE)
-        offset = _integer(call.params, "offset", 0)
-        limit = _integer(call.params, "limit", 100, 1, 100)
-        timeout = _integer(call.params, "timeout", 0, 0)
+        offset = integer(call.params, "offset", 0)
+        limit = integer(call.params, "limit", 100, 1, 100)
+        timeout = integer(call.params, "timeout", 0, 0)
         self._allow(call.params)
         last_offset, last_time = self._last_poll
         self._last_poll = (offset, time.monotonic())
@@ -654,15 +608,15 @@ class FakeTelegram:
         params = call.params
         if not params.get("url"):
             return await self._delete_webhook(call)
-        _check_webhook_url(params["url"], self.allow_http_webhooks)
+        check_webhook_url(params["url"], self.allow_http_webhooks)
         secret = params.get("secret_token", "")
         if len(secret) > 256:
-            raise _bad("secret token is too long")
+            raise bad_request("secret token is too long")
         if not re.fullmatch(r"[A-Za-z0-9_-]*", secret):
-            raise _bad("secret token contains unallowed characters")
-        webhook = Webhook(params["url"], secret, _integer(params, "max_connections", 40, 1, 100))
+            raise bad_request("secret token contains unallowed characters")
+        webhook = Webhook(params["url"], secret, integer(params, "max_connections", 40, 1, 100))
         self._allow(params)
-        drop = _true(params.get("drop_pending_updates", ""))
+        drop = is_true(params.get("drop_pending_updates", ""))
         if webhook == self.webhook and not drop:
             return True  # "Webhook is already set": deliveries under way go on
         self._abort_poll("Conflict: terminated by setWebhook request")
@@ -676,7 +630,7 @@ class FakeTelegram:
     async def _delete_webhook(self, call: Call) -> bool:
         self.webhook = None
         self._stop_delivery()
-        if _true(call.params.get("drop_pending_updates", "")):
+        if is_true(call.params.get("drop_pending_updates", "")):
             self._drop(keep=0)
         return True
 
@@ -699,7 +653,7 @@ class FakeTelegram:
         return {"id": bot_id, "is_bot": True, "first_name": "Test bot", "username": "test_bot"}
 
     async def _get_me(self, call: Call) -> Json:
-        abilities = _words(
+        abilities = words(
             """can_join_groups can_read_all_group_messages supports_inline_queries
             can_connect_to_business has_main_web_app"""
         )
@@ -723,20 +677,20 @@ class FakeTelegram:
         """The chat id, if the bot may write there."""
         value = call.params.get("chat_id", "")
         if not value:
-            raise _bad("chat_id is empty")
+            raise bad_request("chat_id is empty")
         if not re.fullmatch(r"-?[1-9]\d*", value):
-            raise _bad("chat not found")
+            raise bad_request("chat not found")
         if int(value) in self._blocked:
             raise ApiError(403, BLOCKED)
         return int(value)
 
     def _own_message(self, call: Call, purpose: str) -> Json:
-        chat_id, message_id = self._writable(call), _integer(call.params, "message_id", 0)
+        chat_id, message_id = self._writable(call), integer(call.params, "message_id", 0)
         message = self.messages.get((chat_id, message_id))
         if message is None:
-            raise _bad(f"message to {purpose} not found")
+            raise bad_request(f"message to {purpose} not found")
         if purpose == "edit" and message.get("from") != self._me():
-            raise _bad("message can't be edited")
+            raise bad_request("message can't be edited")
         return message
 
     def _record(self, call: Call, message: Json, text: str) -> Json:
@@ -750,8 +704,8 @@ class FakeTelegram:
 
     async def _send_message(self, call: Call) -> Json:
         chat_id = self._writable(call)
-        content = _formatted(call.params, "text", 4096)
-        message = {"from": self._me(), **content, "reply_markup": _shown_markup(call.params)}
+        content = formatted(call.params, "text", 4096)
+        message = {"from": self._me(), **content, "reply_markup": shown_markup(call.params)}
         return self._record(call, self._new_message(chat_id, message), content["text"])
 
     async def _send_file(self, call: Call) -> Json:
@@ -759,30 +713,30 @@ class FakeTelegram:
         kind = call.method.removeprefix("send").lower()
         name = call.uploads.get(call.params.get(kind, kind).removeprefix("attach://"))
         if name is None:
-            raise _bad(f"there is no {kind} in the request")
+            raise bad_request(f"there is no {kind} in the request")
         if not call.files[name]:
-            raise _bad("file must be non-empty")
+            raise bad_request("file must be non-empty")
         file_id, size = f"{kind}-{len(self.messages)}", len(call.files[name])
         file: Json = {"file_id": file_id, "file_unique_id": file_id, "file_size": size}
-        content = _formatted(call.params, "caption", 1024) if "caption" in call.params else {}
+        content = formatted(call.params, "caption", 1024) if "caption" in call.params else {}
         if kind == "document":
             content[kind] = file | {"file_name": name}
         else:
             content[kind] = [file | {"width": 1, "height": 1}]
-        message = {"from": self._me(), **content, "reply_markup": _shown_markup(call.params)}
+        message = {"from": self._me(), **content, "reply_markup": shown_markup(call.params)}
         return self._record(call, self._new_message(chat_id, message), content.get("caption", ""))
 
     async def _chat_action(self, call: Call) -> bool:
         self._writable(call)
         if call.params.get("action") not in ACTIONS:
-            raise _bad("wrong parameter action in request")
+            raise bad_request("wrong parameter action in request")
         return True
 
     async def _edit_text(self, call: Call) -> Json:
         message = self._own_message(call, "edit")
-        content = _formatted(call.params, "text", 4096)
+        content = formatted(call.params, "text", 4096)
         if "text" not in message:
-            raise _bad("there is no text in the message to edit")
+            raise bad_request("there is no text in the message to edit")
         return self._change(call, message, content)
 
     async def _edit_markup(self, call: Call) -> Json:
@@ -790,15 +744,15 @@ class FakeTelegram:
 
     def _change(self, call: Call, message: Json, content: Json | None = None) -> Json:
         """Puts new content (None: as it was) and new buttons (none: no buttons) in a message."""
-        if (markup := _markup(call.params)) is not None and "inline_keyboard" not in markup:
-            raise _bad("inline keyboard expected")
+        if (markup := markup_of(call.params)) is not None and "inline_keyboard" not in markup:
+            raise bad_request("inline keyboard expected")
         old = {key: value for key, value in message.items() if key != "edit_date"}
         removed = {"reply_markup"} if content is None else {"reply_markup", "entities"}
         new = {key: value for key, value in old.items() if key not in removed} | (content or {})
         if markup and markup["inline_keyboard"]:
             new["reply_markup"] = markup
         if new == old:
-            raise _bad(NOT_MODIFIED)
+            raise bad_request(NOT_MODIFIED)
         new["edit_date"] = int(time.time())
         self.messages[message["chat"]["id"], message["message_id"]] = new
         return self._record(call, new, new.get("text", ""))
@@ -811,107 +765,33 @@ class FakeTelegram:
     async def _answer_query(self, call: Call) -> bool:
         text, query_id = call.params.get("text", ""), call.params.get("callback_query_id", "")
         if len(text) > 200:
-            raise _bad("MESSAGE_TOO_LONG")
+            raise bad_request("MESSAGE_TOO_LONG")
         made, message = self._queries.pop(query_id, (float("-inf"), {}))
         if time.monotonic() > made + self.query_life:
-            raise _bad(QUERY_TOO_OLD)
+            raise bad_request(QUERY_TOO_OLD)
         self._record(call, message, text)
         return True
 
     async def _set_commands(self, call: Call) -> bool:
-        commands = _json_list(call.params, "commands")
+        commands = json_list(call.params, "commands")
         if len(commands) > 100:
-            raise _bad("BOT_COMMANDS_TOO_MUCH")
+            raise bad_request("BOT_COMMANDS_TOO_MUCH")
         for command in commands:
             if not isinstance(command, dict) or not {"command", "description"} <= command.keys():
-                raise _bad("can't parse BotCommand")
+                raise bad_request("can't parse BotCommand")
             if not re.fullmatch(r"[a-z0-9_]{1,32}", str(command["command"])):
-                raise _bad("BOT_COMMAND_INVALID")
+                raise bad_request("BOT_COMMAND_INVALID")
             if not 1 <= len(str(command["description"])) <= 256:
-                raise _bad("BOT_COMMAND_DESCRIPTION_INVALID")
-        self.commands[_scope(call.params)] = commands
+                raise bad_request("BOT_COMMAND_DESCRIPTION_INVALID")
+        self.commands[command_scope(call.params)] = commands
         return True
 
     async def _get_commands(self, call: Call) -> list[Json]:
-        return self.commands.get(_scope(call.params), [])
+        return self.commands.get(command_scope(call.params), [])
 
     async def _delete_commands(self, call: Call) -> bool:
-        self.commands.pop(_scope(call.params), None)
+        self.commands.pop(command_scope(call.params), None)
         return True
-
-
-# --- Reading what the bot sends ---------------------------------------------------------------
-
-
-async def _read(request: web.Request, call: Call) -> None:
-    """Parameters from the query string and the body: form, multipart or JSON."""
-    values: dict[str, Any] = dict(request.query)
-    try:
-        if request.content_type == "application/json":
-            values |= json.loads(await request.read() or b"{}")
-        else:
-            values |= await request.post()
-        for name, value in values.items():
-            if isinstance(value, web.FileField):
-                call.files[value.filename] = value.file.read()
-                call.uploads[name] = value.filename
-            elif value is not None:
-                call.params[name] = value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, TypeError):
-        raise _bad("the body must be a form or a JSON object, in UTF-8") from None
-
-
-def _integer(
-    params: dict[str, str],
-    name: str,
-    default: int,
-    low: int = -(2**31),
-    high: int = 2**31,
-) -> int:
-    value = params.get(name) or str(default)
-    if not re.fullmatch(r"-?\d{1,11}", value) or not low <= int(value) <= high:
-        raise _bad(f"{name} is not an integer from {low} to {high}")
-    return int(value)
-
-
-def _true(value: str) -> bool:
-    return value.lower() in {"true", "yes", "1"}
-
-
-def _json_list(params: dict[str, str], name: str) -> list[Any]:
-    try:
-        value = json.loads(params.get(name, ""))
-    except ValueError:
-        value = None
-    if not isinstance(value, list):
-        raise _bad(f"can't parse {name} JSON array")
-    return value
-
-
-def _scope(params: dict[str, str]) -> tuple[str, str]:
-    """What `commands` are kept under: ("default" or "chat:7" or ..., language code)."""
-    try:
-        scope = json.loads(params.get("scope") or '{"type": "default"}')
-        name = ":".join([scope.pop("type"), *(str(scope[key]) for key in sorted(scope))])
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise _bad("can't parse BotCommandScope") from None
-    return name, params.get("language_code", "")
-
-
-def _check_webhook_url(url: str, allow_http: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise _bad("invalid webhook URL specified") from None
-    if not parts.hostname or parts.scheme not in ("http", "https"):
-        raise _bad("invalid webhook URL specified")
-    if allow_http:
-        return
-    if parts.scheme == "http":
-        raise _bad("bad webhook: An HTTPS URL must be provided for webhook")
-    if port not in (80, 88, 443, 8443):
-        raise _bad("bad webhook: Webhook can be set up only on ports 80, 88, 443 or 8443")
 
 
 def _lane(kind: str, content: Json, update_id: int) -> str:
@@ -920,11 +800,6 @@ def _lane(kind: str, content: Json, update_id: int) -> str:
         return f"chat:{content['chat']['id']}"
     owner = content.get("from" if kind == "callback_query" else "chat") or content.get("from") or {}
     return f"{kind}:{owner['id']}" if "id" in owner else f"update:{update_id}"
-
-
-def utf16_length(text: str) -> int:
-    """Telegram's measure of text: UTF-16 units, so 2 for most emoji."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _person(user_id: int) -> Json:
@@ -940,95 +815,3 @@ def _text_fields(text: str | None) -> Json:
         return {"text": text}
     entity = {"type": "bot_command", "offset": 0, "length": len(command[0])}
     return {"text": text, "entities": [entity]}
-
-
-def _formatted(params: dict[str, str], name: Literal["text", "caption"], limit: int) -> Json:
-    """The text as people see it, with its entities; at most `limit` UTF-16 units."""
-    key = "entities" if name == "text" else "caption_entities"
-    mode = params.get("parse_mode", "").lower()
-    if mode not in ("", "none", "html", "markdown", "markdownv2"):
-        raise _bad("unsupported parse_mode")
-    text = re.sub(r"[\x00-\x08\x0b-\x1f]", " ", params.get(name, ""))
-    entities = _json_list(params, key) if key in params else []
-    if mode == "html":
-        text, entities = parse_html(text)
-    if name == "text" and not text.strip():
-        raise _bad("message text is empty")
-    cut = utf16_length(text) - utf16_length(text.lstrip())
-    text = text.strip()
-    if utf16_length(text) > limit:
-        raise _bad("message is too long" if name == "text" else "message caption is too long")
-    try:
-        entities = [entity | {"offset": max(0, entity["offset"] - cut)} for entity in entities]
-    except (TypeError, KeyError):
-        raise _bad("can't parse MessageEntity") from None
-    return {name: text} | ({key: entities} if entities else {})
-
-
-def parse_html(source: str) -> tuple[str, list[Json]]:
-    """Plain text and entities of Telegram's HTML; 400 for what Telegram would not parse."""
-    text = ""
-    entities: list[Json] = []
-    opened: list[tuple[str, Json]] = []
-    for part in re.split(r"(<[^<>]*>)", source):
-        if "<" not in part:
-            known = r"&(lt|gt|amp|quot|#\d+|#x[0-9a-fA-F]+);"
-            text += re.sub(known, lambda match: html.unescape(match[0]), part)
-            continue
-        tag = re.fullmatch(r"<(/?)([a-zA-Z][\w-]*)(\s[^<>]*)?>", part)
-        name = tag[2].lower() if tag else ""
-        if tag is None or name not in HTML_TAGS:
-            raise _bad(f'can\'t parse entities: Unsupported start tag "{name}"')
-        if not tag[1]:
-            entity: Json = {"type": HTML_TAGS[name], "offset": utf16_length(text)}
-            if value := re.search(r"(?:href|emoji-id)\s*=\s*[\"']?([^\"'\s]+)", tag[3] or ""):
-                entity["url" if name == "a" else "custom_emoji_id"] = html.unescape(value[1])
-            opened.append((name, entity))
-        elif not opened or opened[-1][0] != name:
-            raise _bad(f"can't parse entities: Unmatched end tag </{name}>")
-        else:
-            entity = opened.pop()[1]
-            entity["length"] = utf16_length(text) - entity["offset"]
-            if entity["length"] and (name not in ("a", "tg-emoji") or len(entity) == 4):
-                entities.append(entity)
-    if opened:
-        tail = f'end tag corresponding to start tag "{opened[-1][0]}"'
-        raise _bad(f"can't parse entities: Can't find {tail}")
-    return text, sorted(entities, key=lambda entity: int(entity["offset"]))
-
-
-def _shown_markup(params: dict[str, str]) -> Json | None:
-    """Only inline keyboards come back as part of the message."""
-    markup = _markup(params)
-    return markup if markup and markup.get("inline_keyboard") else None
-
-
-def _markup(params: dict[str, str]) -> Json | None:
-    if "reply_markup" not in params:
-        return None
-    try:
-        markup = json.loads(params["reply_markup"])
-    except ValueError:
-        raise _bad("can't parse reply keyboard markup JSON object") from None
-    kinds = {"inline_keyboard", "keyboard", "remove_keyboard", "force_reply"}
-    if not isinstance(markup, dict) or len(kinds & markup.keys()) != 1:
-        raise _bad("object expected as reply markup")
-    inline = "inline_keyboard" in markup
-    rows = markup.get("inline_keyboard", markup.get("keyboard", []))
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise _bad("a keyboard must be an Array of Arrays")
-    for button in itertools.chain.from_iterable(rows):
-        if inline or not isinstance(button, str):
-            _check_button(button, inline)
-    return markup
-
-
-def _check_button(button: Any, inline: bool) -> None:
-    text = button.get("text") if isinstance(button, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise _bad('can\'t parse keyboard button: Field "text" must be a non-empty String')
-    if inline and len(BUTTON_ACTIONS & button.keys()) != 1:
-        raise _bad("can't parse inline keyboard button: Text buttons are unallowed")
-    data = button.get("callback_data", "-")
-    if inline and not (isinstance(data, str) and 1 <= len(data.encode()) <= 64):
-        raise _bad("BUTTON_DATA_INVALID")

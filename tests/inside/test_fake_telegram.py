@@ -32,7 +32,8 @@ from aiogram.types import (
 )
 from aiohttp import web
 
-from tests.fake_telegram import FakeTelegram, parse_html
+from tests.bot_api import parse_html
+from tests.fake_telegram import FakeTelegram
 
 Json = dict[str, Any]
 Call = Callable[..., Coroutine[Any, Any, tuple[int, Json]]]

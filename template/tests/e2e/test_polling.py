@@ -10,8 +10,9 @@ from aiogram.client.telegram import TelegramAPIServer
 
 from bot.errors import OperatorError
 from bot.telegram import polling
+from tests.bot_api import Call
 from tests.e2e.conftest import MakeRuntime
-from tests.fake_telegram import Call, FakeTelegram
+from tests.fake_telegram import FakeTelegram
 
 
 def polls(telegram: FakeTelegram) -> list[Call]:

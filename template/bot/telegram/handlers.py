@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from aiogram import Bot, F, Router
+from aiogram import Bot, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandStart
 from aiogram.filters.callback_data import CallbackData
@@ -38,6 +38,11 @@ PRIVATE_COMMANDS = [
     BotCommand(command="forget", description="Erase everything I keep about you"),
 ]
 
+SENT_BY_PEOPLE = {
+    "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
+    "story", "venue", "video", "video_note", "voice",
+}  # fmt: skip
+
 HELLO = "Hello! Write to me. I remember what you tell me; /help says what else I can do."
 ONLY_IN_PRIVATE = "That is between you and me: please send it to me in a private chat."
 ONLY_TEXT = "I can read text only, so far."
@@ -57,12 +62,11 @@ def routers() -> list[Router]:
 
 def _commands() -> Router:
     router = Router(name="commands")
-    in_private = F.chat.type == ChatType.PRIVATE
     router.message(CommandStart())(start)
     router.message(Command("help"))(help_)
     router.message(Command("reset"))(reset)
-    router.message(Command("export"), in_private)(export)
-    router.message(Command("forget"), in_private)(forget)
+    router.message(Command("export"), is_private)(export)
+    router.message(Command("forget"), is_private)(forget)
     router.message(Command("export", "forget"))(only_in_private)
     router.callback_query(Forget.filter())(forget_pressed)
     return router
@@ -70,15 +74,28 @@ def _commands() -> Router:
 
 def _conversation() -> Router:
     router = Router(name="conversation")
-    router.message(F.text | F.caption)(converse)
-    router.message(F.content_type.in_(_WRITTEN_BY_PEOPLE))(only_text)
+    router.message(has_text)(converse)
+    router.message(is_by_a_person)(only_text)
     return router
 
 
-_WRITTEN_BY_PEOPLE = {
-    "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
-    "story", "venue", "video", "video_note", "voice",
-}  # fmt: skip
+# Filters are coroutines, though nothing is awaited: aiogram runs any other callable, and the expressions of
+# its `F`, in a thread, which takes longer than all the rest of the dispatcher.
+
+
+async def is_private(message: Message) -> bool:
+    """Whether nobody but the sender reads along."""
+    return message.chat.type == ChatType.PRIVATE
+
+
+async def has_text(message: Message) -> bool:
+    """Whether there is something to read."""
+    return bool(message.text or message.caption)
+
+
+async def is_by_a_person(message: Message) -> bool:
+    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
+    return message.content_type in SENT_BY_PEOPLE
 
 
 async def start(message: Message) -> TelegramMethod[Any]:
@@ -88,8 +105,7 @@ async def start(message: Message) -> TelegramMethod[Any]:
 
 async def help_(message: Message) -> TelegramMethod[Any]:
     """List the commands that work here."""
-    in_private = message.chat.type == ChatType.PRIVATE
-    commands = PRIVATE_COMMANDS if in_private else COMMANDS
+    commands = PRIVATE_COMMANDS if await is_private(message) else COMMANDS
     return message.answer("\n".join(f"/{command.command} - {command.description}" for command in commands))
 
 

@@ -12,7 +12,7 @@ from bot.state.memory import MemoryStore
 from bot.state.store import StateForgotten, StateStore
 from bot.state.turn import Turn, any_turn, current_turn, mutate
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class TelegramAgentAdapter:

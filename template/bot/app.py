@@ -27,7 +27,7 @@ from bot.telegram.replies import Session
 from bot.telegram.transaction import Transactions
 from bot.telegram.webhook import BODY_LIMIT, Webhook, register
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -151,7 +151,7 @@ class _Receiver:
         Raises:
             OperatorError: Telegram refuses for good.
         """
-        async with meanwhile(lambda: _announce_commands(self._app.bot)):
+        with meanwhile(0, lambda: _announce_commands(self._app.bot)):
             if not self._app.settings.webhook_url:
                 await self._poller.run()
             await register(self._app.bot, self._app.settings, self._kinds)

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from bot.errors import OperatorError
 from bot.state.store import StateError, StateStore
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 def make_server(

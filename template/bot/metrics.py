@@ -9,12 +9,14 @@ TURN_SECONDS = Histogram(
     "From taking an update to its last reply.",
     buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-STORE_SECONDS = Histogram(
+_STORE_SECONDS = Histogram(
     "bot_store_seconds",
     "Round trips to the store.",
     ["operation"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
 )
+LOAD_SECONDS = _STORE_SECONDS.labels("load")
+COMMIT_SECONDS = _STORE_SECONDS.labels("commit")
 CONFLICTS = Counter("bot_conflicts", "Commits that came too late and were computed again.")
 DUPLICATES = Counter("bot_duplicates", "Updates delivered again after they were applied.")
 RETRIES = Counter("bot_retries", "Updates that had to wait for the store or for Telegram.")

@@ -39,10 +39,11 @@ def loads(data: bytes | str) -> Any:
 
 def is_storable(text: str) -> bool:
     """Whether every engine can hold the text: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
     return "\0" not in text
 
 

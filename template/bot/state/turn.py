@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import orjson
+
 from bot.state.codec import dumps
 from bot.state.store import (
     OUTBOX_SECONDS,
@@ -59,11 +61,7 @@ class Turn:
         user: "User | None" = None,
         is_anonymous: bool = False,
     ) -> None:
-        """Open a turn on a freshly loaded record, which belongs to it from now on.
-
-        Raises:
-            StateValueError: never for a record that a store loaded.
-        """
+        """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.user_id = record.user_id
         self.version = record.version
         self.state = record.state
@@ -75,8 +73,8 @@ class Turn:
         self.is_anonymous = is_anonymous
         self._record = record
         self._limits = limits
-        self._loaded_state = _serialise(record.state, "state")
-        self._loaded_fsm = _serialise(record.fsm, "fsm")
+        self._loaded_state = {key: orjson.dumps(value) for key, value in record.state.items()}
+        self._loaded_fsm = {key: orjson.dumps(value) for key, value in record.fsm.items()}
         self._loaded_history = tuple(record.history)
         self._forget = False
 
@@ -249,4 +247,5 @@ def _size(parts: Mapping[str, bytes]) -> int:
 
 
 def _message_size(message: Message) -> int:
-    return len(message.text.encode())
+    text = message.text
+    return len(text) if text.isascii() else len(text.encode())

@@ -25,7 +25,7 @@ from aiogram.types import (
 
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.state.turn import Turn, any_turn
-from bot.telegram.meanwhile import meanwhile, show_typing
+from bot.telegram.meanwhile import TYPING_PATIENCE, meanwhile, show_typing
 
 COMMANDS = [
     BotCommand(command="start", description="Say hello"),
@@ -62,6 +62,7 @@ def routers() -> list[Router]:
 
 def _commands() -> Router:
     router = Router(name="commands")
+    router.message.filter(is_command)
     router.message(CommandStart())(start)
     router.message(Command("help"))(help_)
     router.message(Command("reset"))(reset)
@@ -81,6 +82,11 @@ def _conversation() -> Router:
 
 # Filters are coroutines, though nothing is awaited: aiogram runs any other callable, and the expressions of
 # its `F`, in a thread, which takes longer than all the rest of the dispatcher.
+
+
+async def is_command(message: Message) -> bool:
+    """Whether it is worth while to compare with each command."""
+    return (message.text or "").startswith("/")
 
 
 async def is_private(message: Message) -> bool:
@@ -163,7 +169,7 @@ async def only_in_private(message: Message) -> TelegramMethod[Any]:
 async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
     """Have the agent answer."""
     text = message.text or message.caption or ""
-    async with meanwhile(lambda: show_typing(bot, message)):
+    with meanwhile(TYPING_PATIENCE, lambda: show_typing(bot, message)):
         reply = await agent.handle_message(_turn().user_id, text)
     return message.answer(reply) if reply and reply.strip() else None
 

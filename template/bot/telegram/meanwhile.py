@@ -1,8 +1,8 @@
 """Side work that goes on only while something else does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 from aiogram import Bot
@@ -16,24 +16,31 @@ TYPING_PATIENCE = 1.0
 TYPING_LASTS = 5.0
 """Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
-@asynccontextmanager
-async def meanwhile(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run `work` beside the block and stop it at the block's end; what Telegram says to it is ignored."""
-    task = asyncio.create_task(_forgiving(work))
+@contextmanager
+def meanwhile(patience: float, work: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Run `work` beside the block once it has lasted for `patience` seconds; stop it when the block ends.
+
+    What Telegram says to it is ignored.
+    """
+    tasks: list[asyncio.Task[None]] = []
+    timer = asyncio.get_running_loop().call_later(
+        patience, lambda: tasks.append(asyncio.create_task(_forgiving(work)))
+    )
     try:
         yield
     finally:
-        task.cancel()
+        timer.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def show_typing(bot: Bot, message: Message) -> None:
     """Show in the message's chat that the bot is typing, for as long as this runs."""
     thread_id = message.message_thread_id if message.is_topic_message else None
     action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
-    await asyncio.sleep(TYPING_PATIENCE)
     while True:
         await bot(action)
         await asyncio.sleep(TYPING_LASTS - 0.5)

@@ -40,7 +40,7 @@ RIVAL_PAUSE = 2.0
 
 UNKNOWN_BOT = "Telegram does not know this bot: check BOT_TOKEN (and TELEGRAM_API_URL)"
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class _GetUpdates(TelegramMethod[list[dict[str, Any]]]):

@@ -40,7 +40,7 @@ ATTEMPTS = 5
 FIRST_DELAY = 0.5
 """Seconds before the second attempt; each further delay is twice as long."""
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class DeliveryFailed(Exception):

@@ -50,7 +50,7 @@ SORRY_TOO_LARGE = (
 )
 SORRY_CORRUPT = "Sorry, I cannot read what I know about you. The person who runs me has been told."
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class NotAcknowledged(Exception):
@@ -142,12 +142,18 @@ class Transactions:
             log.warning("given up; Telegram will deliver them again", updates=len(late))
 
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
-        sender = _sender(update)
         kind = _kind(update)
+        if kind is None:
+            log.warning(
+                "update of an unknown kind", update_id=update.update_id, fields=[*(update.model_extra or ())]
+            )
+            self._finished.set(update.update_id, True)
+            return
+        sender = _sender(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
-        with metrics.IN_FLIGHT.track_inprogress():
-            async with meanwhile(lambda: self._release_button(update)), self._order.hold(sender.order_key):
+        with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
+            async with self._order.hold(sender.order_key):
                 outcome = await self._until_done(update, sender, keep_trying)
         seconds = time.monotonic() - started
         metrics.UPDATES.labels(kind, outcome).inc()
@@ -175,14 +181,11 @@ class Transactions:
                 return outcome
 
     async def _attempt(self, update: Update, sender: _Sender) -> str:
-        if _kind(update) == "unknown":
-            log.warning("update of an unknown kind", fields=sorted(update.model_extra or {}))
-            return "unknown"
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
             try:
-                with metrics.STORE_SECONDS.labels("load").time():
+                with metrics.LOAD_SECONDS.time():
                     record = await self._store.load(sender.user_id)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
@@ -271,18 +274,23 @@ class Transactions:
         update_id = update.update_id
         stored = [reply.to_json() for reply in replies]
         outbox = turn.outbox_changes(update_id, stored, self._finished.__contains__)
-        with metrics.STORE_SECONDS.labels("commit").time():
+        with metrics.COMMIT_SECONDS.time():
             await self._store.commit(
                 turn.user_id,
                 replace(changes, applied=(update_id,), outbox=outbox),
                 expect=turn.version,
             )
 
-    async def _release_button(self, update: Update) -> None:
-        """Stop a pressed button from spinning when its update has waited or run for long."""
-        if update.callback_query:
-            await asyncio.sleep(CALLBACK_PATIENCE)
-            await self._bot(AnswerCallbackQuery(callback_query_id=update.callback_query.id))
+    def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
+        """Stop a pressed button from spinning when its update waits or runs for long."""
+        query = update.callback_query
+        if query is None:
+            return contextlib.nullcontext()
+
+        async def release() -> None:
+            await self._bot(AnswerCallbackQuery(callback_query_id=query.id))
+
+        return meanwhile(CALLBACK_PATIENCE, release)
 
     async def _deliver(self, update: Update, replies: list[Reply]) -> None:
         """Send what this process has not sent yet."""
@@ -303,11 +311,11 @@ def _sender(update: Update) -> _Sender:
     )
 
 
-def _kind(update: Update) -> str:
+def _kind(update: Update) -> str | None:
     try:
         return update.event_type
     except UpdateTypeLookupError:
-        return "unknown"
+        return None
 
 
 def _failure(error: Exception) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from aiogram import Bot
 from aiogram.types import Update
 from pydantic import ValidationError
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:

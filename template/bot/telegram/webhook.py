@@ -31,7 +31,7 @@ RETRY_AFTER = "5"
 
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class Webhook:

@@ -84,10 +84,11 @@ class Poller:
             OperatorError: the token is refused, or another poller does not go away.
         """
         backoff = FIRST_BACKOFF
-        answered_at, asked_offset = 0.0, None
+        asked_at = answered_at = 0.0
+        asked_offset = None
         while True:
-            await self._pause(answered_at, asked_offset)
-            asked_offset = self._offset
+            await self._pause(asked_at, answered_at, asked_offset)
+            asked_at, asked_offset = time.monotonic(), self._offset
             try:
                 fetched = await self._fetch()
             except TelegramAPIError as error:
@@ -116,16 +117,19 @@ class Poller:
             log.warning("not confirmed; known by its id when it comes again", reason=str(error))
 
     async def _fetch(self) -> list[dict[str, Any]]:
+        # The first request, and the first after a failure, does not wait: its answer tells that it works.
         request = _GetUpdates(
             offset=self._offset,
-            timeout=LONG_POLL_SECONDS,
+            timeout=LONG_POLL_SECONDS if self.is_running else 0,
             allowed_updates=self._allowed_updates,
         )
         return await self._bot(request, request_timeout=LONG_POLL_SECONDS + 15)
 
-    async def _pause(self, answered_at: float, asked_offset: int | None) -> None:
+    async def _pause(self, asked_at: float, answered_at: float, asked_offset: int | None) -> None:
         """Wait until another request is worth while: all is done, or the offset moved, or time passed."""
         if not self._window:
+            if self._offset == asked_offset:
+                await asyncio.sleep(asked_at + SAME_OFFSET_SECONDS - time.monotonic())
             return
         await asyncio.sleep(answered_at + BUSY_SECONDS - time.monotonic())
         while self._window and self._offset == asked_offset:

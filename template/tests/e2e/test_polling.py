@@ -3,6 +3,7 @@
 import asyncio
 from itertools import pairwise
 
+import aiohttp
 import pytest
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
@@ -184,6 +185,19 @@ async def test_updates_that_cannot_be_understood_hold_up_nothing(
     async with make_runtime("polling"):
         await telegram.settled()
         assert telegram.texts(1) == ["Processed: hi (#1)"]
+
+
+async def test_ready_as_soon_as_telegram_answers(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
+    telegram.fail("getUpdates", status=500, times=1)
+    async with make_runtime("polling") as bot, aiohttp.ClientSession() as http:
+        statuses = []
+        for _ in range(100):
+            statuses.append((await http.get(f"http://127.0.0.1:{bot.port}/readyz")).status)
+            if statuses[-1] == 200:
+                break
+            await asyncio.sleep(0.02)
+    assert statuses[0] == 503
+    assert statuses[-1] == 200, "without any update, and long before a long poll ends"
 
 
 async def test_the_commands_are_announced(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:

@@ -14,6 +14,8 @@ from copier import run_copy
 from conftest import Render
 from support import ROOT, UV, Answers, clean_env, combinations, commit_all, label, run, text_files
 
+INSIDE = ROOT / "tests" / "inside"
+
 COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
 
 # Names that are allowed and that a careless template would turn into something else than text.
@@ -161,16 +163,20 @@ def test_rendered_suite_passes(
     record_property("rendered suite", "\n".join([*lines, summary]))
 
 
-def test_the_fake_telegram_keeps_telegrams_rules(workshop: Workshop) -> None:
-    """What the rendered tests take for Telegram behaves like it; too long a story for every project."""
+@pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
+def test_what_all_projects_share(workshop: Workshop, name: str) -> None:
+    """Tests of files that are the same in every project, and too long a story to stand in each of them.
+
+    That the fake Telegram keeps Telegram's rules, and that aiogram's models are the same however imported.
+    """
     folder = workshop(combinations()[0])
-    name = "tests/test_fake_telegram.py"
-    shutil.copy(ROOT / "tests" / "inside" / "test_fake_telegram.py", folder / name)
+    copy = f"tests/inside_{name}"
+    shutil.copy(INSIDE / name, folder / copy)
     try:
-        uv(folder, "run", "mypy", name)
-        uv(folder, "run", "pytest", "-q", name)
+        uv(folder, "run", "mypy", copy)
+        uv(folder, "run", "pytest", "-q", copy)
     finally:
-        (folder / name).unlink()
+        (folder / copy).unlink()
 
 
 @COMBINATIONS

@@ -1,0 +1,127 @@
+"""Have many users write once, and count what the bot holds afterwards.
+
+One line of input says how many (JSON: users); one line printed says what was found: per kind how many
+there were before and after, and bytes by what holds them.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from bot.telegram.lazy import import_aiogram
+
+import_aiogram()
+
+from aiogram import Bot  # noqa: E402
+from aiogram.client.session.base import BaseSession  # noqa: E402
+from aiogram.methods import TelegramMethod  # noqa: E402
+from aiogram.types import Update  # noqa: E402
+
+from bot.app import App, open_app  # noqa: E402
+from bot.config import Settings  # noqa: E402
+from bot.logs import configure_logs  # noqa: E402
+from bot.state.memory import MemoryStore  # noqa: E402
+
+WARM_UP = 1_000
+"""Users who write before the first count: caches fill, models are built."""
+
+AT_ONCE = 200
+
+ALLOWANCE = 200
+"""Objects of one type that may come and go with caches, without regard to the number of users."""
+
+
+class Yes(BaseSession):
+    """A Telegram that says yes to everything, at once."""
+
+    async def make_request(self, bot: Bot, method: TelegramMethod[Any], timeout: int | None = None) -> Any:
+        """Say yes."""
+        return True
+
+    async def stream_content(self, *args: Any, **kwargs: Any) -> AsyncGenerator[bytes, None]:
+        """Have no files."""
+        raise NotImplementedError
+        yield b""
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
+async def write_once(app: App, users: range) -> None:
+    """Have each user write one message."""
+    for first in range(users.start, users.stop, AT_ONCE):
+        async with asyncio.TaskGroup() as group:
+            for user_id in range(first, min(first + AT_ONCE, users.stop)):
+                group.create_task(app.transactions.process(message(app.bot, user_id)))
+    await asyncio.sleep(0.1)
+
+
+def message(bot: Bot, user_id: int) -> Update:
+    """A user's one message."""
+    raw = {
+        "update_id": 100_000_000 + user_id,
+        "message": {
+            "message_id": 1,
+            "date": 1_700_000_000,
+            "chat": {"id": user_id, "type": "private", "first_name": "A"},
+            "from": {"id": user_id, "is_bot": False, "first_name": "A"},
+            "text": "hello",
+        },
+    }
+    return Update.model_validate(raw, context={"bot": bot})
+
+
+def objects() -> Counter[str]:
+    """How many objects of each type there are, of those that can hold others."""
+    gc.collect()
+    return Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
+
+
+async def main() -> None:
+    """Count, write, count."""
+    users: int = json.loads(sys.stdin.readline())["users"]
+    settings = Settings(bot_token="42:TEST", _env_file=None)
+    configure_logs(settings)
+    store = MemoryStore.from_settings(settings)
+    async with open_app(settings, session=Yes(), token=settings.token, store=store) as app:
+        transactions = app.transactions
+        sent, finished = transactions._sent, transactions._finished
+        await write_once(app, range(1, WARM_UP + 1))
+        store._rows.clear()
+        before = objects(), len(asyncio.all_tasks()), len(transactions._order)
+        tracemalloc.start()
+        await write_once(app, range(WARM_UP + 1, WARM_UP + users + 1))
+        gc.collect()
+        everything, _ = tracemalloc.get_traced_memory()
+        assert len(store._rows) == users, "every user has a record"
+        store._rows.clear()
+        after = objects(), len(asyncio.all_tasks()), len(transactions._order)
+        without_records, _ = tracemalloc.get_traced_memory()
+        sent._values.clear()
+        finished._values.clear()
+        gc.collect()
+        rest, _ = tracemalloc.get_traced_memory()
+    grown = {kind: count - before[0][kind] for kind, count in after[0].items()}
+    per_user = {kind: count for kind, count in grown.items() if count > ALLOWANCE}
+    print(per_user, file=sys.stderr)
+    found = {
+        "counts": {
+            "asyncio tasks": [before[1], after[1]],
+            "users in the order of updates": [before[2], after[2]],
+            "objects of any type that grew with the users": [0, sum(per_user.values())],
+        },
+        "bytes": {
+            "records of the memory engine": everything - without_records,
+            f"ids of recent updates (the last {finished._limit:,})": without_records - rest,
+            "anything else": rest,
+        },
+    }
+    print(json.dumps(found), flush=True)
+
+
+asyncio.run(main())

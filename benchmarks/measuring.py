@@ -1,0 +1,86 @@
+"""What a benchmark measures, and how two things are compared fairly on a machine that others use too."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+Bound = tuple[Literal["<=", ">="], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what was measured.
+        unit: of `ours` and `baseline`.
+        ours: the median over all rounds, or a count.
+        baseline: likewise, of what it is compared with.
+        ratio: the median of the rounds' ratios; `None` for what is counted.
+        bound: what is promised, of the ratio or else of the difference; `None`: for information only.
+        rounds: each round's `(ours, baseline)`.
+    """
+
+    name: str
+    unit: str
+    ours: float
+    baseline: float
+    ratio: float | None
+    bound: Bound | None
+    rounds: Sequence[tuple[float, float]] = ()
+
+    @property
+    def verdict(self) -> Literal["ok", "MISSED", "-"]:
+        """Whether the bound is kept."""
+        if self.bound is None:
+            return "-"
+        value = self.ours - self.baseline if self.ratio is None else self.ratio
+        sign, limit = self.bound
+        return "ok" if (value <= limit if sign == "<=" else value >= limit) else "MISSED"
+
+
+def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]], bound: Bound | None = None) -> Row:
+    """A row of measurements taken in pairs: a disturbance that lasts hits both sides of a ratio."""
+    return Row(
+        name,
+        unit,
+        statistics.median(ours for ours, _ in rounds),
+        statistics.median(baseline for _, baseline in rounds),
+        statistics.median(ours / baseline for ours, baseline in rounds),
+        bound,
+        rounds,
+    )
+
+
+def counted(name: str, unit: str, after: float, before: float, bound: Bound | None = None) -> Row:
+    """A row of things counted before and after, of which the difference matters."""
+    return Row(name, unit, after, before, None, bound)
+
+
+def interleaved(rounds: int, ours: Callable[[], T], baseline: Callable[[], T]) -> Iterator[tuple[T, T]]:
+    """Measure both in turns, in every second round the other one first; a first round is not counted."""
+    ours(), baseline()
+    for number in range(rounds):
+        if number % 2:
+            second = baseline()
+            yield ours(), second
+        else:
+            first = ours()
+            yield first, baseline()
+
+
+def machine() -> str:
+    """One line about this machine, as far as it tells."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text("utf-8").splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    load = os.getloadavg()[0]
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, load {load:.2f}"

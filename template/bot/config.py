@@ -82,8 +82,8 @@ class Settings(BaseSettings):
     @classmethod
     def _secret_is_allowed(cls, value: SecretStr | None) -> SecretStr | None:
         # https://core.telegram.org/bots/api#setwebhook, secret_token
-        if value and not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", value.get_secret_value()):
-            raise ValueError("must be 1 to 256 of the characters A-Z a-z 0-9 _ -")
+        if value and not re.fullmatch(r"[A-Za-z0-9_-]{16,256}", value.get_secret_value()):
+            raise ValueError("must be 16 to 256 of the characters A-Z a-z 0-9 _ -")
         return value
 
     @field_validator("telegram_api_url", "webhook_url")

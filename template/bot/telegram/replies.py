@@ -24,7 +24,7 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
-from aiogram.methods import TelegramMethod
+from aiogram.methods import Response, TelegramMethod
 from aiogram.types import InputFile
 from aiohttp import FormData
 
@@ -77,6 +77,10 @@ class Reply:
             key: (name, base64.b64decode(content)) for key, (name, content) in value.get("files", {}).items()
         }
         return cls(value["method"], value["params"], files)
+
+
+_ANSWER = Response[Any]
+"""Held here, because pydantic forgets a parametrised model that nobody holds, and builds it anew."""
 
 
 class StoredCall(TelegramMethod[Any]):

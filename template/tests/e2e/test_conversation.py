@@ -174,17 +174,6 @@ async def test_a_button_nobody_handles_is_released(bot: Runtime, telegram: FakeT
     assert [call.status for call in telegram.calls if call.method == "answerCallbackQuery"] == [200]
 
 
-async def test_nothing_is_left_of_idle_users(
-    bot: Runtime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for user in range(1, 51):
-        telegram.message("hi", user_id=user)
-    await telegram.settled()
-    await asyncio.sleep(0.1)
-    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}  # type: ignore[union-attr]
-    assert not [name for name in names if "Transactions" in name or "_forgiving" in name]
-
-
 async def test_pending_updates_are_never_dropped(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.message("hi", user_id=1)
     await telegram.settled()

@@ -272,7 +272,8 @@ def _progress(what: str) -> Iterator[Callable[[], None]]:
         TextColumn("{task.completed:.0f} users {task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda: progress.advance(task)
 

@@ -133,13 +133,14 @@ async def test_progress_is_shown_to_whoever_watches(tmp_path: Path, store: State
     run(tmp_path, "state", "export", "all.jsonl")
     parent, child = pty.openpty()
     done = await asyncio.to_thread(
-        subprocess.run,
-        [BOT, "state", what, "all.jsonl"],
-        cwd=tmp_path,
-        env=environment(tmp_path, TERM="xterm-256color"),
-        stdout=subprocess.PIPE,
-        stderr=child,
-        timeout=60,
+        lambda: subprocess.run(
+            [BOT, "state", what, "all.jsonl"],
+            cwd=tmp_path,
+            env=environment(tmp_path, TERM="xterm-256color"),
+            stdout=subprocess.PIPE,
+            stderr=child,
+            timeout=60,
+        )
     )
     os.close(child)
     seen = os.read(parent, 65_536)

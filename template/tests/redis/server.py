@@ -45,6 +45,10 @@ class Server:
         """Kill it with SIGKILL."""
         self._server.terminate()
 
+    def end(self) -> None:
+        """Let go of it, whatever its state."""
+        self._server.terminate()
+
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 

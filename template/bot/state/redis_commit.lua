@@ -108,6 +108,11 @@ if forget then
   if kind(APPLIED) ~= 'list' then
     redis.call('UNLINK', APPLIED)
   end
+  for _, update_id in ipairs(redis.call('LRANGE', APPLIED, 0, -1)) do
+    if not update_id:match('^%d+$') then
+      redis.call('LREM', APPLIED, 0, update_id)
+    end
+  end
   forgotten = new_version
 end
 

@@ -13,6 +13,7 @@ class Proxy:
         sent: bytes from the client.
         received: bytes to the client.
         answers_to_lose: how many of the next answers are thrown away, with their connection.
+        answers_to_pass: how many are passed on before.
     """
 
     def __init__(self, url: str) -> None:
@@ -22,6 +23,7 @@ class Proxy:
         self.sent = 0
         self.received = 0
         self.answers_to_lose = 0
+        self.answers_to_pass = 0
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_over = asyncio.Event()
@@ -36,6 +38,10 @@ class Proxy:
         self._is_over.set()
         await asyncio.gather(*self._tasks)
         await self._server.wait_closed()
+
+    def lose_after(self, passed: int, lost: int) -> None:
+        """Pass some answers on, and lose some after them."""
+        self.answers_to_pass, self.answers_to_lose = passed, lost
 
     def reset(self) -> None:
         """Count from zero."""
@@ -60,7 +66,9 @@ class Proxy:
         async def down() -> None:
             nonlocal last
             while chunk := await server_reader.read(2**20):
-                if self.answers_to_lose:
+                if self.answers_to_pass:
+                    self.answers_to_pass -= 1
+                elif self.answers_to_lose:
                     self.answers_to_lose -= 1
                     return
                 self.received += len(chunk)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,23 @@ async def listed(store: StateStore) -> list[str]:
     return sorted([user async for user in store.users()])
 
 
+def say(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Say something in a chat of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.counting_bot", "chat"],
+        cwd=folder,
+        env=environment(folder),
+        input=line,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 async def test_what_is_said_in_a_chat_is_there_in_the_next(tmp_path: Path, store: StateStore) -> None:
-    assert "(#1)" in run(tmp_path, "chat", stdin="hi\n").stdout
-    assert "(#2)" in run(tmp_path, "chat", stdin="there\n").stdout
+    await asyncio.to_thread(say, tmp_path, "hi")
+    result = await asyncio.to_thread(say, tmp_path, "there")
+    assert result.stdout == "Processed: there (#2)\n"
     assert (await store.load("1")).state == {"last_message": "there", "message_count": 2}
 
 

@@ -1,6 +1,7 @@
 """A proxy between a store and its server that counts round trips and cuts connections."""
 
 import asyncio
+import ssl
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -16,8 +17,9 @@ class Proxy:
         answers_to_pass: how many are passed on before.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         target = urlsplit(url)
+        self._tls = tls
         self._target = (target.hostname, target.port)
         self.round_trips = 0
         self.sent = 0
@@ -29,7 +31,7 @@ class Proxy:
         self._is_over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 

@@ -29,6 +29,11 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     @property
+    def binary(self) -> Path:
+        """The server's program."""
+        return Path(self._server._binary_path)
+
+    @property
     def pid(self) -> int:
         process: subprocess.Popen[bytes] = self._server._process
         return process.pid

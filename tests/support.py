@@ -24,10 +24,10 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_")
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_")
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
-    "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "REDIS_URL", "DATABASE_URL",
+    "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
     "STATE_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT", "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
 }  # fmt: skip
 _NEEDED = {"GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "COPIER_SETTINGS_PATH"}

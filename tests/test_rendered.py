@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,28 @@ def test_documents_parse(render: Render, answers: Answers) -> None:
     parsed = documents(folder)
     assert parsed["pyproject.toml"]["project"]["name"] == "my-bot"
     assert parsed[".copier-answers.yml"][0]["project_name"] == "My Bot"
+
+
+@COMBINATIONS
+def test_compose_file_is_valid(render: Render, answers: Answers) -> None:
+    """By the official schema; nothing runs as root, writes to its image or has a known password."""
+    compose = render(**answers) / "compose.yaml"
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    done = run(sys.executable, "-m", "check_jsonschema", *schema, compose, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = compose.read_text("utf-8")
+    described = yaml.safe_load(text)
+    for name, service in described["services"].items():
+        assert service["user"] not in ("root", "0"), name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] in ("service_healthy", "service_completed_successfully"), name
+            assert other in described["services"], name
+        for mount in service.get("volumes", []):
+            assert mount.partition(":")[0] in described["volumes"], name
+    for value in re.findall(r"\$\{(\w*PASSWORD)(\W*)", text):
+        assert value[1].startswith(":?"), f"{value[0]} must be set by whoever runs this"
 
 
 @pytest.mark.parametrize("name", TRICKY_NAMES)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bot.errors import OperatorError
+from bot.state.engine import add_commands
 
 if TYPE_CHECKING:
     from bot.config import Settings
@@ -25,6 +26,7 @@ cli = typer.Typer(
 )
 state = typer.Typer(help="Look at, move and erase what is kept about users.", no_args_is_help=True)
 cli.add_typer(state, name="state")
+add_commands(state)
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
@@ -272,7 +274,8 @@ def _progress(what: str) -> Iterator[Callable[[], None]]:
         TextColumn("{task.completed:.0f} users {task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda: progress.advance(task)
 

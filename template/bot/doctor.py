@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from bot.config import WEBHOOK_PORTS, Settings
+from bot.errors import OperatorError
 from bot.state.engine import create_store
 from bot.state.store import Finding, StateError
 
@@ -31,12 +32,15 @@ def _examine_webhook(settings: Settings) -> list[Finding]:
 
 
 async def _examine_store(settings: Settings) -> list[Finding]:
-    store = create_store(settings)
+    try:
+        store = create_store(settings)
+    except OperatorError as error:
+        return [Finding("error", str(error))]
     try:
         await store.connect()
         await store.ping()
         return [Finding("ok", f"the {store.name} store answers"), *await store.examine()]
-    except StateError as error:
+    except (StateError, OperatorError) as error:
         return [Finding("error", f"the {store.name} store cannot be used: {error}")]
     finally:
         await store.close()

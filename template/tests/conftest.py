@@ -1,12 +1,14 @@
 """What all tests share."""
 
+import importlib
 from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bot.config import Settings
+from bot.config import Environment, Settings
 from bot.logs import configure_logs
+from bot.state.engine import ENGINE
 from bot.state.store import StateStore
 from tests.contract.harness import Harness, make_harness
 
@@ -19,9 +21,11 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a `.env` file of the owner decides what the tests see."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    importlib.import_module(f"bot.state.{ENGINE}")  # brings the engine's settings
+    for kind in Environment.__subclasses__():
+        for name in kind.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setitem(kind.model_config, "env_file", None)
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +35,11 @@ def logs(no_settings_from_outside: None) -> None:
 
 
 @pytest.fixture
-async def harness() -> AsyncIterator[Harness]:
-    """The rendered engine, with the means to damage it."""
+async def harness(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
+    """The rendered engine, with the means to damage it. Processes of the test see the same records."""
     harness = make_harness()
+    for name, value in harness.settings().items():
+        monkeypatch.setenv(name, value)
     yield harness
     await harness.close()
 

@@ -13,21 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.state.engine import ENGINE
 from tests.fake_telegram import FakeTelegram
 
 ROOT = Path(__file__).parent.parent
 BOT = Path(sys.executable).with_name("bot")
-survives_exit = ENGINE != "memory"
+
+pytestmark = pytest.mark.usefixtures("harness")
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a bot that sees no settings but these."""
-    from bot.config import Settings
-
-    names = {name.upper() for name in Settings.model_fields}
-    clean = {key: value for key, value in os.environ.items() if key not in names}
-    return clean | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
+    """The environment of a bot that sees no settings but these, and those of the test's harness."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
 
 
 def run(folder: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
@@ -154,15 +150,6 @@ def test_no_command_imports_aiogram_without_need(tmp_path: Path) -> None:
             timeout=60,
         )
         assert result.stdout.splitlines()[-1] == "[]", arguments
-
-
-@pytest.mark.skipif(survives_exit, reason="the store keeps its records between commands")
-@pytest.mark.parametrize("arguments", [["show", "1"], ["export", "-"], ["forget", "1", "--yes"]])
-def test_state_says_that_there_is_none_to_look_at(tmp_path: Path, arguments: list[str]) -> None:
-    result = run(tmp_path, "state", *arguments)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: the memory store keeps nothing outside the running bot")
-    assert result.stderr.count("\n") == 1
 
 
 def test_doctor_without_a_token(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+-- Applies one commit to one user's record, whole or not at all.
+--
+-- Nothing undoes what a script has written when a later line fails, so everything that can fail stands before the
+-- first write. Values pass through as they came: cjson would turn [] into {} and round large integers.
+--
+-- KEYS  state    hash: JSON per key of the owner's
+--       history  list: JSON per message, oldest first
+--       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
+--       applied  list: update ids, oldest first
+-- ARGV  token, the version expected ('' for any), lifetime of a record and of a marker in ms (0 for ever),
+--       most applied ids, forget? and clear history? ('1' or ''), messages to keep ('' for all); then lists,
+--       each behind its length: keys and values to set in state, keys to delete there, the same two for meta,
+--       messages, applied ids, update ids and entries for the outbox.
+-- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
+
+local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
+
+local position = 0
+
+local function argument()
+  position = position + 1
+  return ARGV[position]
+end
+
+local function list()
+  local first = position + 2
+  position = position + 1 + tonumber(ARGV[position + 1])
+  return { first = first, last = position }
+end
+
+local function call(command, key, items)
+  for first = items.first, items.last, UNPACKABLE do
+    redis.call(command, key, unpack(ARGV, first, math.min(first + UNPACKABLE - 1, items.last)))
+  end
+end
+
+local function kind(key)
+  return redis.call('TYPE', key).ok
+end
+
+local function is_all(kinds)
+  for index, expected in ipairs(kinds) do
+    local found = kind(KEYS[index])
+    if found ~= expected and found ~= 'none' then
+      return false
+    end
+  end
+  return true
+end
+
+-- What the record consists of; `load` misses a part that was evicted or deleted.
+local function parts()
+  local found = {}
+  if redis.call('EXISTS', STATE) == 1 then table.insert(found, 'state') end
+  if redis.call('EXISTS', HISTORY) == 1 then table.insert(found, 'history') end
+  if redis.call('EXISTS', APPLIED) == 1 then table.insert(found, 'applied') end
+  for _, field in ipairs(redis.call('HKEYS', META)) do
+    if field:sub(1, 4) == 'fsm:' then
+      table.insert(found, 'fsm')
+      break
+    end
+  end
+  return table.concat(found, ' ')
+end
+
+local function is_marker(forgotten, found)
+  return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
+end
+
+local token, expected = argument(), argument()
+local lifetime, marker_lifetime = tonumber(argument()), tonumber(argument())
+local most_applied = tonumber(argument())
+local forget, clear_history = argument() == '1', argument() == '1'
+local keep = argument()
+local state_set, state_delete = list(), list()
+local meta_set, meta_delete = list(), list()
+local messages, applied, outbox = list(), list(), list()
+
+-- What is there.
+
+local exists = redis.call('EXISTS', unpack(KEYS)) > 0
+local meta = {}
+if kind(META) == 'hash' then
+  meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
+end
+local version, forgotten = tonumber(meta[1]), meta[3] or '0'
+
+if exists and not forget and not (version and is_all({ 'hash', 'list', 'hash', 'list' })) then
+  return { 'corrupt' }
+end
+if meta[2] == token then
+  return { 'done', meta[1], 1 }
+end
+if expected ~= '' and expected ~= (meta[1] or '0') then
+  return { 'conflict' }
+end
+
+local existed = exists and not is_marker(forgotten, meta[4])
+local now = redis.call('TIME')
+local microseconds = now[1] * 1000000 + now[2]
+local new_version = string.format('%.0f', math.max((version or 0) + 1, microseconds))
+
+-- From here on, nothing fails.
+
+if forget then
+  redis.call('UNLINK', STATE, HISTORY, META)
+  if kind(APPLIED) ~= 'list' then
+    redis.call('UNLINK', APPLIED)
+  end
+  for _, update_id in ipairs(redis.call('LRANGE', APPLIED, 0, -1)) do
+    if not update_id:match('^%d+$') then
+      redis.call('LREM', APPLIED, 0, update_id)
+    end
+  end
+  forgotten = new_version
+end
+
+call('HSET', STATE, state_set)
+call('HDEL', STATE, state_delete)
+call('HSET', META, meta_set)
+call('HDEL', META, meta_delete)
+
+if clear_history then
+  redis.call('UNLINK', HISTORY)
+end
+call('RPUSH', HISTORY, messages)
+if keep ~= '' and redis.call('LLEN', HISTORY) > tonumber(keep) then
+  redis.call('LTRIM', HISTORY, redis.call('LLEN', HISTORY) - keep, -1)
+end
+
+call('RPUSH', APPLIED, applied)
+local surplus = redis.call('LLEN', APPLIED) - most_applied
+if surplus > 0 then
+  for _, update_id in ipairs(redis.call('LPOP', APPLIED, surplus)) do
+    if not redis.call('LPOS', APPLIED, update_id) then
+      redis.call('HDEL', META, 'outbox:' .. update_id)
+    end
+  end
+end
+for index = outbox.first, outbox.last, 2 do
+  local update_id, entry = ARGV[index], ARGV[index + 1]
+  if redis.call('LPOS', APPLIED, update_id) then
+    redis.call('HSET', META, 'outbox:' .. update_id, entry)
+  end
+end
+
+local found = parts()
+redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', forgotten, 'parts', found)
+
+local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime
+local deadline = string.format('%.0f', math.floor(microseconds / 1000) + milliseconds)
+for _, key in ipairs(KEYS) do
+  if milliseconds > 0 then
+    redis.call('PEXPIREAT', key, deadline)
+  else
+    redis.call('PERSIST', key)
+  end
+end
+
+return { 'done', new_version, existed and 1 or 0 }

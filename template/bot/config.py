@@ -3,26 +3,32 @@
 import hashlib
 import hmac
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.errors import OperatorError
 from bot.state.engine import NAMESPACE
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+E = TypeVar("E", bound="Environment")
 
 WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
 
 
-class Settings(BaseSettings):
-    """Every setting of the bot. Names are the environment variables', in lower case."""
+class Environment(BaseSettings):
+    """Settings from the environment and `.env`. Names are the variables', in lower case."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
+
+
+class Settings(Environment):
+    """Every setting of the bot, but for those of the state engine, which stand beside the engine."""
 
     bot_token: SecretStr | None = Field(None, description="The token @BotFather gave you.")
     telegram_api_url: str = Field(
@@ -44,7 +50,9 @@ class Settings(BaseSettings):
     )
 
     state_ttl: int | None = Field(
-        None, gt=0, description="Seconds after its last change that a user's record is kept."
+        None,
+        ge=0,
+        description="Seconds after its last change that a user's record is kept; 0: for ever.",
     )
     state_max_bytes: int = Field(
         262_144, ge=1_024, description="Most bytes of state and conversation kept per user."
@@ -139,16 +147,28 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings.
+    """Read the settings of the bot.
+
+    Raises:
+        OperatorError: as `load`.
+    """
+    return load(Settings)
+
+
+def load(kind: type[E]) -> E:
+    """Read settings of one kind.
 
     Raises:
         OperatorError: a variable has a value that cannot be used; all such are named in one line.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
-        )
+        faults = map(_fault, error.errors(include_input=False, include_url=False))
         raise OperatorError(f"bad settings: {'; '.join(faults)}") from None
+
+
+def _fault(fault: ErrorDetails) -> str:
+    reason = fault["msg"].removeprefix("Value error, ")
+    name = ".".join(map(str, fault["loc"])).upper()
+    return f"{name}: {reason}" if name else reason

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bot.state.engine import ENGINE
+from tests.contract.harness import make_harness
 from tests.fake_telegram import FakeTelegram
 
 ROOT = Path(__file__).parent.parent
@@ -22,12 +23,13 @@ survives_exit = ENGINE != "memory"
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a bot that sees no settings but these."""
-    from bot.config import Settings
+    """The environment of a bot that sees no settings but these, and those of the engine under test."""
+    from bot.config import Environment
 
-    names = {name.upper() for name in Settings.model_fields}
+    names = {name.upper() for kind in Environment.__subclasses__() for name in kind.model_fields}
     clean = {key: value for key, value in os.environ.items() if key not in names}
-    return clean | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
+    usual = {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"}
+    return clean | usual | make_harness().settings() | settings
 
 
 def run(folder: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:

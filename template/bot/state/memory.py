@@ -80,7 +80,7 @@ class MemoryStore:
     def from_settings(cls, settings: "Settings") -> Self:
         """Make the store that the settings describe."""
         limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
-        return cls(limits, settings.state_ttl)
+        return cls(limits, settings.state_ttl or None)
 
     async def connect(self) -> None:
         """Do nothing: a dict is always there."""

@@ -16,6 +16,9 @@ class Harness(Protocol):
     async def open(self, limits: Limits | None = None, ttl: float | None = None) -> StateStore:
         """Give a connected store. Every store of one harness sees the same records."""
 
+    def settings(self) -> dict[str, str]:
+        """The environment variables with which another process sees the same records, if it can."""
+
     async def expire(self, user_id: str) -> None:
         """Let the user's record expire, as time would."""
 

@@ -17,6 +17,9 @@ class MemoryHarness:
         await store.connect()
         return store
 
+    def settings(self) -> dict[str, str]:
+        return {}
+
     async def expire(self, user_id: str) -> None:
         self._rows[user_id].expires = 0
 

@@ -147,6 +147,9 @@ class StoreMachine(RuleBasedStateMachine):
                 self.commit(user_id, changes, expect)
             except StateConflict:
                 continue
+            except StateTooLarge:
+                assert changes.size > MAX_BYTES
+                continue
             raise AssertionError(f"version {expect} was accepted where {version} was due")
 
     @rule()

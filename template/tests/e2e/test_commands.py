@@ -95,6 +95,7 @@ async def test_forget_can_be_called_off(bot: Runtime, telegram: FakeTelegram) ->
 async def test_a_button_works_only_for_its_person(bot: Runtime, telegram: FakeTelegram) -> None:
     for user in (1, 2):
         telegram.message("hi", user_id=user)
+    await telegram.settled()
     telegram.message("/forget", user_id=1)
     await telegram.settled()
     question = last(telegram, "sendMessage")

@@ -17,7 +17,7 @@ from bot.config import load
 from bot.state import postgres_schema as schema
 from bot.state.codec import dumps, loads
 from bot.state.embedded_postgres import EmbeddedPostgres
-from bot.state.postgres_database import Connection, Database, DatabaseSettings
+from bot.state.postgres_database import Connection, Database, DatabaseSettings, delays
 from bot.state.postgres_statements import Statements
 from bot.state.store import (
     Changes,
@@ -165,26 +165,32 @@ class PostgresStore:
         When the answer is lost, the same commit is tried again: its token tells whether it was applied.
         """
         check_size(user_id, changes, self.limits)
-        arguments = (user_id, expect, *_encode(changes), self._ttl)
+        if expect is not None:
+            return await self._commit(user_id, changes, expect)
+        for delay in delays():
+            with suppress(StateConflict):
+                return await self._commit(user_id, changes, await self._version(user_id))
+            await asyncio.sleep(delay)
+        raise AssertionError("delays have no end")
+
+    async def _commit(self, user_id: str, changes: Changes, expect: int) -> int:
         statement = self._sql.update if expect else self._sql.insert
+        arguments = (user_id, expect, *_encode(changes), self._ttl)
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
         async def work(connection: Connection) -> int:
             nonlocal is_lost
-            version: int | None
-            if not (is_lost and expect is None):  # a merge, unlike the others, could be applied twice
-                was_lost, is_lost = is_lost, True
-                try:
-                    version = await self._write(connection, statement, arguments)
-                except asyncpg.CheckViolationError:
-                    raise StateCorrupt("what is stored is no JSON object", user_id) from None
-                except asyncpg.PostgresError as error:
-                    is_lost = was_lost or isinstance(error, _UNCERTAIN)
-                    raise
-                if version is not None:
-                    return version
+            was_lost, is_lost = is_lost, True
+            try:
+                version: int | None = await connection.fetchval(statement, *arguments)
+            except _NO_OBJECT:
+                raise StateCorrupt("what is stored is no JSON object", user_id) from None
+            except asyncpg.PostgresError as error:
+                is_lost = was_lost or isinstance(error, _UNCERTAIN)
+                raise
+            if version is None:
                 is_lost = was_lost
-            version = await connection.fetchval(self._sql.written, user_id, changes.token)
+                version = await connection.fetchval(self._sql.written, user_id, changes.token)
             if version is not None:
                 return version
             if is_lost:
@@ -193,19 +199,12 @@ class PostgresStore:
 
         return await self._opened.run(work, user_id=user_id)
 
-    async def _write(self, connection: Connection, statement: str, arguments: tuple[Any, ...]) -> int | None:
-        """Run the statement of a commit.
-
-        A merge does not see messages that others add meanwhile. What it drops of them has to go all the same,
-        so it looks again, while it holds the row's lock.
-        """
-        if arguments[1] is not None:
-            version: int | None = await connection.fetchval(statement, *arguments)
-            return version
-        async with connection.transaction():
-            version = await connection.fetchval(statement, *arguments)
-            await connection.execute(self._sql.drop_rubbish, arguments[0])
-        return version
+    async def _version(self, user_id: str) -> int:
+        """The version to expect, also of a record that is corrupt."""
+        version: int | None = await self._opened.run(
+            lambda connection: connection.fetchval(self._sql.version, user_id), user_id=user_id
+        )
+        return version or 0
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -278,6 +277,9 @@ class PostgresStore:
             await self._database.open()
         return self._database
 
+
+_NO_OBJECT = (asyncpg.CheckViolationError, asyncpg.InvalidParameterValueError)
+"""What merging into something else than a JSON object ends in."""
 
 _UNCERTAIN = (
     asyncpg.PostgresConnectionError,

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import structlog
@@ -43,7 +43,12 @@ PASSING = (
     asyncpg.TransactionRollbackError,  # deadlock, serialization failure
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
 )
-"""What may be well again in a moment."""
+"""What may be well again in a moment, but for `FINAL`."""
+
+FINAL = (
+    ValueError,  # asyncpg's word for options and arguments that cannot be
+    asyncpg.ProtocolViolationError,  # a pooler that does not pass settings on
+)
 
 
 class DatabaseSettings(Environment):
@@ -130,7 +135,8 @@ class Database:
     def address(self) -> str:
         """Where it is, without user and password."""
         parts = urlsplit(self._url)
-        return parts.netloc.rpartition("@")[2] + parts.path
+        host = parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", ["localhost"])[0]
+        return host + parts.path
 
     @property
     def is_open(self) -> bool:
@@ -196,7 +202,7 @@ class Database:
             raise StateUnavailable("the store is not connected", user_id)
         deadline = asyncio.get_running_loop().time() + (seconds or self._timeout)
         reason = "no connection became free"
-        for delay in _delays():
+        for delay in delays():
             try:
                 async with asyncio.timeout_at(deadline):
                     return await self._attempt(work)
@@ -206,7 +212,7 @@ class Database:
                 on_failure(error)
                 reason = describe(error)
                 left = deadline - asyncio.get_running_loop().time()
-                if not isinstance(error, PASSING) or isinstance(error, ValueError) or left < delay:
+                if not isinstance(error, PASSING) or isinstance(error, FINAL) or left < delay:
                     raise StateUnavailable(reason, user_id) from None
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
                     await self._pool.expire_connections()
@@ -264,6 +270,8 @@ def describe(error: BaseException) -> str:
     """Why PostgreSQL did not do it, in words that quote neither records nor passwords."""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "PostgreSQL is a standby, which cannot be written to"
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return f"PostgreSQL: {error.args[0]} (is it a pooler? set DATABASE_POOLER=transaction)"
     if isinstance(error, asyncpg.PostgresError):
         is_about_the_server = isinstance(error, (*PASSING, asyncpg.InvalidAuthorizationSpecificationError))
         is_about_the_server |= isinstance(error, asyncpg.InvalidCatalogNameError)
@@ -277,7 +285,8 @@ def describe(error: BaseException) -> str:
     return f"the connection to PostgreSQL broke ({type(error).__name__})"
 
 
-def _delays() -> Iterator[float]:
+def delays() -> Iterator[float]:
+    """Seconds to wait before each further attempt, without end."""
     delay = FIRST_DELAY
     while True:
         yield delay * random.uniform(0.5, 1)

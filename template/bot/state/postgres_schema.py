@@ -84,8 +84,8 @@ async def migrate(database: Database, schema: str, target: str = "heads") -> str
                 before = await _revisions(connection, schema)
                 bind = await _bind(connection)
                 in_the_end.push_async_callback(bind.close)
-                await bind.run_sync(_run_alembic, schema, target)
-                await bind.commit()
+                async with bind.begin():
+                    await bind.run_sync(_run_alembic, schema, target)
                 after = await _revisions(connection, schema)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StateUnavailable(describe(error)) from None

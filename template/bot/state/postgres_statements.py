@@ -133,17 +133,14 @@ class Statements:
                 INSERT INTO {{schema}}.user_state AS u (user_id, {_COLUMNS})
                 SELECT $1::text, first.* FROM ({_committed(_NOTHING)}) AS first
                 ON CONFLICT (user_id) DO UPDATE SET ({_COLUMNS}) = ({_committed("SELECT u.*")})
-                WHERE u.token <> $3 AND ($2::bigint IS NULL OR NOT {_LIVE})
+                WHERE $2::bigint = 0 AND u.token <> $3 AND NOT {_LIVE}
             """)
         )
-        """Commits where no record is expected ($2 is 0), or to whatever is there ($2 is NULL)."""
-
-        self.drop_rubbish = fill("""
-            DELETE FROM {schema}.user_message AS m USING {schema}.user_state AS u
-            WHERE m.user_id = $1 AND u.user_id = $1 AND m.number < u.first_message
-        """)
+        """Commits where no record is expected. No row: there is one."""
 
         self.written = fill("SELECT version FROM {schema}.user_state WHERE user_id = $1 AND token = $2")
+
+        self.version = fill(f"SELECT version FROM {{schema}}.user_state AS u WHERE user_id = $1 AND {_LIVE}")
 
         self.exists = fill(f"""
             SELECT true FROM {{schema}}.user_state AS u

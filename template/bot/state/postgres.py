@@ -183,8 +183,8 @@ class PostgresStore:
             was_lost, is_lost = is_lost, True
             try:
                 version: int | None = await connection.fetchval(statement, *arguments)
-            except _NO_OBJECT:
-                raise StateCorrupt("what is stored is no JSON object", user_id) from None
+            except _NOT_OURS:
+                raise StateCorrupt("what is stored is no record of ours", user_id) from None
             except asyncpg.PostgresError as error:
                 is_lost = was_lost or isinstance(error, _UNCERTAIN)
                 raise
@@ -278,8 +278,12 @@ class PostgresStore:
         return self._database
 
 
-_NO_OBJECT = (asyncpg.CheckViolationError, asyncpg.InvalidParameterValueError)
-"""What merging into something else than a JSON object ends in."""
+_NOT_OURS = (
+    asyncpg.CheckViolationError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.InvalidTextRepresentationError,
+)
+"""What merging into something that is no record of ours ends in."""
 
 _UNCERTAIN = (
     asyncpg.PostgresConnectionError,

@@ -35,7 +35,7 @@ def _committed(before: str) -> str:
         created_at, now(), version, $3::text, state, fsm, applied,
         CASE WHEN outbox = '{{}}' THEN outbox ELSE (
             SELECT coalesce(jsonb_object_agg(key, value), '{{}}')
-            FROM jsonb_each(outbox) WHERE key = ANY (applied::text[])
+            FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied)
         ) END,
         forgotten, first_message, next_message,
         now() + CASE
@@ -77,7 +77,8 @@ def _committed(before: str) -> str:
 def _with_messages(change: str) -> str:
     """The statement that does `change` to the user's row and, if that happened, adds and trims messages.
 
-    A DELETE does not see what the same statement inserts, so it goes by number.
+    A DELETE does not see what the same statement does, so it goes by number: from where the messages began
+    before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
     """
     return f"""
     WITH changed AS ({change} RETURNING u.version, u.first_message, u.next_message),
@@ -91,7 +92,9 @@ def _with_messages(change: str) -> str:
     ),
     trimmed AS (
         DELETE FROM {{schema}}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.number < first_message
+        WHERE m.user_id = $1 AND m.number < first_message AND ($16 OR m.number >= (
+            SELECT first_message FROM {{schema}}.user_state WHERE user_id = $1
+        ))
     )
     SELECT version FROM changed
     """

@@ -46,8 +46,8 @@ PASSING = (
 """What may be well again in a moment, but for `FINAL`."""
 
 FINAL = (
-    ValueError,  # asyncpg's word for options and arguments that cannot be
-    asyncpg.ProtocolViolationError,  # a pooler that does not pass settings on
+    ValueError,  # options and arguments that cannot be, certificates that do not fit
+    asyncpg.ProtocolViolationError,  # a pooler that refuses settings or passwords
 )
 
 
@@ -153,7 +153,7 @@ class Database:
             self._pool = await asyncpg.create_pool(
                 min_size=0, max_size=self.pool_size, reset=_keep, **self._options
             )
-            await self.run(_ask, seconds=START_SECONDS, on_failure=_Waiting(self.address))
+            await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
         except BaseException:
             await self.close()
             raise
@@ -185,7 +185,7 @@ class Database:
         *,
         user_id: str | None = None,
         seconds: float | None = None,
-        on_failure: Callable[[BaseException], None] = lambda error: None,
+        before_retry: Callable[[str], None] = lambda reason: None,
     ) -> T:
         """Do `work` on a connection.
 
@@ -193,7 +193,7 @@ class Database:
             work: is done again when it failed for a reason that may pass.
             user_id: whose record it is about, for errors.
             seconds: for how long to try, instead of the time-out.
-            on_failure: told of each failure.
+            before_retry: told why it has to be done again.
 
         Raises:
             StateUnavailable: it cannot be done, or not in time.
@@ -209,11 +209,11 @@ class Database:
             except TimeoutError:
                 raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
             except (asyncpg.PostgresError, *PASSING, ValueError) as error:
-                on_failure(error)
                 reason = describe(error)
                 left = deadline - asyncio.get_running_loop().time()
                 if not isinstance(error, PASSING) or isinstance(error, FINAL) or left < delay:
                     raise StateUnavailable(reason, user_id) from None
+                before_retry(reason)
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
                     await self._pool.expire_connections()
             await asyncio.sleep(delay)
@@ -260,9 +260,9 @@ class _Waiting:
         self._address = address
         self._said = False
 
-    def __call__(self, error: BaseException) -> None:
-        if not self._said and isinstance(error, PASSING):
-            log.warning("waiting for PostgreSQL", address=self._address, reason=describe(error))
+    def __call__(self, reason: str) -> None:
+        if not self._said:
+            log.warning("waiting for PostgreSQL", address=self._address, reason=reason)
             self._said = True
 
 
@@ -270,12 +270,11 @@ def describe(error: BaseException) -> str:
     """Why PostgreSQL did not do it, in words that quote neither records nor passwords."""
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "PostgreSQL is a standby, which cannot be written to"
-    if isinstance(error, asyncpg.ProtocolViolationError):
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in error.args[0]:
         return f"PostgreSQL: {error.args[0]} (is it a pooler? set DATABASE_POOLER=transaction)"
     if isinstance(error, asyncpg.PostgresError):
-        is_about_the_server = isinstance(error, (*PASSING, asyncpg.InvalidAuthorizationSpecificationError))
-        is_about_the_server |= isinstance(error, asyncpg.InvalidCatalogNameError)
-        return f"PostgreSQL: {error.args[0] if is_about_the_server else type(error).__name__}"
+        is_about_the_connection = isinstance(error, PASSING) or getattr(error, "severity", "") == "FATAL"
+        return f"PostgreSQL: {error.args[0] if is_about_the_connection else type(error).__name__}"
     if isinstance(error, TimeoutError):
         return "PostgreSQL does not answer"
     if isinstance(error, OSError):

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -54,7 +54,7 @@ def pooler() -> Iterator[str]:
             host=parse_qs(upstream.query).get("host", [upstream.hostname])[0],
             port=upstream.port or 5432,
             user=upstream.username or "postgres",
-            password=f"password={upstream.password}" if upstream.password else "",
+            password=f"password='{unquote(upstream.password)}'" if upstream.password else "",
             listen_port=port,
         )
     )

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from bot.state.postgres import PostgresStore
 from bot.state.postgres_database import Database
-from bot.state.store import StateUnavailable
+from bot.state.store import Changes, StateUnavailable
+from bot.state.turn import Turn, mutate
 from tests.e2e.runtime import Runtime
 from tests.fake_telegram import FakeTelegram
 from tests.postgres.server import OwnServer
@@ -83,3 +85,75 @@ async def test_a_server_that_never_comes_is_one_line(monkeypatch: pytest.MonkeyP
     assert "hunter2" not in str(caught.value)
     with pytest.raises(StateUnavailable, match="not connected"):
         await store.load("1")
+
+
+async def test_a_primary_that_becomes_a_standby_is_left(
+    own_server: OwnServer, own_database: Database
+) -> None:
+    """As in a failover: it can still be read, and must not be."""
+    store = PostgresStore(Database(own_server.url, timeout=1))
+    await store.connect()
+    version = await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+
+    async def set_read_only(value: str) -> None:
+        connection = await asyncpg.connect(own_server.url)
+        await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        await asyncio.sleep(0.2)
+
+    await set_read_only("on")
+    with pytest.raises(StateUnavailable, match="standby"):
+        await store.commit("1", Changes(state={"a": b"2"}), expect=version)
+    with pytest.raises(StateUnavailable, match="standby"):
+        await store.load("1")
+    await set_read_only("off")
+    await store.commit("1", Changes(state={"a": b"2"}), expect=version)
+    await store.close()
+
+
+async def test_doctor_names_what_puts_records_at_risk(own_server: OwnServer, own_database: Database) -> None:
+    store = PostgresStore(Database(own_server.url, pool_size=1_000))
+    await store.connect()
+    before = {finding.level for finding in await store.examine() if "connections left" not in finding.text}
+    assert before == {"ok"}
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute("ALTER SYSTEM SET fsync = off")
+    await connection.execute("ALTER SYSTEM SET synchronous_commit = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+    await asyncio.sleep(0.2)
+    findings = [finding.text for finding in await store.examine() if finding.level == "warning"]
+    for part in ("fsync is off", "synchronous_commit is off", "DATABASE_POOL_SIZE is 1000"):
+        assert any(part in text for text in findings), part
+    await store.close()
+
+
+async def test_doctor_names_a_clock_that_is_off(
+    own_server: OwnServer, own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PostgresStore(Database(own_server.url))
+    await store.connect()
+    monkeypatch.setattr("bot.state.postgres_database.CLOCK_TOLERANCE", -1)
+    assert any("clock differs" in finding.text for finding in await store.examine())
+    await store.close()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_the_isolation_level_of_the_database_does_not_matter(
+    own_server: OwnServer, own_database: Database, level: str
+) -> None:
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute(f"ALTER SYSTEM SET default_transaction_isolation = '{level}'")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+    await asyncio.sleep(0.2)
+    store = PostgresStore(Database(own_server.url))
+    await store.connect()
+
+    async def add(turn: Turn) -> None:
+        turn.state["count"] = turn.state.get("count", 0) + 1
+
+    await asyncio.gather(*(mutate(store, "1", add) for _ in range(8)))
+    assert (await store.load("1")).state["count"] == 8
+    await store.close()

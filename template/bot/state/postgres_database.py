@@ -114,10 +114,10 @@ class Database:
         self.pool_size = pool_size
         self._url = url
         self._timeout = timeout
-        self._is_pooled = pooler == "transaction"
-        # Behind a pooler nothing may depend on the session: no named statements and no settings.
+        # Behind a pooler nothing may depend on the session: no settings, and no statements with names. Those
+        # without are sent once to learn their types and again to be executed, which takes two round trips.
         session: dict[str, Any] = {"statement_cache_size": 0}
-        if not self._is_pooled:
+        if pooler != "transaction":
             milliseconds = str(int(timeout * 1000))
             session = {
                 "server_settings": {
@@ -243,9 +243,6 @@ class Database:
     async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._pool.acquire() as connection:
             try:
-                if self._is_pooled:
-                    async with connection.transaction():
-                        return await work(connection)
                 return await work(connection)
             except (asyncio.CancelledError, TimeoutError):
                 # A server that hangs would not answer a request to cancel either.

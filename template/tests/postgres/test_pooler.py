@@ -87,7 +87,7 @@ def pooler() -> Iterator[str]:
 @pytest.fixture
 async def pooled(pooler: str) -> AsyncIterator[StateStore]:
     schema_name = await asyncio.to_thread(schema)
-    store = PostgresStore(Database(pooler, pool_size=8, pooler="transaction"), schema=schema_name)
+    store = PostgresStore(Database(pooler, pool_size=40, pooler="transaction"), schema=schema_name)
     await store.connect()
     yield store
     for user in [user async for user in store.users()]:
@@ -104,7 +104,7 @@ async def test_many_users_at_once(pooled: StateStore) -> None:
         for _ in range(10):
             await mutate(pooled, user, add)
 
-    users = [f"pooled {n}" for n in range(16)]
+    users = [f"pooled {n}" for n in range(40)]
     await asyncio.gather(*map(write, users))
     for user in users:
         record = await pooled.load(user)

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import asyncio
 import importlib
 from collections.abc import AsyncIterator
 
@@ -38,7 +39,7 @@ def logs(no_settings_from_outside: None) -> None:
 async def harness(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
     """The rendered engine, with the means to damage it. Processes of the test see the same records."""
     harness = make_harness()
-    for name, value in harness.settings().items():
+    for name, value in (await asyncio.to_thread(harness.settings)).items():  # it may start a server
         monkeypatch.setenv(name, value)
     yield harness
     await harness.close()

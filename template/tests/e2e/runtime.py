@@ -91,7 +91,8 @@ class Runtime:
         self.settings.shutdown_timeout = timeout
 
     async def record(self, user_id: int) -> UserRecord:
-        """What is kept about a user."""
+        """What is kept about a user; also when the bot has stopped, and closed its store."""
+        await self.store.connect()
         return await self.store.load(str(user_id))
 
     async def __aenter__(self) -> Self:

@@ -176,7 +176,7 @@ def test_one_that_does_not_start_is_one_line(folder: Path) -> None:
 def test_a_newcomer_types_one_command(tmp_path: Path) -> None:
     """`bot chat` and `bot state` see the same records, and leave no server behind."""
     env = environment(tmp_path)
-    del env["DATABASE_URL"], env["DATABASE_SCHEMA"]
+    assert "DATABASE_URL" not in env
 
     def bot(*arguments: str, stdin: str = "") -> str:
         done = subprocess.run(

@@ -5,6 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
+from bot.config import Settings
+from bot.logs import configure_logs
 from bot.state.postgres import PostgresStore
 from bot.state.postgres_database import Database
 from bot.state.store import Changes, StateUnavailable
@@ -64,8 +66,9 @@ async def test_a_server_that_hangs_is_unavailable_and_in_time(
 
 
 async def test_connecting_waits_for_a_server_that_starts(
-    own_server: OwnServer, own_database: Database, caplog: pytest.LogCaptureFixture
+    own_server: OwnServer, own_database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logs(Settings())
     own_server.embedded.stop_now()
     store = PostgresStore(own_database)
     connecting = asyncio.create_task(store.connect())
@@ -74,7 +77,7 @@ async def test_connecting_waits_for_a_server_that_starts(
     await asyncio.to_thread(own_server.embedded.start_now)
     await asyncio.wait_for(connecting, timeout=5)
     await store.close()
-    assert caplog.text.count("waiting for PostgreSQL") == 1
+    assert capfd.readouterr().err.count("waiting for PostgreSQL") == 1
 
 
 async def test_a_server_that_never_comes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import atexit
 import os
+import random
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -62,10 +64,12 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that no client takes by chance while its server is down, with room for a cluster's bus above."""
+    while True:
+        port = random.randrange(12_000, 22_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @cache

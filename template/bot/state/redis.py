@@ -3,7 +3,7 @@
     <namespace>:user:{<id>}:state     hash: JSON of each of the owner's keys
     <namespace>:user:{<id>}:history   list: JSON of each message, oldest first
     <namespace>:user:{<id>}:meta      hash: version and bookkeeping, flows and outbox; see `redis_commit.lua`
-    <namespace>:user:{<id>}:applied   list: ids of the updates applied last
+    <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
     <namespace>:bot                   the id of the bot whose records these are
 
 The braces keep a user's keys on one node of a cluster. All four expire at the same millisecond.
@@ -168,7 +168,7 @@ class RedisStore:
         reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
         match reply:
             case [b"done", version, existed]:
-                return int(version), bool(existed) or is_repeated
+                return int(version), bool(existed)
             case [b"conflict"] if is_repeated:
                 # The first attempt may have been applied, and then overtaken.
                 raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
@@ -211,7 +211,7 @@ class RedisStore:
 
 
 def _read(
-    user_id: str, state: list[bytes], history: list[bytes], meta: list[bytes], applied: list[bytes]
+    user_id: str, state: list[bytes], history: list[bytes], meta: list[bytes], applied: bytes | None
 ) -> UserRecord:
     """Make a record of what the keys hold.
 
@@ -227,6 +227,10 @@ def _read(
         if missing:
             raise StateCorrupt(f"its {' and '.join(missing)} is gone, evicted or deleted", user_id)
         messages = loads(b"[" + b",".join(history) + b"]")
+        ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
+        if any(type(update_id) is not int for update_id in ids):
+            raise TypeError("not ids")
+        outbox = {int(key): value for key, value in _after(OUTBOX, fields).items()}
         return decode_record(
             user_id,
             version=int(fields["version"]),
@@ -234,8 +238,8 @@ def _read(
             state=dict(_pairs(state)),
             fsm=_after(FSM, fields),
             history=[Message.from_json(message) for message in messages],
-            applied=tuple(map(int, applied)),
-            outbox={int(key): value for key, value in _after(OUTBOX, fields).items()},
+            applied=ids,
+            outbox={key: value for key, value in outbox.items() if key in ids},
             forgotten=int(fields["forgotten"]),
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@
 -- KEYS  state    hash: JSON per key of the owner's
 --       history  list: JSON per message, oldest first
 --       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
---       applied  list: update ids, oldest first
+--       applied  string: update ids, oldest first, each with a comma behind it
 -- ARGV  token, the version expected ('' for any), lifetime of a record and of a marker in ms (0 for ever),
 --       most applied ids, forget? and clear history? ('1' or ''), messages to keep ('' for all); then lists,
 --       each behind its length: keys and values to set in state, keys to delete there, the same two for meta,
@@ -15,6 +15,8 @@
 
 local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
+
+local LONG_ID = 11 -- characters: Telegram's ids have up to ten digits
 
 local position = 0
 
@@ -64,6 +66,23 @@ local function parts()
   return table.concat(found, ' ')
 end
 
+-- Keeps the newest ids, and drops the outbox entries of the others. Seldom: `load` reads no more than it wants.
+local function trim_applied(most)
+  local ids, newest = {}, {}
+  for update_id in redis.call('GET', APPLIED):gmatch('%d+') do
+    table.insert(ids, update_id)
+  end
+  for index = math.max(1, #ids - most + 1), #ids do
+    newest[ids[index]] = true
+  end
+  for _, field in ipairs(redis.call('HKEYS', META)) do
+    if field:sub(1, 7) == 'outbox:' and not newest[field:sub(8)] then
+      redis.call('HDEL', META, field)
+    end
+  end
+  redis.call('SET', APPLIED, table.concat(ids, ',', math.max(1, #ids - most + 1)) .. ',')
+end
+
 local function is_marker(forgotten, found)
   return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
 end
@@ -86,7 +105,7 @@ if kind(META) == 'hash' then
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
 
-if exists and not forget and not (version and is_all({ 'hash', 'list', 'hash', 'list' })) then
+if exists and not forget and not (version and is_all({ 'hash', 'list', 'hash', 'string' })) then
   return { 'corrupt' }
 end
 if meta[2] == token then
@@ -105,13 +124,17 @@ local new_version = string.format('%.0f', math.max((version or 0) + 1, microseco
 
 if forget then
   redis.call('UNLINK', STATE, HISTORY, META)
-  if kind(APPLIED) ~= 'list' then
-    redis.call('UNLINK', APPLIED)
-  end
-  for _, update_id in ipairs(redis.call('LRANGE', APPLIED, 0, -1)) do
-    if not update_id:match('^%d+$') then
-      redis.call('LREM', APPLIED, 0, update_id)
+  local ids = ''
+  if kind(APPLIED) == 'string' then
+    for update_id in redis.call('GET', APPLIED):gmatch('[^,]+') do
+      if update_id:match('^%d+$') then
+        ids = ids .. update_id .. ','
+      end
     end
+  end
+  redis.call('UNLINK', APPLIED)
+  if ids ~= '' then
+    redis.call('SET', APPLIED, ids)
   end
   forgotten = new_version
 end
@@ -129,20 +152,14 @@ if keep ~= '' and redis.call('LLEN', HISTORY) > tonumber(keep) then
   redis.call('LTRIM', HISTORY, redis.call('LLEN', HISTORY) - keep, -1)
 end
 
-call('RPUSH', APPLIED, applied)
-local surplus = redis.call('LLEN', APPLIED) - most_applied
-if surplus > 0 then
-  for _, update_id in ipairs(redis.call('LPOP', APPLIED, surplus)) do
-    if not redis.call('LPOS', APPLIED, update_id) then
-      redis.call('HDEL', META, 'outbox:' .. update_id)
-    end
-  end
+for index = applied.first, applied.last do
+  redis.call('APPEND', APPLIED, ARGV[index] .. ',')
 end
 for index = outbox.first, outbox.last, 2 do
-  local update_id, entry = ARGV[index], ARGV[index + 1]
-  if redis.call('LPOS', APPLIED, update_id) then
-    redis.call('HSET', META, 'outbox:' .. update_id, entry)
-  end
+  redis.call('HSET', META, 'outbox:' .. ARGV[index], ARGV[index + 1])
+end
+if redis.call('STRLEN', APPLIED) > most_applied * LONG_ID * 2 then
+  trim_applied(most_applied)
 end
 
 local found = parts()

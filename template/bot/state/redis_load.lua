@@ -5,5 +5,5 @@ return {
   redis.call('HGETALL', KEYS[1]),
   redis.call('LRANGE', KEYS[2], 0, -1),
   redis.call('HGETALL', KEYS[3]),
-  redis.call('LRANGE', KEYS[4], 0, -1),
+  redis.call('GET', KEYS[4]),
 }

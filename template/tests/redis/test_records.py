@@ -9,6 +9,7 @@ import pytest
 
 from bot.state.redis import DEFAULT_TTL, RedisStore
 from bot.state.store import (
+    APPLIED_LIMIT,
     FORGOTTEN_SECONDS,
     Changes,
     Message,
@@ -85,7 +86,7 @@ async def test_forgetting_leaves_nothing_but_a_version_and_applied_ids(direct: R
         b"token": record.token.encode(),
         b"parts": b"applied",
     }
-    assert await direct.connection.ask("LRANGE", applied, 0, -1) == [b"5", b"6"]
+    assert await direct.connection.ask("GET", applied) == b"5,6,"
     assert MARK not in repr(left)
     assert USER not in "".join(left.values())
     dumped = [await direct.connection.ask("DUMP", key) for key in left]
@@ -137,7 +138,8 @@ OF_OTHERS: list[tuple[Any, ...]] = [
     ("HSET", "meta", "forgotten", "?"), ("HDEL", "meta", "parts"), ("HSET", "meta", "fsm:flow", "{no json"),
     ("HSET", "meta", "outbox:x", "{}"), ("HSET", "meta", "outbox:5", "{}"),
     ("RPUSH", "history", "no json"), ("RPUSH", "history", "{}"), ("RPUSH", "history", "[1]"),
-    ("RPUSH", "applied", "no id"), ("DEL", "meta"), ("DEL", "state"), ("DEL", "history"), ("DEL", "applied"),
+    ("APPEND", "applied", "no id,"), ("APPEND", "applied", "1.5,"), ("APPEND", "applied", '"7",'),
+    ("DEL", "meta"), ("DEL", "state"), ("DEL", "history"), ("DEL", "applied"),
 ]  # fmt: skip
 
 
@@ -161,6 +163,7 @@ async def test_what_others_did_to_a_record_is_never_a_new_user(
     assert await direct.forget(USER) is True
     record = await direct.load(USER)
     assert record.is_empty
+    assert record.applied in ((5, 6), ())
     assert record.forgotten == record.version
     await direct.commit(USER, Changes(state={"a": b"1"}), expect=record.version)
 
@@ -213,6 +216,18 @@ async def test_a_state_of_very_many_keys(direct: RedisStore) -> None:
     dropped: dict[str, bytes | None] = dict.fromkeys(many)
     await direct.commit("1", Changes(state=dropped | {"last": b"1"}), expect=version)
     assert (await direct.load("1")).state == {"last": 1}
+
+
+async def test_what_is_kept_of_old_updates_does_not_grow(direct: RedisStore) -> None:
+    reply = encode_outgoing(Outgoing([], 1.0))
+    for n in range(1_000_000_000, 1_000_002_000):
+        await direct.commit("1", Changes(applied=(n,), outbox={n: reply}), expect=None)
+    _, _, meta, applied = direct._keys("1")
+    assert await direct.connection.ask("STRLEN", applied) <= 2 * 11 * APPLIED_LIMIT
+    assert await direct.connection.ask("HLEN", meta) <= 2 * APPLIED_LIMIT + 4
+    record = await direct.load("1")
+    assert record.applied == tuple(range(1_000_002_000 - APPLIED_LIMIT, 1_000_002_000))
+    assert sorted(record.outbox) == list(record.applied)
 
 
 async def test_users_come_a_page_at_a_time(direct: RedisStore) -> None:

@@ -9,7 +9,8 @@
 The braces keep a user's keys on one node of a cluster. All four expire at the same millisecond.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import structlog
@@ -157,14 +158,18 @@ class RedisStore:
 
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)
-        arguments = [
-            changes.token,
-            "" if expect is None else expect,
+        lists = _lists(changes)
+        numbers = (
+            -1 if expect is None else expect,
             int((self._ttl or 0) * 1000),
             FORGOTTEN_SECONDS * 1000,
             APPLIED_LIMIT,
-            *_operands(changes),
-        ]
+            int(changes.forget),
+            int(changes.clear_history),
+            -1 if changes.keep_history is None else changes.keep_history,
+            *map(len, lists),
+        )
+        arguments = (changes.token, " ".join(map(str, numbers)), *chain.from_iterable(lists))
         reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
         match reply:
             case [b"done", version, existed]:
@@ -228,7 +233,7 @@ def _read(
             raise StateCorrupt(f"its {' and '.join(missing)} is gone, evicted or deleted", user_id)
         messages = loads(b"[" + b",".join(history) + b"]")
         ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
-        if any(type(update_id) is not int for update_id in ids):
+        if not {int}.issuperset(map(type, ids)):
             raise TypeError("not ids")
         outbox = {int(key): value for key, value in _after(OUTBOX, fields).items()}
         return decode_record(
@@ -246,14 +251,11 @@ def _read(
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
 
 
-def _operands(changes: Changes) -> Iterator[Any]:
+def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:
     """The changes as `redis_commit.lua` takes them."""
-    yield "1" if changes.forget else ""
-    yield "1" if changes.clear_history else ""
-    yield "" if changes.keep_history is None else changes.keep_history
     flows = {FSM + key: value for key, value in changes.fsm.items()}
     dropped = [f"{OUTBOX}{key}" for key, value in changes.outbox.items() if value is None]
-    for items in (
+    return (
         _flat(changes.state),
         _deleted(changes.state),
         _flat(flows),
@@ -261,9 +263,7 @@ def _operands(changes: Changes) -> Iterator[Any]:
         [dumps(message.to_json(), "history") for message in changes.messages],
         changes.applied,
         _flat(changes.outbox),
-    ):
-        yield len(items)
-        yield from items
+    )
 
 
 def _flat(changed: Mapping[Any, bytes | None]) -> list[Any]:

@@ -7,10 +7,12 @@
 --       history  list: JSON per message, oldest first
 --       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
 --       applied  string: update ids, oldest first, each with a comma behind it
--- ARGV  token, the version expected ('' for any), lifetime of a record and of a marker in ms (0 for ever),
---       most applied ids, forget? and clear history? ('1' or ''), messages to keep ('' for all); then lists,
---       each behind its length: keys and values to set in state, keys to delete there, the same two for meta,
---       messages, applied ids, update ids and entries for the outbox.
+-- ARGV  1  token of this commit
+--       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for ever), most
+--          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
+--          lengths of what follows
+--       3… keys and values to set in state, keys to delete there, the same two for meta, messages, applied ids,
+--          ids and entries for the outbox
 -- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
 
 local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -18,16 +20,16 @@ local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fie
 
 local LONG_ID = 11 -- characters: Telegram's ids have up to ten digits
 
-local position = 0
-
-local function argument()
-  position = position + 1
-  return ARGV[position]
+local numbers = {}
+for number in ARGV[2]:gmatch('%S+') do
+  table.insert(numbers, tonumber(number))
 end
+local expected, lifetime, marker_lifetime, most_applied, forget, clear_history, keep = unpack(numbers, 1, 7)
+local lengths, position = { unpack(numbers, 8) }, 2
 
 local function list()
-  local first = position + 2
-  position = position + 1 + tonumber(ARGV[position + 1])
+  local first = position + 1
+  position = position + table.remove(lengths, 1)
   return { first = first, last = position }
 end
 
@@ -87,11 +89,7 @@ local function is_marker(forgotten, found)
   return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
 end
 
-local token, expected = argument(), argument()
-local lifetime, marker_lifetime = tonumber(argument()), tonumber(argument())
-local most_applied = tonumber(argument())
-local forget, clear_history = argument() == '1', argument() == '1'
-local keep = argument()
+local token = ARGV[1]
 local state_set, state_delete = list(), list()
 local meta_set, meta_delete = list(), list()
 local messages, applied, outbox = list(), list(), list()
@@ -105,13 +103,13 @@ if kind(META) == 'hash' then
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
 
-if exists and not forget and not (version and is_all({ 'hash', 'list', 'hash', 'string' })) then
+if exists and forget == 0 and not (version and is_all({ 'hash', 'list', 'hash', 'string' })) then
   return { 'corrupt' }
 end
 if meta[2] == token then
   return { 'done', meta[1], 1 }
 end
-if expected ~= '' and expected ~= (meta[1] or '0') then
+if expected >= 0 and expected ~= (version or 0) then
   return { 'conflict' }
 end
 
@@ -122,7 +120,7 @@ local new_version = string.format('%.0f', math.max((version or 0) + 1, microseco
 
 -- From here on, nothing fails.
 
-if forget then
+if forget == 1 then
   redis.call('UNLINK', STATE, HISTORY, META)
   local ids = ''
   if kind(APPLIED) == 'string' then
@@ -144,11 +142,11 @@ call('HDEL', STATE, state_delete)
 call('HSET', META, meta_set)
 call('HDEL', META, meta_delete)
 
-if clear_history then
+if clear_history == 1 then
   redis.call('UNLINK', HISTORY)
 end
 call('RPUSH', HISTORY, messages)
-if keep ~= '' and redis.call('LLEN', HISTORY) > tonumber(keep) then
+if keep >= 0 and redis.call('LLEN', HISTORY) > keep then
   redis.call('LTRIM', HISTORY, redis.call('LLEN', HISTORY) - keep, -1)
 end
 

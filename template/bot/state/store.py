@@ -281,7 +281,7 @@ class StateStore(Protocol):
         """
 
     async def load(self, user_id: str) -> UserRecord:
-        """Read a record. An unknown, expired or forgotten user's is empty.
+        """Read a record. An unknown, expired or forgotten user's is empty; one that expired has version 0.
 
         Raises:
             StateUnavailable: never read this as "new user".

@@ -145,18 +145,27 @@ async def test_versions_grow_and_are_never_used_twice(harness: Harness) -> None:
 
 async def test_an_expired_record_reads_as_empty_and_can_be_written(harness: Harness) -> None:
     store = await harness.open(ttl=3600)
-    stale = await put(store, "1", a=1)
+    await put(store, "1", a=1)
     await say(store, "1", "hello")
     await harness.expire("1")
     record = await store.load("1")
     assert record.is_empty
+    assert record.version == 0
     assert [user async for user in store.users()] == []
-    with pytest.raises(StateConflict):
-        await store.commit("1", Changes(state={"b": b"1"}), expect=stale)
-    await store.commit("1", Changes(state={"b": b"2"}), expect=record.version)
+    await store.commit("1", Changes(state={"b": b"2"}), expect=0)
     record = await store.load("1")
     assert record.state == {"b": 2}
     assert record.history == []
+
+
+async def test_a_turn_begun_before_the_record_expired_does_not_write_half_of_it(harness: Harness) -> None:
+    store = await harness.open(ttl=3600)
+    await put(store, "1", a=1, b=1)
+    before = (await store.load("1")).version
+    await harness.expire("1")
+    with pytest.raises(StateConflict):
+        await store.commit("1", Changes(state={"a": b"2"}), expect=before)
+    assert (await store.load("1")).is_empty
 
 
 async def test_a_commit_repeated_after_a_lost_answer_knows_itself(store: StateStore) -> None:

@@ -130,16 +130,6 @@ async def test_it_sweeps_by_itself(postgres: PostgresHarness, monkeypatch: pytes
     raise AssertionError("it is still there")
 
 
-async def test_a_turn_that_loaded_a_record_before_it_expired_does_not_write_half_of_it(
-    postgres: PostgresHarness,
-) -> None:
-    store = await postgres.open(ttl=3600)
-    version = await store.commit("1", Changes(state={"a": b"1", "b": b"1"}), expect=0)
-    await postgres.expire("1")
-    with pytest.raises(StateConflict):
-        await store.commit("1", Changes(state={"a": b"2"}), expect=version)
-
-
 async def test_state_is_json_that_can_be_queried(postgres: PostgresHarness, connection: Connection) -> None:
     store = await postgres.open()
     await store.commit(

@@ -1,0 +1,73 @@
+"""The torture suite in its long form: `uv run python -m tests.torture`.
+
+Prints the seed, everything that goes wrong, and a table of what came of it. Exits with 1 when an update was
+lost, applied twice, not answered, or out of order. The same seed gives the same faults again.
+"""
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bot.state.engine import ENGINE
+from tests.torture.backend import make_backend
+from tests.torture.driver import Outcome, Setup, torture
+from tests.torture.ledger import table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description="Torture this bot.")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="one that was printed")
+    parser.add_argument("--minutes", type=float, default=0, help="go on for so long, with the next seeds")
+    parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
+    parser.add_argument("--replicas", type=int, help="only so many processes")
+    parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
+    chosen = parser.parse_args()
+    setups = [
+        setup
+        for setup in possible_setups(chosen.bot)
+        if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
+    ]
+
+    outcomes = {setup.name: Outcome() for setup in setups}
+    end = time.monotonic() + 60 * chosen.minutes
+    seed = chosen.seed
+    while True:
+        for setup in setups:
+            print(f"{ENGINE}, {setup.name}: --seed {seed}", flush=True)
+            outcomes[setup.name] += run(setup, seed)
+        if time.monotonic() > end:
+            break
+        seed += 1
+
+    print()
+    print(table({f"{ENGINE}, {name}": outcome.counts for name, outcome in outcomes.items()}))
+    total = sum(outcomes.values(), Outcome())
+    print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")
+    return 0 if total.is_clean else 1
+
+
+def possible_setups(bot: str) -> list[Setup]:
+    """Several processes can share only what outlives each of them."""
+    most = 3 if make_backend(Path()).survives_exit else 1
+    webhooks = [Setup("webhook", replicas, bot) for replicas in sorted({1, most})]
+    return [Setup("polling", 1, bot), *webhooks]
+
+
+def run(setup: Setup, seed: int) -> Outcome:
+    """One run. What its processes said is kept when there is something to be looked into."""
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    outcome = asyncio.run(torture(setup, seed, folder, say=lambda text: print(text, flush=True)))
+    if outcome.is_clean:
+        shutil.rmtree(folder)
+    else:
+        print(f"not clean: {outcome.counts} {outcome.problems}; logs are in {folder}", flush=True)
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())

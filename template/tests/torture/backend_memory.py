@@ -1,0 +1,30 @@
+"""The memory engine has no server, and loses everything when its process ends."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.torture.backend import Backend, Server, Trouble
+from tests.torture.link import Link
+
+
+class MemoryBackend:
+    """Nothing that could break."""
+
+    survives_exit = False
+    servers: Sequence[Server] = ()
+
+    async def open(self) -> None:
+        pass
+
+    def settings(self, links: Sequence[Link]) -> dict[str, str]:
+        return {}
+
+    def troubles(self) -> Mapping[str, Trouble]:
+        return {}
+
+    async def close(self) -> None:
+        pass
+
+
+def make_backend(folder: Path) -> Backend:
+    return MemoryBackend()

@@ -1,0 +1,199 @@
+"""One run: people write to a bot while things go wrong, and in the end the books have to balance."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from tests.fake_telegram import FakeTelegram
+from tests.torture.backend import make_backend
+from tests.torture.faults import KILL, Stage
+from tests.torture.ledger import Counts, Ledger
+from tests.torture.link import Link
+from tests.torture.people import USERS, People
+from tests.torture.processes import Replica, balancer, running
+
+Mode = Literal["polling", "webhook"]
+Step = tuple[str, ...]
+"""Names of faults that happen at the same time."""
+
+WEBHOOK_TIMEOUT = 1.0
+"""Seconds that Telegram waits for an answer; in reality 60."""
+
+PATIENCE = 60.0
+"""Seconds after which a bot that does not get on is stuck."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the bot runs.
+
+    Attributes:
+        mode: how it gets its updates.
+        replicas: how many processes share the work; one, when it polls.
+        bot: the module to run.
+    """
+
+    mode: Mode
+    replicas: int = 1
+    bot: str = "tests.torture.bot"
+
+    @property
+    def name(self) -> str:
+        return self.mode if self.replicas == 1 else f"{self.mode}, {self.replicas} replicas"
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        counts: the ledger's.
+        faults: how many there were, and how many processes were killed.
+        problems: all else that must not be.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    faults: int = 0
+    kills: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return self.counts.is_clean and not self.problems
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.counts + other.counts,
+            self.faults + other.faults,
+            self.kills + other.kills,
+            self.problems + other.problems,
+        )
+
+
+Plan = Callable[[Sequence[str], Random], list[Step]]
+"""Chooses from the names of all faults there are."""
+
+KILLS, COMBINATIONS = 7, 5
+
+
+def share(number: int, of: int) -> Plan:
+    """A part of everything: every fault happens alone in one of the parts, and kills in each of them.
+
+    Then several happen at the same time, a kill among them.
+    """
+
+    def plan(names: Sequence[str], chance: Random) -> list[Step]:
+        dealt = [name for place, name in enumerate(names) if place % of == number % of]
+        alone = [(name,) for name in names if name in dealt or name in ONLY_HERE]
+        kills = [(KILL,)] if KILL in names else []
+        between = alone + kills * KILLS
+        chance.shuffle(between)
+        together = [tuple(chance.sample(names, 2)) for _ in range(COMBINATIONS)]
+        return between + [tuple(dict.fromkeys(sum(kills, step))) for step in together]
+
+    return plan
+
+
+def only(*steps: Step) -> Plan:
+    """These, and in this order; those that cannot happen are left out."""
+
+    def plan(names: Sequence[str], chance: Random) -> list[Step]:
+        return [step for step in steps if set(step) <= set(names)]
+
+    return plan
+
+
+async def torture(
+    setup: Setup, seed: int, folder: Path, plan: Plan = everything, say: Callable[[str], None] = print
+) -> Outcome:
+    """Run the bot, and break things as planned.
+
+    Args:
+        setup: how the bot runs.
+        seed: of everything that is left to chance.
+        folder: an empty one, for data and logs.
+        plan: what goes wrong, and when.
+        say: told about everything that happens.
+    """
+    outcome = Outcome()
+    started = time.monotonic()
+
+    def tell(text: str) -> None:
+        say(f"{time.monotonic() - started:7.1f} s  {text}")
+
+    async with AsyncExitStack() as stack:
+        backend = make_backend(folder)
+        stack.push_async_callback(backend.close)
+        await backend.open()
+        telegram = FakeTelegram(webhook_timeout=WEBHOOK_TIMEOUT, max_delay=0.3, max_retry_after=0.3)
+        telegram.next_update_id = 1_000
+        await telegram.start()
+        stack.push_async_callback(telegram.stop)
+        links = [await stack.enter_async_context(Link(server.address)) for server in backend.servers]
+
+        settings = {
+            "BOT_TOKEN": telegram.token,
+            "TELEGRAM_API_URL": telegram.url,
+            "SHUTDOWN_TIMEOUT": "5",
+            **backend.settings(links),
+        }
+        if setup.mode == "webhook":
+            settings["WEBHOOK_URL"] = "https://bot.example/hook"
+
+        def replica(number: int) -> Replica:
+            return Replica(number, setup.bot, folder, settings)
+
+        replicas = await stack.enter_async_context(running(setup.replicas, replica))
+        telegram.webhook_address = await stack.enter_async_context(balancer(replicas))
+
+        ledger = Ledger()
+        people = People(telegram, ledger, Random(f"{seed} people"))
+        on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
+        faults = on_stage.faults()
+        writing = asyncio.create_task(people.write())
+        try:
+            chance = Random(f"{seed} faults")
+            for step in plan(list(faults), chance):
+                await _progress(telegram, chance.randint(5, 25))
+                await asyncio.sleep(chance.uniform(0, 0.2))
+                tell(" + ".join(step))
+                outcome.faults += len(step)
+                outcome.kills += step.count(KILL)
+                await asyncio.gather(*(faults[name](Random(chance.getrandbits(64))) for name in step))
+            await _progress(telegram, 25)
+            writing.cancel()
+            tell("all is well again")
+            await telegram.settled(PATIENCE)
+            exports = await _exports(telegram)
+            tell("everybody has their data")
+        except TimeoutError as error:
+            outcome.problems.append(f"stuck: {error}; see {folder}")
+            return outcome
+        finally:
+            writing.cancel()
+        said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
+        outcome.counts = ledger.balance(exports, said)
+        await asyncio.gather(*(each.terminate() for each in replicas))
+        outcome.problems += [text for each in replicas for text in each.surprises]
+    return outcome
+
+
+async def _progress(telegram: FakeTelegram, updates: int) -> None:
+    """Wait until so many more updates are done."""
+    goal = len(telegram.acknowledged) + updates
+    await telegram.wait_for(lambda: len(telegram.acknowledged) >= goal, PATIENCE)
+
+
+async def _exports(telegram: FakeTelegram) -> dict[int, dict[str, Any]]:
+    """What the bot keeps about each user, as it tells them when they ask."""
+    for user_id in range(1, USERS + 1):
+        telegram.message("/export", user_id=user_id)
+    await telegram.settled(PATIENCE)
+    files = {sent.chat_id: sent.files for sent in telegram.sent if sent.method == "sendDocument"}
+    return {user_id: json.loads(next(iter(content.values()))) for user_id, content in files.items()}

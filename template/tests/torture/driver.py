@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from tests.fake_telegram import FakeTelegram
 from tests.torture.backend import make_backend
-from tests.torture.faults import KILL, Stage
-from tests.torture.ledger import Counts, Ledger
+from tests.torture.faults import KILL, OF_POLLING, OF_WEBHOOKS, Stage
+from tests.torture.ledger import Balance, Ledger
 from tests.torture.link import Link
 from tests.torture.people import USERS, People
 from tests.torture.processes import Replica, balancer, running
@@ -53,23 +53,23 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        counts: the ledger's.
+        balance: the ledger's.
         faults: how many there were, and how many processes were killed.
         problems: all else that must not be.
     """
 
-    counts: Counts = field(default_factory=Counts)
+    balance: Balance = field(default_factory=Balance)
     faults: int = 0
     kills: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        return self.counts.is_clean and not self.problems
+        return self.balance.is_clean and not self.problems
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
-            self.counts + other.counts,
+            self.balance + other.balance,
             self.faults + other.faults,
             self.kills + other.kills,
             self.problems + other.problems,
@@ -89,13 +89,14 @@ def share(number: int, of: int) -> Plan:
     """
 
     def plan(names: Sequence[str], chance: Random) -> list[Step]:
-        dealt = [name for place, name in enumerate(names) if place % of == number % of]
-        alone = [(name,) for name in names if name in dealt or name in ONLY_HERE]
-        kills = [(KILL,)] if KILL in names else []
-        between = alone + kills * KILLS
-        chance.shuffle(between)
-        together = [tuple(chance.sample(names, 2)) for _ in range(COMBINATIONS)]
-        return between + [tuple(dict.fromkeys(sum(kills, step))) for step in together]
+        kill = tuple(name for name in names if name == KILL)  # empty, where that loses everything
+        others = [name for name in names if name != KILL]
+        own = {name for place, name in enumerate(others) if place % of == number % of}
+        own |= OF_WEBHOOKS.keys() | OF_POLLING.keys()
+        alone = [(name,) for name in others if name in own] + [kill] * KILLS * len(kill)
+        together = [(*kill, *chance.sample(others, 2)) for _ in range(COMBINATIONS)]
+        chance.shuffle(alone)
+        return alone + together
 
     return plan
 
@@ -110,7 +111,7 @@ def only(*steps: Step) -> Plan:
 
 
 async def torture(
-    setup: Setup, seed: int, folder: Path, plan: Plan = everything, say: Callable[[str], None] = print
+    setup: Setup, seed: int, folder: Path, plan: Plan, say: Callable[[str], None] = print
 ) -> Outcome:
     """Run the bot, and break things as planned.
 
@@ -178,7 +179,7 @@ async def torture(
         finally:
             writing.cancel()
         said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
-        outcome.counts = ledger.balance(exports, said)
+        outcome.balance = ledger.balance(exports, said)
         await asyncio.gather(*(each.terminate() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome

@@ -33,14 +33,14 @@ class Stage:
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
         found: dict[str, Callable[[Stage, Random], Awaitable[None]]] = {**OF_BOTS, **OF_TELEGRAM}
-        found |= OF_WEBHOOKS if self.is_webhook else OF_POLLING
         if self.backend.survives_exit:
             found |= OF_PROCESSES
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
         for server, link in zip(self.backend.servers, self.links, strict=True):
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
             faults |= {f"{server.name}: {name}": partial(fault, server) for name, fault in OF_SERVERS.items()}
-        return {**faults, **self.backend.troubles()}
+        here = OF_WEBHOOKS if self.is_webhook else OF_POLLING
+        return faults | self.backend.troubles() | {name: partial(do, self) for name, do in here.items()}
 
     def replica(self, chance: Random) -> Replica:
         """One of them, preferably one that runs."""

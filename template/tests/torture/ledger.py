@@ -4,7 +4,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Self
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
@@ -15,8 +16,8 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Counts:
-    """The outcome of a run.
+class Balance:
+    """The outcome of a run; every fault of the bot is named.
 
     Attributes:
         sent: updates that people caused.
@@ -24,93 +25,100 @@ class Counts:
         doubled: effects beyond the first, and effects of nothing.
         missing: updates without a reply.
         untrue: replies that say something else than what was kept.
-        disorder: effects or replies that came before one that should precede them.
+        disorder: effects and replies that came after one that should have followed them.
     """
 
     sent: int = 0
-    lost: int = 0
-    doubled: int = 0
-    missing: int = 0
-    untrue: int = 0
-    disorder: int = 0
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)
+    disorder: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        return self == Counts(sent=self.sent)
+        return not (self.lost or self.doubled or self.missing or self.untrue or self.disorder)
 
-    def __add__(self, other: "Counts") -> Self:
-        return type(self)(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+    @property
+    def row(self) -> list[int]:
+        """The numbers."""
+        return [self.sent, *map(len, (self.lost, self.doubled, self.missing, self.untrue, self.disorder))]
+
+    def __add__(self, other: "Balance") -> "Balance":
+        return Balance(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass
 class Ledger:
     """What was written, by place, in order. Every message has a name, which is unique per user."""
 
-    written: dict[Place, list[str]] = field(default_factory=lambda: defaultdict(list))
-    shuffled: set[tuple[Place, str]] = field(default_factory=set)  # no order is expected of these
+    written: dict[Place, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))  # name: update
+    shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
 
-    def write(self, place: Place, name: str) -> None:
-        self.written[place].append(name)
+    def write(self, place: Place, name: str, update_id: int) -> None:
+        self.written[place][name] = update_id
 
     def balance(
         self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]
-    ) -> Counts:
+    ) -> Balance:
         """Compare.
 
         Args:
             exports: per user, what the bot says it keeps about them (`/export`).
             said: per chat, the texts that the bot sent there.
         """
-        counts = Counts()
+        balance = Balance()
         for user_id in {place.user_id for place in self.written}:
             places = [place for place in self.written if place.user_id == user_id]
             effects = exports[user_id]["state"].get("effects", [])
-            counts += self._effects(places, effects)
-            counts += self._history(effects, exports[user_id].get("history", ()))
+            balance += self._effects(user_id, places, effects)
+            balance += _history(user_id, effects, exports[user_id].get("history", ()))
             for place in places:
-                counts += self._replies(place, effects, said.get(place.chat_id, ()))
-        return counts
+                balance += self._replies(place, effects, said.get(place.chat_id, ()))
+        return balance
 
-    def _effects(self, places: Iterable[Place], effects: Sequence[str]) -> Counts:
-        times = Counter(effects)
-        counts = Counts()
-        for place in places:
-            names = self.written[place]
-            counts.sent += len(names)
-            counts.lost += sum(times[name] == 0 for name in names)
-            counts.doubled += sum(max(0, times.pop(name, 0) - 1) for name in names)
-            counts.disorder += self._disorder(place, effects)
-        counts.doubled += times.total()
-        return counts
-
-    def _history(self, effects: Sequence[str], history: Sequence[Mapping[str, Any]]) -> Counts:
-        """The conversation, of which the newest part is kept, is changed together with the state."""
-        talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
-        talked = [name for name in talked if not name.startswith("/")]
-        expected = Counter(effects[len(effects) - len(talked) :])
-        return Counts(
-            lost=(expected - Counter(talked)).total(), doubled=(Counter(talked) - expected).total()
+    def _effects(self, user_id: int, places: Iterable[Place], effects: Sequence[str]) -> Balance:
+        written = Counter(name for place in places for name in self.written[place])
+        balance = Balance(
+            sent=written.total(),
+            lost=_labels(user_id, written - Counter(effects)),
+            doubled=_labels(user_id, Counter(effects) - written),
         )
+        for place in places:
+            balance.disorder += self._disorder(place, effects)
+        return balance
 
-    def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Counts:
+    def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Balance:
         truth = {f"{name} #{number}" for number, name in enumerate(effects, start=1)}
         replies = [text for text in dict.fromkeys(said) if re.fullmatch(r"\w+ #\d+", text)]
         answered = [text.split()[0] for text in replies]
-        return Counts(
-            missing=len(set(self.written[place]) - set(answered)),
-            untrue=len(set(replies) - truth),
+        unanswered = self.written[place].keys() - set(answered)
+        return Balance(
+            missing=[f"{name} of user {place.user_id}, {self.written[place][name]}" for name in unanswered],
+            untrue=_labels(place.user_id, set(replies) - truth),
             disorder=self._disorder(place, answered),
         )
 
-    def _disorder(self, place: Place, names: Iterable[str]) -> int:
-        """How many came, for the first time, after one that was written later."""
-        position = {
-            name: number
-            for number, name in enumerate(self.written[place])
-            if (place, name) not in self.shuffled
-        }
-        came = [position[name] for name in dict.fromkeys(names) if name in position]
-        return sum(later < earlier for earlier, later in zip(came, came[1:], strict=False))
+    def _disorder(self, place: Place, names: Iterable[str]) -> list[str]:
+        """Those that came, for the first time, after one that was written later."""
+        updates = self.written[place]
+        came = [name for name in dict.fromkeys(names) if updates.get(name, 0) not in self.shuffled | {0}]
+        return [
+            f"{later} after {earlier} of user {place.user_id}, {updates[later]}, {updates[earlier]}"
+            for earlier, later in pairwise(came)
+            if updates[later] < updates[earlier]
+        ]
+
+
+def _history(user_id: int, effects: Sequence[str], history: Iterable[Mapping[str, Any]]) -> Balance:
+    """The conversation, of which the newest part is kept, is changed together with the state."""
+    talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
+    expected, found = Counter(effects[len(effects) - len(talked) :]), Counter(talked)
+    return Balance(lost=_labels(user_id, expected - found), doubled=_labels(user_id, found - expected))
+
+
+def _labels(user_id: int, names: Iterable[str]) -> list[str]:
+    return [f"{name} of user {user_id}" for name in names]
 
 
 HEADINGS = (
@@ -118,12 +126,11 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def table(rows: Mapping[str, Counts]) -> str:
+def table(rows: Mapping[str, Balance]) -> str:
     """The outcome of several runs, for people."""
     width = max(map(len, rows))
     lines = ["  ".join([" " * width, *HEADINGS])]
-    for name, counts in rows.items():
-        values = (f"{getattr(counts, each.name):,}" for each in fields(counts))
-        cells = (value.rjust(len(heading)) for value, heading in zip(values, HEADINGS, strict=True))
+    for name, balance in rows.items():
+        cells = (f"{n:,}".rjust(len(heading)) for n, heading in zip(balance.row, HEADINGS, strict=True))
         lines.append("  ".join([name.ljust(width), *cells]))
     return "\n".join(lines)

@@ -21,7 +21,6 @@ class People:
         self._ledger = ledger
         self._chance = chance
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
-        self._by_update: dict[int, tuple[Place, str]] = {}
 
     async def write(self) -> None:
         """Write until cancelled."""
@@ -41,14 +40,11 @@ class People:
         chat_id = self._chance.choice([user_id, -1_000 - user_id])
         self._written[user_id] += 1
         name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
-        self._ledger.write(Place(user_id, chat_id), name)
         update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
+        self._ledger.write(Place(user_id, chat_id), name, update_id)
         self.updates.append(update_id)
-        self._by_update[update_id] = (Place(user_id, chat_id), name)
 
     def shuffle(self, seed: int) -> None:
         """Have Telegram deliver what waits in another order."""
-        for update_id in self.updates:
-            if update_id not in self._telegram.acknowledged:
-                self._ledger.shuffled.add(self._by_update[update_id])
+        self._ledger.shuffled |= set(self.updates) - self._telegram.acknowledged.keys()
         self._telegram.reorder(seed)

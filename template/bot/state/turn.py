@@ -159,9 +159,7 @@ class Turn:
                 is dropped by it could be the only copy of a reply that another process was killed over.
         """
         changes: dict[int, bytes | None] = {
-            key: None
-            for key, entry in self._record.outbox.items()
-            if delivered(key) or entry.is_over(now)
+            key: None for key, entry in self._record.outbox.items() if delivered(key) or entry.is_over(now)
         }
         if replies:
             changes[update_id] = encode_outgoing(Outgoing(replies, now))

@@ -26,7 +26,7 @@ def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
 
 
 def date_of(update: Update) -> float | None:
-    """When something happened, in seconds since 1970 by Telegram's clock; `None` when the update does not say."""
+    """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
     edited_at: int | None = getattr(update.event, "edit_date", None)
     date = getattr(update.event, "date", None)
     return edited_at or (date.timestamp() if date else None)

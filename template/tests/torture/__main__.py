@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from bot.state.engine import ENGINE
-from tests.torture.backend import make_backend
-from tests.torture.driver import Outcome, Plan, Setup, share, torture
+from tests.torture.driver import Outcome, Plan, Setup, setups, share, torture
 from tests.torture.ledger import table
 
 
@@ -27,18 +26,18 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, help="only so many processes")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     chosen = parser.parse_args()
-    possible = possible_setups(chosen.bot)
-    setups = {
+    possible = setups(chosen.bot)
+    wanted = {
         number: setup
         for number, setup in enumerate(possible)
         if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
     }
 
-    outcomes = {setup.name: Outcome() for setup in setups.values()}
+    outcomes = {setup.name: Outcome() for setup in wanted.values()}
     end = time.monotonic() + 60 * chosen.minutes
     seed = chosen.seed
     while True:
-        for number, setup in setups.items():
+        for number, setup in wanted.items():
             print(f"{ENGINE}, {setup.name}: --seed {seed}", flush=True)
             # Three seeds in a row have each fault happen alone in each set-up.
             outcomes[setup.name] += run(setup, seed, share(seed + number, len(possible)))
@@ -51,13 +50,6 @@ def main() -> int:
     total = sum(outcomes.values(), Outcome())
     print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")
     return 0 if total.is_clean else 1
-
-
-def possible_setups(bot: str) -> list[Setup]:
-    """Several processes can share only what outlives each of them."""
-    most = 3 if make_backend(Path()).survives_exit else 1
-    webhooks = [Setup("webhook", replicas, bot) for replicas in sorted({1, most})]
-    return [Setup("polling", 1, bot), *webhooks]
 
 
 def run(setup: Setup, seed: int, plan: Plan) -> Outcome:

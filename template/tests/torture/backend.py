@@ -1,13 +1,13 @@
 """What a run needs of the rendered engine: its servers, the way to them, and what only they can suffer.
 
-Each engine brings one backend, `backend_<engine>.py`.
+Each engine brings one, `backend_<engine>.py`.
 """
 
 import importlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from bot.state.engine import ENGINE
 from tests.torture.link import Address, Link
@@ -41,9 +41,12 @@ Trouble = Callable[[Random], Awaitable[None]]
 class Backend(Protocol):
     """One engine."""
 
-    survives_exit: bool
+    survives_exit: ClassVar[bool]
     """Whether a process of the bot may end and lose nothing."""
     servers: Sequence[Server]
+
+    def __init__(self, folder: Path) -> None:
+        """Make it; its servers will keep their data in the folder."""
 
     async def open(self) -> None:
         """Start the servers and prepare them."""
@@ -58,7 +61,7 @@ class Backend(Protocol):
         """Stop the servers."""
 
 
-def make_backend(folder: Path) -> Backend:
-    """Make the backend of the rendered engine; its servers keep their data in the folder."""
+def rendered_backend() -> type[Backend]:
+    """The backend of the rendered engine."""
     module = importlib.import_module(f"tests.torture.backend_{ENGINE}")
-    return cast(Backend, module.make_backend(folder))
+    return cast(type[Backend], module.BACKEND)

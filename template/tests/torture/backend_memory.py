@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from tests.torture.backend import Backend, Server, Trouble
+from tests.torture.backend import Server, Trouble
 from tests.torture.link import Link
 
 
 class MemoryBackend:
     """Nothing that could break."""
 
-    survives_exit = False
+    survives_exit: ClassVar[bool] = False
     servers: Sequence[Server] = ()
+
+    def __init__(self, folder: Path) -> None:
+        pass
 
     async def open(self) -> None:
         pass
@@ -26,5 +30,4 @@ class MemoryBackend:
         pass
 
 
-def make_backend(folder: Path) -> Backend:
-    return MemoryBackend()
+BACKEND = MemoryBackend

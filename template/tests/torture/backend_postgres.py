@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import asyncpg
 import psutil
@@ -14,7 +15,7 @@ import psutil
 from bot.state import postgres_schema
 from bot.state.embedded_postgres import EmbeddedPostgres
 from bot.state.postgres_database import Connection, Database
-from tests.torture.backend import Backend, Server, Trouble
+from tests.torture.backend import Server, Trouble
 from tests.torture.link import Address, Link
 
 MAX_CONNECTIONS = 40
@@ -52,7 +53,7 @@ class PostgresServer:
 class PostgresBackend:
     """One server, which refuses connections and serializes transactions now and then."""
 
-    survives_exit = True
+    survives_exit: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self._server = PostgresServer(folder)
@@ -127,5 +128,4 @@ _TERMINATE_ALL = _BOTS
 _TERMINATE_ONE = f"{_BOTS} LIMIT 1"
 
 
-def make_backend(folder: Path) -> Backend:
-    return PostgresBackend(folder)
+BACKEND = PostgresBackend

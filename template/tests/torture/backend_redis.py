@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tests.redis.server import Server as Valkey
-from tests.torture.backend import Backend, Server, Trouble
+from tests.torture.backend import Server, Trouble
 from tests.torture.link import Address, Link
 
 
@@ -45,7 +46,7 @@ class RedisServer:
 class RedisBackend:
     """One server, and no memory left in it now and then."""
 
-    survives_exit = True
+    survives_exit: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self._server = RedisServer(folder)
@@ -73,5 +74,4 @@ class RedisBackend:
         await asyncio.to_thread(self._server.kill)
 
 
-def make_backend(folder: Path) -> Backend:
-    return RedisBackend(folder)
+BACKEND = RedisBackend

@@ -1,7 +1,7 @@
 """The bot under torture: `python -m tests.torture.bot run`.
 
-It is this project's, but for its agent, which leaves a trace of every message, and for its clock, which can be
-set wrong: SIGUSR1 moves it to where the file `TORTURE_CLOCK` says, in seconds from the right time.
+It is this project's, but for its agent, which leaves a trace of every message, and for its clock, which can
+be set wrong: SIGUSR1 moves it to where the file `TORTURE_CLOCK` says, in seconds from the right time.
 """
 
 import asyncio

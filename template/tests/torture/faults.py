@@ -40,14 +40,14 @@ class Stage:
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
             faults |= {f"{server.name}: {name}": partial(fault, server) for name, fault in OF_SERVERS.items()}
         here = OF_WEBHOOKS if self.is_webhook else OF_POLLING
-        return faults | self.backend.troubles() | {name: partial(do, self) for name, do in here.items()}
+        return {**faults, **self.backend.troubles(), **{name: partial(do, self) for name, do in here.items()}}
 
     def replica(self, chance: Random) -> Replica:
         """One of them, preferably one that runs."""
         return chance.choice([each for each in self.replicas if each.port] or list(self.replicas))
 
 
-# --- The bot's processes ------------------------------------------------------------------------------------
+# --- The bot's processes --------------------------------------------------------------------------
 
 
 async def kill(stage: Stage, chance: Random) -> None:
@@ -76,7 +76,7 @@ async def shift_clock(stage: Stage, chance: Random) -> None:
         replica.set_clock(0)
 
 
-# --- Telegram -----------------------------------------------------------------------------------------------
+# --- Telegram -------------------------------------------------------------------------------------
 
 
 async def too_many_requests(stage: Stage, chance: Random) -> None:
@@ -126,7 +126,7 @@ async def failing_polls(stage: Stage, chance: Random) -> None:
     stage.telegram.drop_answer("getUpdates", times=1)
 
 
-# --- The network between bot and server -------------------------------------------------------------------------
+# --- The network between bot and server -----------------------------------------------------------
 
 
 async def cut(link: Link, chance: Random) -> None:
@@ -158,7 +158,7 @@ async def be_slow(link: Link, chance: Random) -> None:
     link.latency = 0
 
 
-# --- The server ---------------------------------------------------------------------------------------------
+# --- The server -----------------------------------------------------------------------------------
 
 
 async def restart_server(server: Server, chance: Random) -> None:

@@ -58,9 +58,7 @@ class Ledger:
     def write(self, place: Place, name: str, update_id: int) -> None:
         self.written[place][name] = update_id
 
-    def balance(
-        self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]
-    ) -> Balance:
+    def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
 
         Args:

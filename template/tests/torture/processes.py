@@ -72,7 +72,7 @@ class Replica:
         self._starts = itertools.count(1)
         self._one_at_a_time = asyncio.Lock()
         self._process: _Process
-        self._supervisor: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None]
 
     @property
     def port(self) -> int | None:
@@ -80,16 +80,20 @@ class Replica:
         return self._process.port.result() if self._process.is_listening else None
 
     async def start(self) -> None:
-        """Start it, and wait until it listens.
+        """Start a process, and its supervisor."""
+        self._process = await self._launch()
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def listens(self) -> None:
+        """Wait until its first process listens.
 
         Raises:
             RuntimeError: it ended instead.
         """
-        self._process = await self._launch()
-        await self._listens(self._process)
-        if not self._process.is_listening:
-            raise RuntimeError(f"the bot ended with {self._process.ended.result()}: see {self._folder}")
-        self._supervisor = asyncio.create_task(self._supervise())
+        process = self._process
+        await _until_listening(process)
+        if process.ended.done():
+            raise RuntimeError(f"the bot ended with {process.ended.result()}: see {self._folder}")
 
     async def kill(self) -> None:
         """Kill its process with SIGKILL."""
@@ -106,8 +110,11 @@ class Replica:
     async def replace(self) -> None:
         """Start a successor; when it listens, end its process with SIGTERM."""
         async with self._one_at_a_time:
-            old, self._process = self._process, await self._launch()
-            await self._listens(self._process)
+            old = self._process
+            if old.ended.done():
+                return  # the supervisor is about to start its successor
+            self._process = await self._launch()
+            await _until_listening(self._process)
             await self._end(old)
 
     async def freeze(self, seconds: float) -> None:
@@ -125,10 +132,9 @@ class Replica:
 
     async def close(self) -> None:
         """End it for good."""
-        if self._supervisor:
+        async with self._one_at_a_time:
             self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            await self.kill()
+        await self.kill()
 
     async def _launch(self) -> _Process:
         own = {
@@ -142,12 +148,9 @@ class Replica:
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", self._module, "run",
-            cwd=self._folder, env=own | self._settings, stderr=asyncio.subprocess.PIPE,
+            cwd=self._folder, env={**own, **self._settings}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         return _Process(process, self._folder / f"bot-{self.number}-{next(self._starts)}.log")
-
-    async def _listens(self, process: _Process) -> None:
-        await asyncio.wait([process.port, process.ended], return_when=asyncio.FIRST_COMPLETED)
 
     async def _end(self, process: _Process) -> None:
         was_listening = process.is_listening
@@ -163,8 +166,13 @@ class Replica:
             code = await process.ended
             if not process.is_expected_to_end:
                 self.surprises.append(f"replica {self.number} ended by itself with {code}")
-            if process is self._process:
-                self._process = await self._launch()
+            async with self._one_at_a_time:
+                if process is self._process:
+                    self._process = await self._launch()
+
+
+async def _until_listening(process: _Process) -> None:
+    await asyncio.wait([process.port, process.ended], return_when=asyncio.FIRST_COMPLETED)
 
 
 @asynccontextmanager
@@ -200,9 +208,12 @@ async def balancer(replicas: Sequence[Replica]) -> AsyncIterator[str]:
 @asynccontextmanager
 async def running(count: int, make: Callable[[int], Replica]) -> AsyncIterator[list[Replica]]:
     """Several replicas, killed in the end."""
-    replicas = [make(number) for number in range(1, count + 1)]
+    replicas: list[Replica] = []
     try:
-        await asyncio.gather(*(replica.start() for replica in replicas))
+        for number in range(1, count + 1):
+            replicas.append(make(number))
+            await replicas[-1].start()
+        await asyncio.gather(*(replica.listens() for replica in replicas))
         yield replicas
     finally:
         await asyncio.gather(*(replica.close() for replica in replicas))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from support import ASKED, ROOT, Answers, choices, commit_all, must
+from support import ASKED, ROOT, UV, Answers, choices, clean_env, commit_all, label, must, run
 
 Render = Callable[..., Path]
+Workshop = Callable[[Answers], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,6 +73,34 @@ def render(template: Path, copie_session: Copie) -> Render:
     return _render
 
 
+@pytest.fixture(scope="session")
+def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A project of each combination, in git, with the environment of its own pyproject.toml."""
+    ready: dict[str, Path] = {}
+
+    def _workshop(answers: Answers) -> Path:
+        name = label(answers)
+        if name not in ready:
+            folder = tmp_path_factory.mktemp("workshop") / name
+            shutil.copytree(render(**answers), folder)
+            commit_all(folder, "Rendered")
+            uv(folder, "sync", "--quiet")
+            ready[name] = folder
+        return ready[name]
+
+    return _workshop
+
+
+def uv(folder: Path, *arguments: str, timeout: float = 300) -> str:
+    """Run uv in a rendered project; when that fails, show all it said."""
+    # What mypy knows of the dependencies is good for all of them.
+    cache = ROOT / ".mypy_cache" / "rendered"
+    done = run(UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache)), timeout=timeout)
+    if done.returncode != 0:
+        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
+    return done.stdout
+
+
 @pytest.fixture
 def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
     """Render a project of the test's own, as a git repository with everything committed."""
@@ -86,15 +115,17 @@ def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the rendered projects' own test suites said."""
-    said = [
-        (report.nodeid, value)
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        for name, value in report.user_properties
-        if name == "rendered suite"
-    ]
-    if said:
-        terminalreporter.section("test suites of the rendered projects")
-        for nodeid, value in said:
-            terminalreporter.write_line(f"{nodeid}:\n{value}")
+    """Show what the rendered projects' own test suites said, and the tables of their torture."""
+    titles = {"rendered suite": "test suites of the rendered projects", "torture": "torture"}
+    for name, title in titles.items():
+        said = [
+            (report.nodeid, value)
+            for outcome in ("passed", "failed")
+            for report in terminalreporter.getreports(outcome)
+            for property_name, value in report.user_properties
+            if property_name == name
+        ]
+        if said:
+            terminalreporter.section(title)
+            for nodeid, value in said:
+                terminalreporter.write_line(f"{nodeid}:\n{value}")

@@ -211,8 +211,9 @@ async def running(count: int, make: Callable[[int], Replica]) -> AsyncIterator[l
     replicas: list[Replica] = []
     try:
         for number in range(1, count + 1):
-            replicas.append(make(number))
-            await replicas[-1].start()
+            replica = make(number)
+            await replica.start()
+            replicas.append(replica)
         await asyncio.gather(*(replica.listens() for replica in replicas))
         yield replicas
     finally:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from bot.state.engine import ENGINE
+from tests.torture.clock import LIBRARY
 from tests.torture.driver import Outcome, Plan, Setup, setups, share, short, torture
 from tests.torture.ledger import table
 
@@ -34,6 +35,8 @@ def main() -> int:
         if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
     }
 
+    if not LIBRARY:
+        print("libfaketime is not installed: the clocks of servers stay right")
     outcomes = {setup.name: Outcome() for setup in wanted.values()}
     end = time.monotonic() + 60 * chosen.minutes
     seed = chosen.seed

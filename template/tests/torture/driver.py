@@ -191,7 +191,7 @@ async def torture(
             writing.cancel()
         said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
         outcome.balance = ledger.balance(exports, said)
-        await asyncio.gather(*(each.terminate() for each in replicas))
+        await asyncio.gather(*(each.stop() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome
 

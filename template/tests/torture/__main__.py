@@ -15,8 +15,9 @@ from pathlib import Path
 
 from bot.state.engine import ENGINE
 from tests.torture.clock import LIBRARY
-from tests.torture.driver import Outcome, Plan, Setup, setups, share, short, torture
+from tests.torture.driver import Outcome, Setup, setups, short_setups, torture
 from tests.torture.ledger import table
+from tests.torture.plan import Plan, share, short
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     chosen = parser.parse_args()
-    possible = setups(chosen.bot)
+    possible = short_setups(chosen.bot) if chosen.short else setups(chosen.bot)
     wanted = {
         number: setup
         for number, setup in enumerate(possible)

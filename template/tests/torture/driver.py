@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +12,14 @@ from typing import Any, Literal
 
 from tests.fake_telegram import FakeTelegram
 from tests.torture.backend import rendered_backend
-from tests.torture.faults import KILL, OF_POLLING, OF_WEBHOOKS, Stage
+from tests.torture.faults import KILL, Stage
 from tests.torture.ledger import Balance, Ledger
 from tests.torture.link import Link
 from tests.torture.people import USERS, People
+from tests.torture.plan import Plan
 from tests.torture.processes import Replica, balancer, running
 
 Mode = Literal["polling", "webhook"]
-Step = tuple[str, ...]
-"""Names of faults that happen at the same time."""
-
 WEBHOOK_TIMEOUT = 1.0
 """Seconds that Telegram waits for an answer; in reality 60."""
 
@@ -54,6 +52,12 @@ def setups(bot: str = Setup.bot) -> list[Setup]:
     return [Setup("polling", 1, bot), *(Setup("webhook", count, bot) for count in sorted({1, most}))]
 
 
+def short_setups(bot: str = Setup.bot) -> list[Setup]:
+    """Both modes, with as many processes as can share the work."""
+    possible = setups(bot)
+    return [possible[0], possible[-1]]
+
+
 @dataclass
 class Outcome:
     """What came of a run.
@@ -80,44 +84,6 @@ class Outcome:
             self.kills + other.kills,
             self.problems + other.problems,
         )
-
-
-Plan = Callable[[Sequence[str], Random], list[Step]]
-"""Chooses from the names of all faults there are."""
-
-KILLS, COMBINATIONS = 7, 5
-
-
-def share(number: int, of: int) -> Plan:
-    """A part of everything: every fault happens alone in one of the parts, and kills in each of them.
-
-    Then several happen at the same time, a kill among them.
-    """
-
-    def plan(names: Sequence[str], chance: Random) -> list[Step]:
-        kill = tuple(name for name in names if name == KILL)  # empty, where that loses everything
-        others = [name for name in names if name != KILL]
-        own = {name for place, name in enumerate(others) if place % of == number % of}
-        own |= OF_WEBHOOKS.keys() | OF_POLLING.keys()
-        alone = [(name,) for name in others if name in own] + [kill] * KILLS * len(kill)
-        together = [(*kill, *chance.sample(others, 2)) for _ in range(COMBINATIONS)]
-        chance.shuffle(alone)
-        return alone + together
-
-    return plan
-
-
-SHORT = (
-    "bot: kill -9", "duplicates", "answers lost", "bot: SIGTERM", "bot: kill -9", "connections cut",
-    "bot: kill -9", "restarted", "bot: kill -9", "thinks longer than Telegram waits", "kill -9",
-    "bot: frozen",
-)  # fmt: skip
-
-
-def short(names: Sequence[str], chance: Random) -> list[Step]:
-    """A few, always the same: at each step everything whose name ends like this, whatever it befalls."""
-    steps = (tuple(name for name in names if name.endswith(ending)) for ending in SHORT)
-    return [step for step in steps if step]
 
 
 async def torture(
@@ -169,7 +135,7 @@ async def torture(
         faults = on_stage.faults()
         writing = asyncio.create_task(people.write())
         try:
-            chance = Random(f"{seed} faults")
+            chance = Random(f"{seed} {setup.name}")
             for step in plan(list(faults), chance):
                 await _progress(telegram, chance.randint(5, 25))
                 await asyncio.sleep(chance.uniform(0, 0.2))

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.driver import Setup, setups, short, torture
-
-MODES = {setup.mode: setup for setup in setups()}
-"""Each with as many processes as can share the work."""
+from tests.torture.driver import Setup, short_setups, torture
+from tests.torture.plan import short
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("setup", MODES.values(), ids=MODES.keys())
+@pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: setup.mode)
 async def test_nothing_is_lost_doubled_or_out_of_order(setup: Setup, tmp_path: Path) -> None:
     outcome = await torture(setup, seed=1, folder=tmp_path, plan=short)
     assert outcome.problems == []

@@ -19,6 +19,7 @@ import copying
 import idling
 import starting
 import throughput
+import turning
 from measuring import Row, machine
 from workshop import Workshop
 
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "start": starting.measure,
     "webhook": throughput.measure,
     "idle": idling.measure,
+    "turn": turning.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -19,6 +19,7 @@ import copying
 import idling
 import starting
 import throughput
+import transferring
 import turning
 from measuring import Row, machine
 from workshop import Workshop
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "webhook": throughput.measure,
     "idle": idling.measure,
     "turn": turning.measure,
+    "transfer": transferring.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

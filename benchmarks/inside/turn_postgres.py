@@ -163,6 +163,7 @@ async def compared(url: str, folder: Path, in_the_end: AsyncExitStack) -> dict[s
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
     found["commits"] = await commit_rates(ours.store)
+    found["bare commits"] = await measure({"wide": bare(pool, "1000-"), "narrow": bare(pool, "10-")})
     found["bytes"] = {}
     for name in keepers:
         async with CountingProxy(lambda: connect(url)) as proxy:
@@ -172,6 +173,16 @@ async def compared(url: str, folder: Path, in_the_end: AsyncExitStack) -> dict[s
             keeper = Sketch(near_pool) if name == "sketch" else await opened(near, in_the_end)
             found["bytes"][name] = await proxy.bytes_per(keeper.turn)
     return found
+
+
+def bare(pool: Any, prefix: str) -> Rate:
+    """Change one key of the users that `commit_rates` made, with nothing around it."""
+
+    async def update(user_id: str, number: int) -> None:
+        query = "UPDATE user_state SET state = state || $2 WHERE user_id = $1"
+        await pool.execute(query, f"{prefix}{user_id}", f'{{"key_7": {number}}}')
+
+    return rate_of(update, 1)
 
 
 async def opened(url: str, in_the_end: AsyncExitStack) -> Ours:

@@ -256,7 +256,9 @@ def _serialised(value: Any) -> bytes | None:
         return None
 
 
-_AS_IT_IS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
 """Has orjson refuse what `dumps` refuses, where it can."""
 
 

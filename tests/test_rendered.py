@@ -17,7 +17,14 @@ from support import ROOT, Answers, combinations, label, run, text_files, uv
 
 INSIDE = ROOT / "tests" / "inside"
 
-COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
+COMBINATIONS = pytest.mark.parametrize(
+    "answers",
+    # What is tested of one project is tested by one process: the environment is made once.
+    [
+        pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(label(each)))
+        for each in combinations()
+    ],
+)
 
 # Names that are allowed and that a careless template would turn into something else than text.
 TRICKY_NAMES = [
@@ -156,6 +163,7 @@ def test_rendered_suite_passes(
     record_property("rendered suite", "\n".join([*lines, summary]))
 
 
+@pytest.mark.xdist_group(label(combinations()[0]))
 @pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
 def test_what_all_projects_share(workshop: Workshop, name: str) -> None:
     """Tests of files that are the same in every project, and too long a story to stand in each of them.

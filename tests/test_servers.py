@@ -18,6 +18,8 @@ import pytest
 from conftest import Workshop
 from support import must, uv
 
+pytestmark = pytest.mark.xdist_group("servers")
+
 SUITES = ("tests/contract", "tests/test_state_cli.py")
 PATIENCE = 30.0
 

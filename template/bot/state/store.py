@@ -97,11 +97,15 @@ class Outgoing:
 
     Attributes:
         replies: what to send, in order, as `bot.telegram.replies` wrote it.
-        at: when they were committed, in seconds since 1970.
+        at: when the update came, in seconds since 1970 by Telegram's clock; `None` for one that does not say.
     """
 
     replies: list[dict[str, Any]]
-    at: float
+    at: float | None
+
+    def is_over(self, now: float | None) -> bool:
+        """Whether Telegram can no longer deliver the update again. `now` is by Telegram's clock, too."""
+        return self.at is not None and now is not None and now - self.at > OUTBOX_SECONDS
 
     def to_json(self) -> dict[str, Any]:
         """The replies as a JSON object."""

@@ -15,7 +15,6 @@ import orjson
 
 from bot.state.codec import dumps
 from bot.state.store import (
-    OUTBOX_SECONDS,
     Changes,
     Limits,
     Message,
@@ -144,7 +143,11 @@ class Turn:
         return None if is_nothing else changes
 
     def outbox_changes(
-        self, update_id: int, replies: list[dict[str, Any]], delivered: Callable[[int], bool]
+        self,
+        update_id: int,
+        replies: list[dict[str, Any]],
+        delivered: Callable[[int], bool],
+        now: float | None,
     ) -> Mapping[int, bytes | None]:
         """What the outbox gains and loses with this turn.
 
@@ -152,12 +155,11 @@ class Turn:
             update_id: the update applied.
             replies: its replies, serialised.
             delivered: tells of an update whether this process delivered its replies.
+            now: when the update came, by Telegram's clock. A clock of our own may be wrong by days, and what
+                is dropped by it could be the only copy of a reply that another process was killed over.
         """
-        now = time.time()
         changes: dict[int, bytes | None] = {
-            key: None
-            for key, entry in self._record.outbox.items()
-            if delivered(key) or now - entry.at > OUTBOX_SECONDS
+            key: None for key, entry in self._record.outbox.items() if delivered(key) or entry.is_over(now)
         }
         if replies:
             changes[update_id] = encode_outgoing(Outgoing(replies, now))

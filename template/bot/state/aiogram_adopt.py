@@ -1,0 +1,5 @@
+"""x."""
+
+
+def adopt_fsm() -> None:
+    """X."""

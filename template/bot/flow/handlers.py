@@ -1,8 +1,8 @@
 """The conversation's handlers: each takes an answer, keeps it, moves on, and returns the next question.
 
 Step and answers are part of the user's record, and are committed in one piece with whatever else the update
-changes. So a bot that is killed between two steps goes on where it was, and the last answer and what is made of
-all of them are kept together or not at all. Replies are returned, un-awaited: they go out after the commit.
+changes. So a bot that is killed between two steps goes on where it was, and the last answer is kept together
+with what is made of all of them, or not at all. Replies are returned, un-awaited, to go out after the commit.
 
 Who stops half-way stays at the step for as long as `FSM_TTL` says. After that, step and answers are gone
 together, and what the user writes goes to the agent.

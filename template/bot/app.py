@@ -73,7 +73,7 @@ async def open_app(
         try:
             await store.connect()
             await agent.connect()
-            dispatcher = make_dispatcher(store, agent)
+            dispatcher = make_dispatcher(store, agent, settings)
             yield App(settings, bot, dispatcher, store, Transactions(bot, dispatcher, store, settings))
         except StateError as error:
             raise OperatorError(f"the {store.name} store cannot be used: {error}") from error

@@ -127,7 +127,7 @@ class UserRecord:
         token: names the commit that wrote this version.
         state: the owner's own keys.
         history: the conversation, oldest message first.
-        fsm: per conversation flow `{"state": ..., "data": ...}`, see `bot.state.fsm`.
+        fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.state.fsm`.
         applied: ids of the updates applied last, oldest first.
         outbox: per update id, its replies not yet known to be delivered.
         forgotten: the version at which the user was last forgotten; 0 for never.

@@ -1,6 +1,7 @@
 """The running bot: its parts put together, started, and stopped without losing anything."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -38,7 +39,14 @@ class App:
     bot: Bot
     dispatcher: Dispatcher
     store: StateStore
+    agent: TelegramAgentAdapter
     transactions: Transactions
+
+    async def drain(self) -> None:
+        """Finish what is under way, updates first, within `SHUTDOWN_TIMEOUT`; give up the rest."""
+        deadline = time.monotonic() + self.settings.shutdown_timeout
+        await self.transactions.drain(self.settings.shutdown_timeout)
+        await self.agent.drain(deadline - time.monotonic())
 
 
 @asynccontextmanager
@@ -64,8 +72,8 @@ async def open_app(
     """
     store = store or create_store(settings)
     agent = agent or Agent(token)
-    agent.store = store
     bot = Bot(token, session=session)
+    agent.store, agent.bot = store, bot
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bot.session.close)
         stack.push_async_callback(store.close)
@@ -74,7 +82,8 @@ async def open_app(
             await store.connect()
             await agent.connect()
             dispatcher = make_dispatcher(store, agent)
-            yield App(settings, bot, dispatcher, store, Transactions(bot, dispatcher, store, settings))
+            transactions = Transactions(bot, dispatcher, store, settings, agent)
+            yield App(settings, bot, dispatcher, store, agent, transactions)
         except StateError as error:
             raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
 
@@ -120,7 +129,7 @@ async def run(
                 listening(port)
             await _receive_until(stop, receiver)
         finally:
-            await app.transactions.drain(settings.shutdown_timeout)
+            await app.drain()
             await receiver.close()
             await runner.cleanup()
     log.info("stopped")
@@ -151,13 +160,16 @@ class _Receiver:
         Raises:
             OperatorError: Telegram refuses for good.
         """
-        with meanwhile(0, lambda: _announce_commands(self._app.bot)):
-            if not self._app.settings.webhook_url:
-                await self._poller.run()
-            await register(self._app.bot, self._app.settings, self._kinds)
-            self._is_registered = True
-            log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
-            await asyncio.Event().wait()
+        try:
+            with meanwhile(0, lambda: _announce_commands(self._app.bot)):
+                if not self._app.settings.webhook_url:
+                    await self._poller.run()
+                await register(self._app.bot, self._app.settings, self._kinds)
+                self._is_registered = True
+                log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
+                await asyncio.Event().wait()
+        finally:
+            self._is_registered = self._poller.is_running = False
 
     async def close(self) -> None:
         """Confirm what was done since the last poll."""

@@ -14,6 +14,7 @@ from aiogram.fsm.strategy import FSMStrategy
 from aiogram.methods import SendMessage
 from aiogram.types import Message
 
+from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
 from bot.state.fsm import RecordStorage
 from bot.state.store import StateStore
@@ -133,7 +134,7 @@ async def test_a_flow_over_http(store: StateStore, strategy: FSMStrategy) -> Non
         bot = Bot(telegram.token, session=session)
         dispatcher = Dispatcher(storage=RecordStorage(store), fsm_strategy=strategy)
         dispatcher.include_router(flow())
-        transactions = Transactions(bot, dispatcher, store, Settings())
+        transactions = Transactions(bot, dispatcher, store, Settings(), TelegramAgentAdapter(""))
         poller = asyncio.create_task(Poller(bot, transactions, ["message"]).run())
         for text in ("hello", "Ann", "33"):
             telegram.message(text, user_id=1, chat_id=-100)

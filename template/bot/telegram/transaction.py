@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,9 @@ from aiogram.types import Chat, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 
 from bot import metrics
+from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
+from bot.state.codec import clean
 from bot.state.store import (
     Changes,
     StateConflict,
@@ -43,6 +45,9 @@ CALLBACK_PATIENCE = 3.0
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
+
+ON_ERROR_SECONDS = 5.0
+"""How long the owner's `on_error` may take."""
 
 SORRY = "Sorry, something went wrong with this message. Please try another one."
 SORRY_TOO_LARGE = (
@@ -73,10 +78,18 @@ class _Sender:
 class Transactions:
     """Deals with updates, each exactly once in its effect on state."""
 
-    def __init__(self, bot: Bot, dispatcher: Dispatcher, store: StateStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        dispatcher: Dispatcher,
+        store: StateStore,
+        settings: Settings,
+        agent: TelegramAgentAdapter,
+    ) -> None:
         """Make it; nothing runs yet."""
         self._bot = bot
         self._dispatcher = dispatcher
+        self._agent = agent
         self._store = store
         self._settings = settings
         self._order = KeyedOrder()
@@ -163,10 +176,10 @@ class Transactions:
     async def _until_done(self, update: Update, sender: _Sender, keep_trying: bool) -> str:
         delay, longest = RETRY_DELAYS
         while True:
-            if self._draining.is_set():
-                raise NotAcknowledged("the bot is shutting down")
             try:
                 async with self._slots:
+                    if self._draining.is_set():
+                        raise NotAcknowledged("the bot is shutting down")
                     outcome = await self._attempt(update, sender)
             except (StateUnavailable, StateConflict, DeliveryFailed) as error:
                 metrics.RETRIES.inc()
@@ -189,7 +202,8 @@ class Transactions:
                     record = await self._store.load(sender.user_id)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                await self._deliver(update, await self._apology(update, sender, SORRY_CORRUPT))
+                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
+                await self._deliver(update, await self._apology(turn, update, sender, error))
                 return "corrupt"
             if update.update_id in record.applied:
                 metrics.DUPLICATES.inc()
@@ -214,19 +228,20 @@ class Transactions:
             outcome = await self._handle(turn, update)
             replies = await self._prepared(turn, update)
             changes = turn.changes()
-            if changes is None:
-                return outcome, replies
-            await self._commit(turn, update, changes, replies)
+            if changes is not None:
+                await self._commit(turn, update, changes, replies)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
-            outcome, apology = _failure(error)
+            outcome = _failure(error)[0]
             if isinstance(error, StateTooLarge):
                 log.warning("record would be too large", reason=str(error))
             else:
                 log.exception("update failed; its user got an apology")
-            replies = await self._apology(update, sender, apology)
+            replies = await self._apology(turn, update, sender, error)
             await self._commit(turn, update, Changes(), replies)
+        else:
+            turn.committed()
         return outcome, replies
 
     async def _without_record(self, update: Update, sender: _Sender) -> str:
@@ -239,15 +254,18 @@ class Transactions:
             raise
         except Exception as error:
             log.exception("update failed")
-            outcome, apology = _failure(error)
-            replies = await self._apology(update, sender, apology) if update.message else []
+            outcome = _failure(error)[0]
+            apology = await self._apology(turn, update, sender, error)
+            replies = apology if update.message else []
+        else:
+            turn.committed()
         await self._deliver(update, replies)
         return outcome
 
     async def _handle(self, turn: Turn, update: Update) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
         with turn.active():
-            async with asyncio.timeout(self._settings.agent_timeout):
+            async with _limited(self._settings.agent_timeout):
                 result = await self._dispatcher.feed_update(self._bot, update)
         if result is UNHANDLED:
             return "ignored"
@@ -259,8 +277,20 @@ class Transactions:
     async def _prepared(self, turn: Turn, update: Update) -> list[Reply]:
         return await self._with_answer(update, turn.replies)
 
-    async def _apology(self, update: Update, sender: _Sender, text: str) -> list[Reply]:
-        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat else []
+    async def _apology(self, turn: Turn, update: Update, sender: _Sender, error: Exception) -> list[Reply]:
+        """Tell the owner of an error, and prepare what to tell the user."""
+        text = _failure(error)[1]
+        try:
+            # In a turn that nobody commits: what is changed now must not get in the way of the apology.
+            with (aside := turn.as_loaded()).active():
+                async with _limited(ON_ERROR_SECONDS):
+                    chosen = await self._agent.on_error(error)
+            aside.committed()
+            if chosen is not None:
+                text = clean(chosen)
+        except Exception:
+            log.exception("on_error failed itself")
+        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
         return await self._with_answer(update, methods)
 
     async def _with_answer(self, update: Update, methods: Sequence[TelegramMethod[Any]]) -> list[Reply]:
@@ -300,6 +330,19 @@ class Transactions:
             self._sent.set(update.update_id, number)
 
 
+@contextlib.asynccontextmanager
+async def _limited(seconds: float) -> AsyncIterator[None]:
+    """Limit the owner's code in time, and take it for an error when it cancels itself."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise RuntimeError("waited for something that was cancelled") from error
+
+
 def _sender(update: Update) -> _Sender:
     context = UserContextMiddleware.resolve_event_context(update)
     message = update.message or update.edited_message
@@ -319,8 +362,13 @@ def _kind(update: Update) -> str | None:
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    if isinstance(error, StateTooLarge):
-        return "too large", SORRY_TOO_LARGE
-    if isinstance(error, TimeoutError):
-        return "timeout", SORRY
-    return "failed", SORRY
+    """How an update ended that failed, and the usual apology for it."""
+    match error:
+        case StateTooLarge():
+            return "too large", SORRY_TOO_LARGE
+        case StateCorrupt():
+            return "corrupt", SORRY_CORRUPT
+        case TimeoutError():
+            return "timeout", SORRY
+        case _:
+            return "failed", SORRY

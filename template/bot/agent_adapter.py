@@ -126,8 +126,8 @@ class TelegramAgentAdapter:
         """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
 
         It is logged already and its user gets an apology. Override this to report it elsewhere, or to choose
-        other words. `self.turn` shows the record as it was before the update; what is changed there is dropped.
-        It has five seconds; should it fail itself, the usual apology is sent.
+        other words. `self.turn` shows the record as it was before the update; changes of it are dropped. It
+        has five seconds; should it fail itself, the usual apology is sent.
 
         Args:
             error: what happened.

@@ -10,9 +10,11 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.types import BotCommandScopeAllPrivateChats
 from aiohttp import web
 
+from bot import metrics
 from bot.agent import Agent
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
@@ -26,7 +28,10 @@ from bot.telegram.meanwhile import meanwhile
 from bot.telegram.polling import Poller
 from bot.telegram.replies import Session
 from bot.telegram.transaction import Transactions
-from bot.telegram.webhook import BODY_LIMIT, Webhook, register
+from bot.telegram.webhook import BODY_LIMIT, Webhook, is_same_address, register
+
+WATCH_SECONDS = 30.0
+"""How often Telegram is asked what is waiting."""
 
 log = structlog.get_logger()
 
@@ -81,7 +86,7 @@ async def open_app(
         try:
             await store.connect()
             await agent.connect()
-            dispatcher = make_dispatcher(store, agent)
+            dispatcher = make_dispatcher(store, agent, settings)
             transactions = Transactions(bot, dispatcher, store, settings, agent)
             yield App(settings, bot, dispatcher, store, agent, transactions)
         except StateError as error:
@@ -161,7 +166,7 @@ class _Receiver:
             OperatorError: Telegram refuses for good.
         """
         try:
-            with meanwhile(0, lambda: _announce_commands(self._app.bot)):
+            with meanwhile(0, lambda: _announce_commands(self._app.bot)), meanwhile(0, self._watch):
                 if not self._app.settings.webhook_url:
                     await self._poller.run()
                 await register(self._app.bot, self._app.settings, self._kinds)
@@ -170,6 +175,22 @@ class _Receiver:
                 await asyncio.Event().wait()
         finally:
             self._is_registered = self._poller.is_running = False
+
+    async def _watch(self) -> None:
+        """Ask Telegram, now and then, how many updates wait there and whether it still delivers here."""
+        url = self._app.settings.webhook_url
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                info = await self._app.bot.get_webhook_info()
+            except (TelegramAPIError, ClientDecodeError) as error:
+                log.debug("Telegram does not say what is waiting", reason=type(error).__name__)
+                continue
+            metrics.PENDING.set(info.pending_update_count)
+            if url:
+                self._is_registered = is_same_address(info.url, url)
+                if not self._is_registered:
+                    log.warning("another webhook is set, or none: restart the bot to register its own again")
 
     async def close(self) -> None:
         """Confirm what was done since the last poll."""

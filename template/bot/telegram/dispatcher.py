@@ -3,13 +3,18 @@
 from aiogram import Dispatcher
 
 from bot.agent_adapter import TelegramAgentAdapter
+from bot.config import Settings
 from bot.state.fsm import RecordStorage
 from bot.state.store import StateStore
+from bot.telegram.flood import FloodProtection
 from bot.telegram.handlers import routers
 
 
-def make_dispatcher(store: StateStore, agent: TelegramAgentAdapter) -> Dispatcher:
+def make_dispatcher(store: StateStore, agent: TelegramAgentAdapter, settings: Settings) -> Dispatcher:
     """Make the dispatcher; `bot run` and `bot chat` use the same."""
     dispatcher = Dispatcher(storage=RecordStorage(store), agent=agent)
+    if settings.flood_limit:
+        flood = FloodProtection(settings.flood_limit, settings.flood_seconds)
+        dispatcher.message.outer_middleware(flood)
     dispatcher.include_routers(*routers())
     return dispatcher

@@ -95,9 +95,11 @@ class Transactions:
         self._order = KeyedOrder()
         self._slots = asyncio.Semaphore(settings.max_concurrent_updates)
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._waiting_since: dict[int, float] = {}
         self._sent: Recent[int] = Recent()
         self._finished: Recent[bool] = Recent()
         self._draining = asyncio.Event()
+        metrics.QUEUE_AGE.set_function(self._queue_age)
 
     @property
     def is_idle(self) -> bool:
@@ -128,7 +130,8 @@ class Transactions:
                 raise NotAcknowledged("the bot is shutting down")
             task = asyncio.create_task(self._in_order(update, keep_trying))
             self._running[update_id] = task
-            task.add_done_callback(lambda _: self._running.pop(update_id, None))
+            self._waiting_since[update_id] = _sent_at(update)
+            task.add_done_callback(lambda _: self._done(update_id))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -153,6 +156,14 @@ class Transactions:
         await asyncio.gather(*tasks, return_exceptions=True)
         if late:
             log.warning("given up; Telegram will deliver them again", updates=len(late))
+
+    def _done(self, update_id: int) -> None:
+        del self._running[update_id], self._waiting_since[update_id]
+
+    def _queue_age(self) -> float:
+        """Seconds for which the oldest update has waited."""
+        now = time.time()
+        return max(0.0, now - min(self._waiting_since.values(), default=now))
 
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
         kind = _kind(update)
@@ -352,6 +363,11 @@ def _sender(update: Update) -> _Sender:
         chat=context.chat,
         user_id=str(context.user.id) if context.user and is_person else None,
     )
+
+
+def _sent_at(update: Update) -> float:
+    """When it was sent or, where it does not say, now; in seconds since 1970."""
+    return update.message.date.timestamp() if update.message else time.time()
 
 
 def _kind(update: Update) -> str | None:

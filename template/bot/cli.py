@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ cli = typer.Typer(
 state = typer.Typer(help="Look at, move and erase what is kept about users.", no_args_is_help=True)
 cli.add_typer(state, name="state")
 add_commands(state)
+
+LAST_SECONDS = 5.0
+"""Seconds beyond SHUTDOWN_TIMEOUT for what is quick: confirming, closing connections."""
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
@@ -54,7 +58,8 @@ def run(
     from bot import app
 
     async def work() -> None:
-        await app.run(settings, _stop_on_signals(), skip=skip)
+        stop = _stop_on_signals(at_the_latest=settings.shutdown_timeout + LAST_SECONDS)
+        await app.run(settings, stop, skip=skip)
 
     _run(work())
 
@@ -226,12 +231,25 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+def _stop_on_signals(at_the_latest: float) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set.
+
+    Args:
+        at_the_latest: seconds after which the process ends in any case: an agent that blocks the loop, or a
+            thread of it that goes on, holds nothing up. Telegram has every update that is not done.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    end = threading.Timer(at_the_latest, os._exit, [0])
+    end.daemon = True
+
+    def ask(*_: object) -> None:
+        if not end.is_alive():
+            end.start()
+        loop.call_soon_threadsafe(stop.set)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        signal.signal(number, ask)
     return stop
 
 

@@ -20,6 +20,7 @@ from aiogram.fsm.strategy import FSMStrategy
 from aiogram.methods import SendMessage
 from aiogram.types import Message
 
+from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
 from bot.state import fsm
 from bot.state.fsm import RecordStorage
@@ -245,7 +246,7 @@ async def bot_with(
         bot = Bot(telegram.token, session=session)
         dispatcher = Dispatcher(storage=RecordStorage(store), fsm_strategy=strategy)
         dispatcher.include_router(router)
-        transactions = Transactions(bot, dispatcher, store, Settings())
+        transactions = Transactions(bot, dispatcher, store, Settings(), TelegramAgentAdapter(""))
         poller = asyncio.create_task(Poller(bot, transactions, ["message", "channel_post"]).run())
         yield telegram
         poller.cancel()

@@ -76,6 +76,7 @@ class Turn:
         self._loaded_fsm = {key: orjson.dumps(value) for key, value in record.fsm.items()}
         self._loaded_history = tuple(record.history)
         self._forget = False
+        self._afterwards: list[Callable[[], None]] = []
 
     def reply(self, method: "TelegramMethod[Any]") -> None:
         """Send `method`, un-awaited, when the turn is committed: at least once, and in order."""
@@ -112,6 +113,26 @@ class Turn:
         finally:
             self.is_open = False
             _current.reset(token)
+
+    def as_loaded(self) -> "Turn":
+        """Another turn on the record as it was loaded."""
+        record = UserRecord(
+            self.user_id,
+            version=self.version,
+            state={key: orjson.loads(value) for key, value in self._loaded_state.items()},
+            history=list(self._loaded_history),
+            fsm={key: orjson.loads(value) for key, value in self._loaded_fsm.items()},
+        )
+        return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
+
+    def when_committed(self, begin: Callable[[], None]) -> None:
+        """Have `begin` called once the turn is committed; not at all, when it is given up."""
+        self._afterwards.append(begin)
+
+    def committed(self) -> None:
+        """Note that the turn is kept, and begin what waits for that."""
+        for begin in self._afterwards:
+            begin()
 
     def changes(self) -> Changes | None:
         """What to commit; `None` when nothing changed.
@@ -221,13 +242,13 @@ async def mutate(
         with turn.active():
             result = await change(turn)
         changes = turn.changes()
-        if changes is None:
-            return result
         try:
-            await store.commit(user_id, changes, expect=record.version)
+            if changes is not None:
+                await store.commit(user_id, changes, expect=record.version)
         except StateConflict:
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         else:
+            turn.committed()
             return result
     raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", user_id)
 

@@ -7,6 +7,7 @@ from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
 from bot.state.fsm import RecordStorage
 from bot.state.store import StateStore
+from bot.telegram.flood import FloodProtection
 from bot.telegram.handlers import routers
 
 
@@ -18,5 +19,8 @@ def make_dispatcher(store: StateStore, agent: TelegramAgentAdapter, settings: Se
         fsm_strategy=FSMStrategy.USER_IN_TOPIC,
         agent=agent,
     )
+    if settings.flood_limit:
+        flood = FloodProtection(settings.flood_limit, settings.flood_seconds)
+        dispatcher.message.outer_middleware(flood)
     dispatcher.include_routers(*routers())
     return dispatcher

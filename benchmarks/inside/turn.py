@@ -88,7 +88,7 @@ class Ours:
         changes = turn.changes()
         assert changes
         reply = {"method": "sendMessage", "params": {"chat_id": "1", "text": f"Processed: message {number}"}}
-        outbox = turn.outbox_changes(number, [reply], lambda _: True)
+        outbox = turn.outbox_changes(number, [reply], lambda _: True, time.time())
         noted = Changes(
             state=changes.state,
             messages=changes.messages,

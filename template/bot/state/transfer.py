@@ -1,4 +1,4 @@
-"""Export and import: JSON Lines, one user a line, the same on every engine; a few of them in memory at a time."""
+"""Export and import: JSON Lines, one user a line, the same on every engine; few are in memory at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable

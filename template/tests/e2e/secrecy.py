@@ -80,19 +80,20 @@ async def everything_written(
             await asyncio.sleep(1)
             assert await bot.stop() == 0
         told = {"BOT_TOKEN": TOKEN, "TELEGRAM_API_URL": telegram.url, **settings}
-        doctor = await asyncio.to_thread(run, folder, "doctor", **told)
-        refused = await asyncio.to_thread(
-            run, folder, "run", **told | {"BOT_TOKEN": f"{TOKEN}X", "PORT": "0"}
+        refused, failed, *others = await asyncio.gather(
+            asyncio.to_thread(run, folder, "run", **told | {"BOT_TOKEN": f"{TOKEN}X", "PORT": "0"}),
+            asyncio.to_thread(run, folder, "run", **told | broken | {"PORT": "0"}),
+            asyncio.to_thread(run, folder, "doctor", **told),
+            asyncio.to_thread(run, folder, "doctor", **told | broken),
         )
-        away = await asyncio.to_thread(run, folder, "doctor", **told | broken)
-        failed = await asyncio.to_thread(run, folder, "run", **told | broken | {"PORT": "0"})
     assert refused.returncode == 1
     assert "check BOT_TOKEN" in refused.stderr
     assert failed.returncode == 1
-    commands = [done.stdout + done.stderr for done in (doctor, refused, away, failed)]
+    commands = [done.stdout + done.stderr for done in (refused, failed, *others)]
     written = "\n".join([bot.written, metrics, *commands])
-    for proof in ("the agent raised", "update has to wait", "without the right secret", "bot_updates_total"):
-        assert proof in written, "what it shall be looked for in"
+    for proof in ("the agent raised", "update has to wait", "bot_updates_total", "debug"):
+        assert proof in written, "this is where it is looked for"
+    assert ("without the right secret" in written) == (mode == "webhook")
     return written
 
 

@@ -1,6 +1,7 @@
 """Agents the tests talk to. Yours, in `bot/agent.py`, has its own tests in `test_agent.py`."""
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -37,10 +38,12 @@ class SourceStyleAgent(TelegramAgentAdapter):
 
 
 async def misbehave(message: str, state: dict[str, Any]) -> None:
-    """Do what the message says: `raise`, `sleep SECONDS`, `block`, `thread`, `hoard BYTES`, `spoil`."""
+    """Do what the message says: `raise`, `leak`, `sleep SECONDS`, `hoard BYTES` and so on."""
     match message.split():
         case ["raise"]:
             raise RuntimeError("the agent raised")
+        case ["leak"]:
+            raise RuntimeError(f"the environment is {dict(os.environ)}")
         case ["sleep", seconds]:
             await asyncio.sleep(float(seconds))
         case ["block", seconds]:

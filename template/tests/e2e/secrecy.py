@@ -49,7 +49,7 @@ async def everything_written(
         async with BotProcess(folder / "bot", telegram, **settings) as bot, aiohttp.ClientSession() as http:
             telegram.webhook_address = bot.url
             await bot.ready()
-            for text in ("hi", "raise", "spoil", "hoard 1000000", "/export"):
+            for text in ("hi", "raise", "leak", "spoil", "hoard 1000000", "/export"):
                 telegram.message(text, user_id=1)
             telegram.callback("forget:2:1", user_id=2)
             telegram.push({"message": {"chat": {"id": 5}, "nonsense": True}})
@@ -91,7 +91,13 @@ async def everything_written(
     assert failed.returncode == 1
     commands = [done.stdout + done.stderr for done in (refused, failed, *others)]
     written = "\n".join([bot.written, metrics, *commands])
-    for proof in ("the agent raised", "update has to wait", "bot_updates_total", "debug"):
+    for proof in (
+        "the agent raised",
+        "the environment is",
+        "update has to wait",
+        "bot_updates_total",
+        "debug",
+    ):
         assert proof in written, "this is where it is looked for"
     assert ("without the right secret" in written) == (mode == "webhook")
     return written

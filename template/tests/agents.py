@@ -43,7 +43,8 @@ async def misbehave(message: str, state: dict[str, Any]) -> None:
         case ["raise"]:
             raise RuntimeError("the agent raised")
         case ["leak"]:
-            raise RuntimeError(f"the environment is {dict(os.environ)}")
+            names = ("BOT_TOKEN", "WEBHOOK_SECRET", "REDIS_URL", "DATABASE_URL")
+            raise RuntimeError(f"the environment is {[os.environ.get(name) for name in names]}")
         case ["sleep", seconds]:
             await asyncio.sleep(float(seconds))
         case ["block", seconds]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from support import ASKED, ROOT, Answers, choices, commit_all, must
+from support import ASKED, ROOT, Answers, choices, commit_all, label, must, uv
 
 Render = Callable[..., Path]
+Workshop = Callable[[Answers], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +71,24 @@ def render(template: Path, copie_session: Copie) -> Render:
         return rendered[key]
 
     return _render
+
+
+@pytest.fixture(scope="session")
+def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A project of each combination, in git, with the environment of its own pyproject.toml."""
+    ready: dict[str, Path] = {}
+
+    def _workshop(answers: Answers) -> Path:
+        name = label(answers)
+        if name not in ready:
+            folder = tmp_path_factory.mktemp("workshop") / name
+            shutil.copytree(render(**answers), folder)
+            commit_all(folder, "Rendered")
+            uv(folder, "sync", "--quiet")
+            ready[name] = folder
+        return ready[name]
+
+    return _workshop
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_")
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "TEST_")
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
@@ -68,6 +69,18 @@ def must(*command: str | Path, cwd: Path, timeout: float = 120) -> str:
     """Run a command that has to succeed and return what it printed."""
     done = run(*command, cwd=cwd, timeout=timeout)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> str:
+    """Run uv in a rendered project; when that fails, show all it said."""
+    # What mypy knows of the dependencies is good for all of them.
+    cache = ROOT / ".mypy_cache" / "rendered"
+    done = run(
+        UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache), **settings), timeout=timeout
+    )
+    if done.returncode != 0:
+        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
     return done.stdout
 
 

@@ -12,12 +12,19 @@ import pytest
 import yaml
 from copier import run_copy
 
-from conftest import Render
-from support import ROOT, UV, Answers, clean_env, combinations, commit_all, label, run, text_files
+from conftest import Render, Workshop
+from support import ROOT, Answers, combinations, label, run, text_files, uv
 
 INSIDE = ROOT / "tests" / "inside"
 
-COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
+COMBINATIONS = pytest.mark.parametrize(
+    "answers",
+    # What is tested of one project is tested by one process: the environment is made once.
+    [
+        pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(label(each)))
+        for each in combinations()
+    ],
+)
 
 # Names that are allowed and that a careless template would turn into something else than text.
 TRICKY_NAMES = [
@@ -30,36 +37,6 @@ TRICKY_NAMES = [
     "Bot (a, b) - c.",
     "Añdré बॉट 天気",
 ]
-
-Workshop = Callable[[Answers], Path]
-
-
-@pytest.fixture(scope="session")
-def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A project of each combination, in git, with the environment of its own pyproject.toml."""
-    ready: dict[str, Path] = {}
-
-    def _workshop(answers: Answers) -> Path:
-        name = label(answers)
-        if name not in ready:
-            folder = tmp_path_factory.mktemp("workshop") / name
-            shutil.copytree(render(**answers), folder)
-            commit_all(folder, "Rendered")
-            uv(folder, "sync", "--quiet")
-            ready[name] = folder
-        return ready[name]
-
-    return _workshop
-
-
-def uv(folder: Path, *arguments: str, timeout: float = 300) -> str:
-    """Run uv in a rendered project; when that fails, show all it said."""
-    # What mypy knows of the dependencies is good for all of them.
-    cache = ROOT / ".mypy_cache" / "rendered"
-    done = run(UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache)), timeout=timeout)
-    if done.returncode != 0:
-        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
-    return done.stdout
 
 
 def documents(folder: Path) -> dict[str, Any]:
@@ -186,6 +163,7 @@ def test_rendered_suite_passes(
     record_property("rendered suite", "\n".join([*lines, summary]))
 
 
+@pytest.mark.xdist_group(label(combinations()[0]))
 @pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
 def test_what_all_projects_share(workshop: Workshop, name: str) -> None:
     """Tests of files that are the same in every project, and too long a story to stand in each of them.

@@ -147,12 +147,12 @@ def export(
             partial = file.with_name(f"{file.name}.partial")
             count = 0
             try:
-                with partial.open("wb") as output, _progress("exported") as advance:
+                with partial.open("wb") as output, _progress("exported") as show:
                     os.chmod(partial, 0o600)
                     async for line in export_lines(store):
                         output.write(line)
                         count += 1
-                        advance()
+                        show(count)
                 partial.replace(file)
             except OSError as error:
                 raise OperatorError(f"cannot write {file}: {error.strerror}") from error
@@ -165,26 +165,22 @@ def export(
 
 @state.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True)],
+    file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True, dir_okay=False)],
 ) -> None:
     """Read users' records from FILE; a user who is already there is replaced. Safe to repeat."""
 
     async def work() -> None:
-        from bot.state.codec import StateValueError
-        from bot.state.transfer import import_record, read_line
+        from bot.state.transfer import UnusableLine, import_lines
 
         async with _open_store() as store:
-            number = 0
-            with file.open("rb") as lines, _progress("imported") as advance:
-                for number, line in enumerate(lines, start=1):
-                    try:
-                        await import_record(store, read_line(line))
-                    except (ValueError, StateValueError) as error:
-                        raise OperatorError(
-                            f"{file}, line {number}: {error}; the lines before it are imported"
-                        ) from None
-                    advance()
-            print(f"imported {number} users from {file}")
+            count = 0
+            try:
+                with file.open("rb") as lines, _progress("imported") as show:
+                    async for count in import_lines(store, lines):
+                        show(count)
+            except UnusableLine as error:
+                raise OperatorError(f"{file}, {error}") from None
+            print(f"imported {count} users from {file}")
 
     _run(work())
 
@@ -282,8 +278,8 @@ async def _open_store() -> AsyncIterator["StateStore"]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[], None]]:
-    """A line on standard error that counts, when somebody watches."""
+def _progress(what: str) -> Iterator[Callable[[int], None]]:
+    """A line on standard error that says how many it is by now, when somebody watches."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -295,7 +291,7 @@ def _progress(what: str) -> Iterator[Callable[[], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda: progress.advance(task)
+        yield lambda count: progress.update(task, completed=count)
 
 
 def _pretty(value: Any) -> str:

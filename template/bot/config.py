@@ -73,6 +73,11 @@ class Settings(Environment):
         ge=0,
         description="Seconds after its last change that a user's record is kept; 0: for ever.",
     )
+    fsm_ttl: int | None = Field(
+        None,
+        ge=0,
+        description="Seconds after its last step that a flow left half-way is dropped; 0: with the record.",
+    )
     state_max_bytes: int = Field(
         262_144, ge=1_024, description="Most bytes of state and conversation kept per user."
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from bot.state.codec import clean, dumps, loads
+from bot.state.codec import clean, dumps, is_storable, loads
 
 APPLIED_LIMIT = 256
 """Applied update ids kept per user. Telegram shows at most 100 unconfirmed updates to a poller and opens
@@ -78,7 +78,8 @@ class Message:
 
     def __post_init__(self) -> None:
         """Make the text storable on every engine."""
-        object.__setattr__(self, "text", clean(self.text))
+        if not is_storable(self.text):
+            object.__setattr__(self, "text", clean(self.text))
 
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""
@@ -87,7 +88,7 @@ class Message:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(role=value["role"], text=value["text"], at=value["at"])
+        return cls(value["role"], value["text"], value["at"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,15 @@ class Outgoing:
 
     Attributes:
         replies: what to send, in order, as `bot.telegram.replies` wrote it.
-        at: when they were committed, in seconds since 1970.
+        at: when the update came, in seconds since 1970 by Telegram's clock; `None` for one that does not say.
     """
 
     replies: list[dict[str, Any]]
-    at: float
+    at: float | None
+
+    def is_over(self, now: float | None) -> bool:
+        """Whether Telegram can no longer deliver the update again. `now` is by Telegram's clock, too."""
+        return self.at is not None and now is not None and now - self.at > OUTBOX_SECONDS
 
     def to_json(self) -> dict[str, Any]:
         """The replies as a JSON object."""
@@ -122,7 +127,7 @@ class UserRecord:
         token: names the commit that wrote this version.
         state: the owner's own keys.
         history: the conversation, oldest message first.
-        fsm: per conversation flow `{"state": ..., "data": ...}`, see `bot.state.fsm`.
+        fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.state.fsm`.
         applied: ids of the updates applied last, oldest first.
         outbox: per update id, its replies not yet known to be delivered.
         forgotten: the version at which the user was last forgotten; 0 for never.

@@ -15,7 +15,6 @@ import orjson
 
 from bot.state.codec import dumps
 from bot.state.store import (
-    OUTBOX_SECONDS,
     Changes,
     Limits,
     Message,
@@ -141,9 +140,9 @@ class Turn:
         Raises:
             StateValueError: a value cannot be kept; the text names its key.
         """
-        state = _serialise(self.state, "state")
-        fsm = _serialise(self.fsm, "fsm")
-        content = _size(state) + _size(fsm)
+        state, state_size = _compare(self._loaded_state, self.state, "state")
+        fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
+        content = state_size + fsm_size
         kept = self._fitting_history(self._limits.max_bytes - content)
 
         loaded = self._loaded_history
@@ -153,8 +152,8 @@ class Turn:
         clear = bool(loaded) and (not appended_only or not kept)
 
         changes = Changes(
-            state=_difference(self._loaded_state, state),
-            fsm=_difference(self._loaded_fsm, fsm),
+            state=state,
+            fsm=fsm,
             messages=messages,
             clear_history=clear,
             keep_history=len(kept),
@@ -165,7 +164,11 @@ class Turn:
         return None if is_nothing else changes
 
     def outbox_changes(
-        self, update_id: int, replies: list[dict[str, Any]], delivered: Callable[[int], bool]
+        self,
+        update_id: int,
+        replies: list[dict[str, Any]],
+        delivered: Callable[[int], bool],
+        now: float | None,
     ) -> Mapping[int, bytes | None]:
         """What the outbox gains and loses with this turn.
 
@@ -173,12 +176,11 @@ class Turn:
             update_id: the update applied.
             replies: its replies, serialised.
             delivered: tells of an update whether this process delivered its replies.
+            now: when the update came, by Telegram's clock. A clock of our own may be wrong by days, and what
+                is dropped by it could be the only copy of a reply that another process was killed over.
         """
-        now = time.time()
         changes: dict[int, bytes | None] = {
-            key: None
-            for key, entry in self._record.outbox.items()
-            if delivered(key) or now - entry.at > OUTBOX_SECONDS
+            key: None for key, entry in self._record.outbox.items() if delivered(key) or entry.is_over(now)
         }
         if replies:
             changes[update_id] = encode_outgoing(Outgoing(replies, now))
@@ -251,22 +253,41 @@ async def mutate(
     raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", user_id)
 
 
-def _serialise(values: Mapping[str, Any], name: str) -> dict[str, bytes]:
-    dumps(dict.fromkeys(values), name)
-    return {key: dumps(value, f"{name}[{key!r}]") for key, value in values.items()}
+def _compare(
+    before: Mapping[str, bytes], values: Mapping[str, Any], name: str
+) -> tuple[dict[str, bytes | None], int]:
+    """What changed, serialised, and the bytes of everything there is now.
+
+    Only what changed is checked: the rest was when it was written.
+    """
+    changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
+    size = 0
+    for key, value in values.items():
+        serialised = before.get(key)
+        if serialised is None or serialised != _serialised(value):
+            dumps({key: None}, name)
+            changed[key] = serialised = dumps(value, f"{name}[{key!r}]")
+        size += _text_size(key) + len(serialised)
+    return changed, size
 
 
-def _difference(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, bytes | None]:
-    changed: dict[str, bytes | None] = {
-        key: value for key, value in after.items() if before.get(key) != value
-    }
-    return changed | dict.fromkeys(before.keys() - after.keys())
+def _serialised(value: Any) -> bytes | None:
+    """The value as it is compared; `None` when there is no telling."""
+    try:
+        return orjson.dumps(value, option=_AS_IT_IS)
+    except orjson.JSONEncodeError:
+        return None
 
 
-def _size(parts: Mapping[str, bytes]) -> int:
-    return sum(len(key.encode()) + len(value) for key, value in parts.items())
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
+"""Has orjson refuse what `dumps` refuses, where it can."""
 
 
 def _message_size(message: Message) -> int:
-    text = message.text
+    return _text_size(message.text)
+
+
+def _text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())

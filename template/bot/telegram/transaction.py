@@ -39,6 +39,7 @@ from bot.telegram.meanwhile import meanwhile
 from bot.telegram.order import KeyedOrder
 from bot.telegram.recent import Recent
 from bot.telegram.replies import DeliveryFailed, Reply, prepare, send
+from bot.telegram.updates import date_of
 
 CALLBACK_PATIENCE = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
@@ -314,7 +315,7 @@ class Transactions:
     async def _commit(self, turn: Turn, update: Update, changes: Changes, replies: list[Reply]) -> None:
         update_id = update.update_id
         stored = [reply.to_json() for reply in replies]
-        outbox = turn.outbox_changes(update_id, stored, self._finished.__contains__)
+        outbox = turn.outbox_changes(update_id, stored, self._finished.__contains__, date_of(update))
         with metrics.COMMIT_SECONDS.time():
             await self._store.commit(
                 turn.user_id,

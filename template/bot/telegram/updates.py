@@ -23,3 +23,10 @@ def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
         log.error("update not understood, skipped", update_id=raw["update_id"], places=places[:5])
         return None
+
+
+def date_of(update: Update) -> float | None:
+    """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
+    edited_at: int | None = getattr(update.event, "edit_date", None)
+    date = getattr(update.event, "date", None)
+    return edited_at or (date.timestamp() if date else None)

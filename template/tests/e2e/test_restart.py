@@ -1,6 +1,8 @@
 """Stopped, cut off and started again over the same store: nothing is lost, nothing happens twice."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,8 +76,13 @@ async def test_a_reply_cut_off_after_the_commit_comes_after_the_restart(
     assert update_id not in (await bot.record(1)).outbox
 
 
+@pytest.mark.parametrize("days", [0, 3], ids=["", "by a clock that is wrong"])
 async def test_it_comes_also_when_another_update_went_through_meanwhile(
-    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+    make_runtime: MakeRuntime,
+    telegram: FakeTelegram,
+    mode: Mode,
+    days: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bot = await make_runtime(mode).start()
     telegram.delay("sendMessage", 30, times=1)
@@ -83,6 +90,7 @@ async def test_it_comes_also_when_another_update_went_through_meanwhile(
     await committed(bot, 1, lost)
     await bot.cut_off()
 
+    monkeypatch.setattr("bot.state.turn.time", SimpleNamespace(time=lambda: time.time() + days * 86_400))
     other = make_runtime(mode)
     other.telegram = FakeTelegram(token=telegram.token)
     async with other.telegram as elsewhere:
@@ -97,6 +105,22 @@ async def test_it_comes_also_when_another_update_went_through_meanwhile(
         await telegram.settled()
     assert telegram.texts(1) == ["Processed: in private (#1)"]
     assert (await bot.record(1)).state["message_count"] == 2
+
+
+async def test_a_reply_is_forgotten_a_day_after_telegram_forgot_its_update(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    """A process that has ended took along that it had delivered the reply."""
+    async with make_runtime(mode):
+        old = telegram.message("hi", user_id=1)
+        await telegram.settled()
+    async with make_runtime(mode) as bot:
+        telegram.message("soon after", user_id=1, date=int(time.time()) + 24 * 3600)
+        await telegram.settled()
+        assert old in (await bot.record(1)).outbox
+        telegram.message("much later", user_id=1, date=int(time.time()) + 26 * 3600)
+        await telegram.settled()
+        assert old not in (await bot.record(1)).outbox
 
 
 async def test_a_whole_window_that_comes_again_changes_nothing(

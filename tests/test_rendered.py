@@ -224,7 +224,7 @@ def tests_to_run(render: Render, answers: Answers) -> list[str]:
 
 @pytest.mark.parametrize("answers", [each for each in combinations() if proven_by(each)], ids=label)
 def test_what_is_not_tested_again_is_the_same(render: Render, answers: Answers) -> None:
-    """Where projects share an engine, what one of them proves holds for all: they are made of the same files."""
+    """Where projects share an engine, what one of them proves holds for all: their files are the same."""
     ours, theirs = render(**answers), render(**(proven_by(answers) or {}))
     shared = [path.relative_to(theirs) for path in text_files(theirs)]
     for path in shared:

@@ -170,7 +170,7 @@ def test_rendered_suite_passes(
     record_property: Callable[[str, object], None],
 ) -> None:
     """The project's own tests pass; what they skipped and their number is shown in the end."""
-    tests = tests_to_run(render, answers)
+    tests = suite_of(render, answers)
     printed = uv(workshop(answers), "run", "pytest", "-q", "-rs", *tests, timeout=1200)
     lines = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
     summary = printed.rstrip().splitlines()[-1]
@@ -178,7 +178,7 @@ def test_rendered_suite_passes(
     record_property("rendered suite", "\n".join([*lines, summary]))
 
 
-def tests_to_run(render: Render, answers: Answers) -> list[str]:
+def suite_of(render: Render, answers: Answers) -> list[str]:
     """What pytest is told to run: everything, or what another project with the same engine does not prove."""
     other = proven_by(answers)
     if other is None:

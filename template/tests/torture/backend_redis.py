@@ -60,7 +60,7 @@ class RedisBackend:
 
     def settings(self, links: Sequence[Link]) -> dict[str, str]:
         (link,) = links
-        # A bot that starts while the server is frozen shall wait for it, rather than end and be started again.
+        # A bot that starts while the server is frozen shall wait for it, not end and be started again.
         return {"REDIS_URL": f"redis://127.0.0.1:{link.port}", "REDIS_CONNECT_TIMEOUT": "60"}
 
     def troubles(self) -> Mapping[str, Trouble]:

@@ -19,6 +19,8 @@ import copying
 import idling
 import starting
 import throughput
+import transferring
+import turning
 from measuring import Row, machine
 from workshop import Workshop
 
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "start": starting.measure,
     "webhook": throughput.measure,
     "idle": idling.measure,
+    "turn": turning.measure,
+    "transfer": transferring.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -32,7 +32,7 @@ class Workshop:
         """Make nothing yet."""
         self.folder = folder
         self._template: Path | None = None
-        self._project: Path | None = None
+        self._projects: dict[str, Path] = {}
 
     @property
     def template(self) -> Path:
@@ -50,14 +50,20 @@ class Workshop:
     @property
     def project(self) -> Path:
         """A project with the default answers and the environment a deployment gets, compiled."""
-        if self._project is None:
-            self._project = self.folder / "mybot"
-            copy = (sys.executable, "-m", "copier", "copy", "--quiet", "--defaults")
-            must(*copy, str(self.template), str(self._project), cwd=self.folder)
-            sync = (UV, "sync", "--quiet", "--no-dev", "--compile-bytecode", "--python", sys.executable)
-            must(*sync, cwd=self._project, timeout=600)
-            must(self.python, "-m", "compileall", "-q", "bot", cwd=self._project)
-        return self._project
+        return self.rendered("memory", "--no-dev")
+
+    def rendered(self, backend: str, *sync: str) -> Path:
+        """A project of a backend, with the environment that `uv sync` makes with these options, compiled."""
+        if backend not in self._projects:
+            folder = self.folder / f"{backend}-bot"
+            answers = ("--defaults", "--data", f"backend={backend}")
+            copy = (sys.executable, "-m", "copier", "copy", "--quiet", *answers)
+            must(*copy, str(self.template), str(folder), cwd=self.folder)
+            environment = (UV, "sync", "--quiet", "--compile-bytecode", "--python", sys.executable, *sync)
+            must(*environment, cwd=folder, timeout=600)
+            must(folder / ".venv" / "bin" / "python", "-m", "compileall", "-q", "bot", cwd=folder)
+            self._projects[backend] = folder
+        return self._projects[backend]
 
     @property
     def python(self) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from support import ASKED, ROOT, UV, Answers, choices, clean_env, commit_all, label, must, run
+from support import ASKED, ROOT, Answers, choices, commit_all, label, must, uv
 
 Render = Callable[..., Path]
 Workshop = Callable[[Answers], Path]
@@ -89,16 +89,6 @@ def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Worksh
         return ready[name]
 
     return _workshop
-
-
-def uv(folder: Path, *arguments: str, timeout: float = 300) -> str:
-    """Run uv in a rendered project; when that fails, show all it said."""
-    # What mypy knows of the dependencies is good for all of them.
-    cache = ROOT / ".mypy_cache" / "rendered"
-    done = run(UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache)), timeout=timeout)
-    if done.returncode != 0:
-        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
-    return done.stdout
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +25,13 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_")
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "TEST_")
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
     "DATABASE_SCHEMA", "DATABASE_POOL_SIZE", "DATABASE_TIMEOUT", "DATABASE_POOLER",
-    "STATE_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT", "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
+    "FLOOD_LIMIT", "FLOOD_SECONDS", "PGPASSWORD", "STATE_TTL", "FSM_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT",
+    "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
 }  # fmt: skip
 _NEEDED = {"GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "COPIER_SETTINGS_PATH"}
 
@@ -68,6 +70,18 @@ def must(*command: str | Path, cwd: Path, timeout: float = 120) -> str:
     """Run a command that has to succeed and return what it printed."""
     done = run(*command, cwd=cwd, timeout=timeout)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> str:
+    """Run uv in a rendered project; when that fails, show all it said."""
+    # What mypy knows of the dependencies is good for all of them.
+    cache = ROOT / ".mypy_cache" / "rendered"
+    done = run(
+        UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache), **settings), timeout=timeout
+    )
+    if done.returncode != 0:
+        pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
     return done.stdout
 
 
@@ -112,6 +126,20 @@ def combinations() -> list[dict[str, str]]:
                 grown.append(answers)
         found = grown
     return found
+
+
+def engine(answers: Answers) -> str:
+    """The engine that follows from a combination, as `copier.yml` computes it."""
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
+        QUESTIONS["engine"]["default"]
+    )
+    return template.render(answers)
+
+
+def proven_by(answers: Answers) -> dict[str, str] | None:
+    """The first combination with the same engine, which runs all its tests; `None`: it is this one."""
+    first = next(each for each in combinations() if engine(each) == engine(answers))
+    return None if first == answers else first
 
 
 def label(answers: Answers) -> str:

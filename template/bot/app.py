@@ -1,6 +1,7 @@
 """The running bot: its parts put together, started, and stopped without losing anything."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.types import BotCommandScopeAllPrivateChats
 from aiohttp import web
 
+from bot import metrics
 from bot.agent import Agent
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
@@ -25,7 +28,10 @@ from bot.telegram.meanwhile import meanwhile
 from bot.telegram.polling import Poller
 from bot.telegram.replies import Session
 from bot.telegram.transaction import Transactions
-from bot.telegram.webhook import BODY_LIMIT, Webhook, register
+from bot.telegram.webhook import BODY_LIMIT, Webhook, is_same_address, register
+
+WATCH_SECONDS = 30.0
+"""How often Telegram is asked what is waiting."""
 
 log = structlog.get_logger()
 
@@ -38,7 +44,14 @@ class App:
     bot: Bot
     dispatcher: Dispatcher
     store: StateStore
+    agent: TelegramAgentAdapter
     transactions: Transactions
+
+    async def drain(self) -> None:
+        """Finish what is under way, updates first, within `SHUTDOWN_TIMEOUT`; give up the rest."""
+        deadline = time.monotonic() + self.settings.shutdown_timeout
+        await self.transactions.drain(self.settings.shutdown_timeout)
+        await self.agent.drain(deadline - time.monotonic())
 
 
 @asynccontextmanager
@@ -64,8 +77,8 @@ async def open_app(
     """
     store = store or create_store(settings)
     agent = agent or Agent(token)
-    agent.store = store
     bot = Bot(token, session=session)
+    agent.store, agent.bot = store, bot
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bot.session.close)
         stack.push_async_callback(store.close)
@@ -73,8 +86,9 @@ async def open_app(
         try:
             await store.connect()
             await agent.connect()
-            dispatcher = make_dispatcher(store, agent)
-            yield App(settings, bot, dispatcher, store, Transactions(bot, dispatcher, store, settings))
+            dispatcher = make_dispatcher(store, agent, settings)
+            transactions = Transactions(bot, dispatcher, store, settings, agent)
+            yield App(settings, bot, dispatcher, store, agent, transactions)
         except StateError as error:
             raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
 
@@ -120,7 +134,7 @@ async def run(
                 listening(port)
             await _receive_until(stop, receiver)
         finally:
-            await app.transactions.drain(settings.shutdown_timeout)
+            await app.drain()
             await receiver.close()
             await runner.cleanup()
     log.info("stopped")
@@ -151,13 +165,32 @@ class _Receiver:
         Raises:
             OperatorError: Telegram refuses for good.
         """
-        with meanwhile(0, lambda: _announce_commands(self._app.bot)):
-            if not self._app.settings.webhook_url:
-                await self._poller.run()
-            await register(self._app.bot, self._app.settings, self._kinds)
-            self._is_registered = True
-            log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
-            await asyncio.Event().wait()
+        try:
+            with meanwhile(0, lambda: _announce_commands(self._app.bot)), meanwhile(0, self._watch):
+                if not self._app.settings.webhook_url:
+                    await self._poller.run()
+                await register(self._app.bot, self._app.settings, self._kinds)
+                self._is_registered = True
+                log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
+                await asyncio.Event().wait()
+        finally:
+            self._is_registered = self._poller.is_running = False
+
+    async def _watch(self) -> None:
+        """Ask Telegram, now and then, how many updates wait there and whether it still delivers here."""
+        url = self._app.settings.webhook_url
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                info = await self._app.bot.get_webhook_info()
+            except (TelegramAPIError, ClientDecodeError) as error:
+                log.debug("Telegram does not say what is waiting", reason=type(error).__name__)
+                continue
+            metrics.PENDING.set(info.pending_update_count)
+            if url:
+                self._is_registered = is_same_address(info.url, url)
+                if not self._is_registered:
+                    log.warning("another webhook is set, or none: restart the bot to register its own again")
 
     async def close(self) -> None:
         """Confirm what was done since the last poll."""

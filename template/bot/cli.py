@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ cli = typer.Typer(
 state = typer.Typer(help="Look at, move and erase what is kept about users.", no_args_is_help=True)
 cli.add_typer(state, name="state")
 add_commands(state)
+
+LAST_SECONDS = 5.0
+"""Seconds beyond SHUTDOWN_TIMEOUT for what is quick: confirming, closing connections."""
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
@@ -54,7 +58,8 @@ def run(
     from bot import app
 
     async def work() -> None:
-        await app.run(settings, _stop_on_signals(), skip=skip)
+        stop = _stop_on_signals(at_the_latest=settings.shutdown_timeout + LAST_SECONDS)
+        await app.run(settings, stop, skip=skip)
 
     _run(work())
 
@@ -142,12 +147,12 @@ def export(
             partial = file.with_name(f"{file.name}.partial")
             count = 0
             try:
-                with partial.open("wb") as output, _progress("exported") as advance:
+                with partial.open("wb") as output, _progress("exported") as show:
                     os.chmod(partial, 0o600)
                     async for line in export_lines(store):
                         output.write(line)
                         count += 1
-                        advance()
+                        show(count)
                 partial.replace(file)
             except OSError as error:
                 raise OperatorError(f"cannot write {file}: {error.strerror}") from error
@@ -160,26 +165,22 @@ def export(
 
 @state.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True)],
+    file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True, dir_okay=False)],
 ) -> None:
     """Read users' records from FILE; a user who is already there is replaced. Safe to repeat."""
 
     async def work() -> None:
-        from bot.state.codec import StateValueError
-        from bot.state.transfer import import_record, read_line
+        from bot.state.transfer import UnusableLine, import_lines
 
         async with _open_store() as store:
-            number = 0
-            with file.open("rb") as lines, _progress("imported") as advance:
-                for number, line in enumerate(lines, start=1):
-                    try:
-                        await import_record(store, read_line(line))
-                    except (ValueError, StateValueError) as error:
-                        raise OperatorError(
-                            f"{file}, line {number}: {error}; the lines before it are imported"
-                        ) from None
-                    advance()
-            print(f"imported {number} users from {file}")
+            count = 0
+            try:
+                with file.open("rb") as lines, _progress("imported") as show:
+                    async for count in import_lines(store, lines):
+                        show(count)
+            except UnusableLine as error:
+                raise OperatorError(f"{file}, {error}") from None
+            print(f"imported {count} users from {file}")
 
     _run(work())
 
@@ -230,12 +231,25 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+def _stop_on_signals(at_the_latest: float) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set.
+
+    Args:
+        at_the_latest: seconds after which the process ends in any case: an agent that blocks the loop, or a
+            thread of it that goes on, holds nothing up. Telegram has every update that is not done.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    end = threading.Timer(at_the_latest, os._exit, [0])
+    end.daemon = True
+
+    def ask(*_: object) -> None:
+        if not end.is_alive():
+            end.start()
+        loop.call_soon_threadsafe(stop.set)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        signal.signal(number, ask)
     return stop
 
 
@@ -264,8 +278,8 @@ async def _open_store() -> AsyncIterator["StateStore"]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[], None]]:
-    """A line on standard error that counts, when somebody watches."""
+def _progress(what: str) -> Iterator[Callable[[int], None]]:
+    """A line on standard error that says how many it is by now, when somebody watches."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -277,7 +291,7 @@ def _progress(what: str) -> Iterator[Callable[[], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda: progress.advance(task)
+        yield lambda count: progress.update(task, completed=count)
 
 
 def _pretty(value: Any) -> str:

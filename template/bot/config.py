@@ -3,8 +3,9 @@
 import hashlib
 import hmac
 import re
-from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -16,6 +17,12 @@ from bot.state.engine import NAMESPACE
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 E = TypeVar("E", bound="Environment")
 
+SECRETS: set[str] = set()
+"""What no log line may show: filled as settings are read, whichever class they belong to."""
+
+LEAST_SECRET = 4
+"""Anything shorter is no secret, and striking it out would make logs unreadable."""
+
 WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
 
 
@@ -25,6 +32,18 @@ class Environment(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
+
+    def model_post_init(self, context: Any) -> None:
+        """Have logs strike out what is secret here."""
+        SECRETS.update(secret for secret in self.secrets() if len(secret) >= LEAST_SECRET)
+
+    def secrets(self) -> Iterator[str]:
+        """Every value that must not be shown, and the passwords in those that are addresses."""
+        for _, value in self:
+            if isinstance(value, SecretStr):
+                text = value.get_secret_value()
+                yield text
+                yield from _passwords(text)
 
 
 class Settings(Environment):
@@ -54,6 +73,11 @@ class Settings(Environment):
         ge=0,
         description="Seconds after its last change that a user's record is kept; 0: for ever.",
     )
+    fsm_ttl: int | None = Field(
+        None,
+        ge=0,
+        description="Seconds after its last step that a flow left half-way is dropped; 0: with the record.",
+    )
     state_max_bytes: int = Field(
         262_144, ge=1_024, description="Most bytes of state and conversation kept per user."
     )
@@ -70,6 +94,10 @@ class Settings(Environment):
     max_concurrent_updates: int = Field(
         256, ge=1, description="Updates of different users handled at the same time."
     )
+    flood_limit: int = Field(
+        0, ge=0, description="Messages a user may send within FLOOD_SECONDS; 0: as many as they like."
+    )
+    flood_seconds: int = Field(60, ge=1, le=86_400, description="Seconds over which messages are counted.")
     shutdown_timeout: Seconds = Field(
         30, description="Seconds given to running updates when the bot is told to stop."
     )
@@ -139,10 +167,22 @@ class Settings(Environment):
             return self.webhook_secret.get_secret_value()
         return hmac.new(self.token.encode(), b"webhook-secret", hashlib.sha256).hexdigest()
 
-    def secrets(self) -> list[str]:
-        """Every value that no log line may show."""
-        given = [each.get_secret_value() for each in (self.bot_token, self.webhook_secret) if each]
-        return [*given, self.secret] if self.bot_token else given
+    def secrets(self) -> Iterator[str]:
+        """As everywhere, and what is derived from the token."""
+        yield from super().secrets()
+        if self.bot_token:
+            yield self.token.partition(":")[2]
+            yield self.secret
+
+
+def _passwords(text: str) -> Iterator[str]:
+    """The passwords of a text that is an address, as written there and as they are."""
+    user_info, separator, _ = text.partition("://")[2].rpartition("@")
+    password = user_info.partition(":")[2] if separator else ""
+    in_query = re.findall(r"[?&]password=([^&]*)", text)
+    for each in filter(None, [password, *in_query]):
+        yield each
+        yield unquote(each)
 
 
 def load_settings() -> Settings:

@@ -3,11 +3,12 @@
 import logging
 import sys
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
 
-from bot.config import Settings
+from bot.config import SECRETS, Settings
 
 Event = MutableMapping[str, Any]
 
@@ -15,8 +16,9 @@ Event = MutableMapping[str, Any]
 def configure_logs(settings: Settings) -> None:
     """Send this program's logs, and those of the libraries it uses, to standard error.
 
-    Every line of an update carries its `update_id` and `user_id`. The token and the webhook's secret are
-    struck out wherever they appear; what users write is not logged.
+    Every line of an update carries its `update_id` and `user_id`. The secrets among the settings are struck
+    out wherever they appear, also from warnings of Python and from the error that ends the program; what
+    users write is not logged.
     """
     is_json = settings.log_format == "json"
     about: list[structlog.types.Processor] = [
@@ -26,7 +28,7 @@ def configure_logs(settings: Settings) -> None:
     ]
     as_text: list[structlog.types.Processor] = [
         structlog.processors.format_exc_info,
-        _Redact(settings.secrets()),
+        _redact,
         structlog.processors.JSONRenderer() if is_json else _console_renderer(),
     ]
     structlog.configure(
@@ -44,6 +46,8 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_the_last_error
     if settings.log_level != "DEBUG":
         logging.getLogger("aiogram.event").setLevel(logging.WARNING)
 
@@ -54,24 +58,29 @@ def _console_renderer() -> structlog.types.Processor:
     )
 
 
-class _Redact:
-    """Strikes secrets out of whatever is about to be written."""
+def _log_the_last_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log the error that ends the program, which Python would print as it is."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        structlog.get_logger().critical("the program failed", exc_info=(kind, error, trace))
 
-    def __init__(self, secrets: list[str]) -> None:
-        self._secrets = secrets
 
-    def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
-        return {key: self._clean(value) for key, value in event.items()}
+def _redact(_logger: Any, _method: str, event: Event) -> Event:
+    """Strike secrets out of whatever is about to be written."""
+    secrets = sorted(SECRETS, key=len, reverse=True)  # an address before the password in it
+    return {key: _clean(value, secrets) for key, value in event.items()}
 
-    def _clean(self, value: Any) -> Any:
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, "***")
-            return value
-        if isinstance(value, dict):
-            return {key: self._clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._clean(item) for item in value]
-        if value is None or isinstance(value, int | float):
-            return value
-        return self._clean(str(value))
+
+def _clean(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return value
+    if isinstance(value, dict):
+        return {_clean(key, secrets): _clean(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item, secrets) for item in value]
+    if value is None or isinstance(value, int | float):
+        return value
+    return _clean(str(value), secrets)

@@ -1,6 +1,8 @@
 """Agents the tests talk to. Yours, in `bot/agent.py`, has its own tests in `test_agent.py`."""
 
 import asyncio
+import os
+import time
 from typing import Any
 
 from bot.agent_adapter import TelegramAgentAdapter
@@ -36,12 +38,19 @@ class SourceStyleAgent(TelegramAgentAdapter):
 
 
 async def misbehave(message: str, state: dict[str, Any]) -> None:
-    """Do what the message says: `raise`, `sleep SECONDS`, `hoard BYTES`, `spoil`."""
+    """Do what the message says: `raise`, `leak`, `sleep SECONDS`, `hoard BYTES` and so on."""
     match message.split():
         case ["raise"]:
             raise RuntimeError("the agent raised")
+        case ["leak"]:
+            names = ("BOT_TOKEN", "WEBHOOK_SECRET", "REDIS_URL", "DATABASE_URL")
+            raise RuntimeError(f"the environment is {[os.environ.get(name) for name in names]}")
         case ["sleep", seconds]:
             await asyncio.sleep(float(seconds))
+        case ["block", seconds]:
+            time.sleep(float(seconds))  # noqa: ASYNC251 - it is a bad agent
+        case ["thread", seconds]:
+            await asyncio.to_thread(time.sleep, float(seconds))
         case ["hoard", size]:
             state["hoard"] = "x" * int(size)
         case ["spoil"]:

@@ -706,6 +706,9 @@ class FakeTelegram:
         chat_id = self._writable(call)
         content = formatted(call.params, "text", 4096)
         message = {"from": self._me(), **content, "reply_markup": shown_markup(call.params)}
+        if "message_thread_id" in call.params:
+            thread_id = integer(call.params, "message_thread_id", 0, 1)
+            message |= {"message_thread_id": thread_id, "is_topic_message": True}
         return self._record(call, self._new_message(chat_id, message), content["text"])
 
     async def _send_file(self, call: Call) -> Json:

@@ -90,11 +90,11 @@ async def test_forget_asks_first(tmp_path: Path, store: StateStore) -> None:
 
 
 async def test_export_and_import(tmp_path: Path, store: StateStore) -> None:
-    for user in range(25):
+    for user in range(45):
         await put(store, str(user), number=user, text="ünïcode 👋", mark=MARK)
     before = {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)}
     result = run(tmp_path, "state", "export", "all.jsonl")
-    assert (result.returncode, result.stdout) == (0, "exported 25 users to all.jsonl\n")
+    assert (result.returncode, result.stdout) == (0, "exported 45 users to all.jsonl\n")
     lines = (tmp_path / "all.jsonl").read_bytes().splitlines()
     assert {json.loads(line)["user_id"]: json.loads(line) for line in lines} == before
     assert not (tmp_path / "all.jsonl").stat().st_mode & 0o077, "it is nobody else's business"
@@ -105,7 +105,7 @@ async def test_export_and_import(tmp_path: Path, store: StateStore) -> None:
         await store.forget(user_id)
     for _ in range(2):
         result = run(tmp_path, "state", "import", "all.jsonl")
-        assert (result.returncode, result.stdout) == (0, "imported 25 users from all.jsonl\n")
+        assert (result.returncode, result.stdout) == (0, "imported 45 users from all.jsonl\n")
         assert {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)} == before
 
 
@@ -125,6 +125,18 @@ async def test_an_import_that_was_cut_off_can_be_run_again(tmp_path: Path, store
     (tmp_path / "all.jsonl").write_bytes(whole)
     assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
     assert await listed(store) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_user_who_stands_there_twice_is_as_the_last_line_has_them(
+    tmp_path: Path, store: StateStore
+) -> None:
+    await put(store, "7", number=1)
+    first = run(tmp_path, "state", "export", "-").stdout
+    await put(store, "7", number=2)
+    (tmp_path / "all.jsonl").write_text(first + run(tmp_path, "state", "export", "-").stdout)
+    await store.forget("7")
+    assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
+    assert (await store.load("7")).state == {"number": 2}
 
 
 async def test_an_export_that_fails_leaves_nothing_half_done(

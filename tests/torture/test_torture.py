@@ -15,7 +15,12 @@ from conftest import Workshop
 from support import UV, clean_env, combinations, label, run
 
 ENGINES = pytest.mark.parametrize(
-    "answers", [answers for answers in combinations() if len(answers) == 1], ids=label
+    "answers",
+    [
+        pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(f"torture of {label(each)}"))
+        for each in combinations()
+        if len(each) == 1
+    ],
 )
 """Backends that ask for more, as where in the cloud, are one of these engines."""
 

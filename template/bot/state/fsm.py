@@ -5,6 +5,7 @@ is atomic by itself. The chat-wide strategies (`CHAT`, `CHAT_TOPIC`) name the ch
 flows live in a record of the chat's own.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -17,14 +18,27 @@ from bot.state.store import StateStore
 from bot.state.turn import Turn, any_turn, mutate
 
 T = TypeVar("T")
+Flow = dict[str, Any]
+"""One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970.
+What is missing was never set."""
 
 
 class RecordStorage(BaseStorage):
-    """aiogram's FSM storage over the store's records."""
+    """aiogram's FSM storage over the store's records.
 
-    def __init__(self, store: StateStore) -> None:
-        """Make a storage; opening and closing the store is not its business."""
+    Outside an update, every method raises `StateError` as `StateStore.load` and `mutate` do.
+    """
+
+    def __init__(self, store: StateStore, ttl: float | None = None) -> None:
+        """Make a storage; opening and closing the store is not its business.
+
+        Args:
+            store: where the records are.
+            ttl: seconds after it was last set that a flow is dropped, step and data together; `None` or 0:
+                it stays as long as the record.
+        """
         self._store = store
+        self._ttl = ttl
 
     async def close(self) -> None:
         """Do nothing: the store is closed by whoever opened it."""
@@ -45,9 +59,8 @@ class RecordStorage(BaseStorage):
         Raises:
             DataNotDictLikeError: it is not a mapping.
         """
-        if not isinstance(data, Mapping):
-            raise DataNotDictLikeError(f"Data must be a dict or dict-like object, got {type(data).__name__}")
-        await self._change(key, lambda flow: flow.update(data=deepcopy(dict(data))))
+        fresh = _own_copy(data)
+        await self._change(key, lambda flow: flow.update(data=fresh))
 
     async def get_data(self, key: StorageKey) -> dict[str, Any]:
         """A copy of the data."""
@@ -57,48 +70,69 @@ class RecordStorage(BaseStorage):
         """Merge into the data, atomically.
 
         Returns:
-            All of the data.
+            A copy of all the data.
 
         Raises:
             DataNotDictLikeError: `data` is not a mapping.
         """
-        if not isinstance(data, Mapping):
-            raise DataNotDictLikeError(f"Data must be a dict or dict-like object, got {type(data).__name__}")
+        fresh = _own_copy(data)
 
-        def merge(flow: dict[str, Any]) -> Any:
-            flow["data"] = {**flow.get("data", {}), **deepcopy(dict(data))}
+        def merge(flow: Flow) -> dict[str, Any]:
+            flow["data"] = flow.get("data", {}) | fresh
             return deepcopy(flow["data"])
 
         return await self._change(key, merge)
 
-    async def _read(self, key: StorageKey) -> dict[str, Any]:
-        turn = _open_turn(key)
+    async def _read(self, key: StorageKey) -> Flow:
+        turn = _turn_of(key)
         flows = turn.fsm if turn else (await self._store.load(str(key.user_id))).fsm
-        return flows.get(_flow_name(key), {})
+        return self._live(flows, key)
 
-    async def _change(self, key: StorageKey, change: Callable[[dict[str, Any]], T]) -> T:
+    async def _change(self, key: StorageKey, change: Callable[[Flow], T]) -> T:
         async def apply(turn: Turn) -> T:
-            flow = turn.fsm.setdefault(_flow_name(key), {})
+            flow = self._live(turn.fsm, key)
             result = change(flow)
             if flow.get("state") is None and not flow.get("data"):
-                del turn.fsm[_flow_name(key)]
+                turn.fsm.pop(flow_name(key), None)
+            else:
+                turn.fsm[flow_name(key)] = flow | {"at": time.time()}
             return result
 
-        if turn := _open_turn(key):
+        if turn := _turn_of(key):
             return await apply(turn)
         earlier = any_turn()
         since = earlier.version if earlier and earlier.user_id == str(key.user_id) else None
         return await mutate(self._store, str(key.user_id), apply, since=since)
 
+    def _live(self, flows: dict[str, Flow], key: StorageKey) -> Flow:
+        """The flow; one that has expired is dropped, for good if this is a turn that is committed."""
+        flow = flows.get(flow_name(key), {})
+        if flow and self._ttl and flow["at"] + self._ttl <= time.time():
+            del flows[flow_name(key)]
+            return {}
+        return flow
 
-def _open_turn(key: StorageKey) -> Turn | None:
-    turn = any_turn()
-    if turn and turn.is_open and (turn.is_anonymous or turn.user_id == str(key.user_id)):
-        return turn
-    return None
 
-
-def _flow_name(key: StorageKey) -> str:
+def flow_name(key: StorageKey) -> str:
     """aiogram's full identity of a flow, but for the user, whose record it is."""
     parts = (key.bot_id, key.chat_id, key.thread_id, key.business_connection_id, key.destiny)
     return ":".join("" if part is None else str(part) for part in parts)
+
+
+def _turn_of(key: StorageKey) -> Turn | None:
+    """The turn that the flow is part of, if there is one.
+
+    When nobody is behind an update, whatever it does to a person's flow stays in its turn, and is not kept.
+    Ids of persons are positive; those of groups and channels, whose flows are chat-wide, are negative.
+    """
+    turn = any_turn()
+    if turn is None:
+        return None
+    is_its_own = turn.is_open and turn.user_id == str(key.user_id)
+    return turn if is_its_own or (turn.is_anonymous and key.user_id > 0) else None
+
+
+def _own_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise DataNotDictLikeError(f"Data must be a dict or dict-like object, got {type(data).__name__}")
+    return deepcopy(dict(data))

@@ -57,6 +57,9 @@ class DatabaseSettings(Environment):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL. Unset: a server of its own in .data/, for development."
     )
+    pgpassword: SecretStr | None = Field(
+        None, description="libpq's own, used by the driver where the URL has none; known here for the logs."
+    )
     database_schema: str = Field(
         "public",
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",

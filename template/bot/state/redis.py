@@ -275,7 +275,7 @@ def _deleted(changed: Mapping[str, bytes | None]) -> list[str]:
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterable[tuple[str, bytes]]:
-    return ((key.decode(), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
+    return zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
 
 
 def _after(prefix: str, fields: Mapping[str, bytes]) -> dict[str, bytes]:

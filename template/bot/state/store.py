@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from bot.state.codec import clean, dumps, loads
+from bot.state.codec import clean, dumps, is_storable, loads
 
 APPLIED_LIMIT = 256
 """Applied update ids kept per user. Telegram shows at most 100 unconfirmed updates to a poller and opens
@@ -78,7 +78,8 @@ class Message:
 
     def __post_init__(self) -> None:
         """Make the text storable on every engine."""
-        object.__setattr__(self, "text", clean(self.text))
+        if not is_storable(self.text):
+            object.__setattr__(self, "text", clean(self.text))
 
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""
@@ -87,7 +88,7 @@ class Message:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(role=value["role"], text=value["text"], at=value["at"])
+        return cls(value["role"], value["text"], value["at"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class UserRecord:
         token: names the commit that wrote this version.
         state: the owner's own keys.
         history: the conversation, oldest message first.
-        fsm: per conversation flow `{"state": ..., "data": ...}`, see `bot.state.fsm`.
+        fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.state.fsm`.
         applied: ids of the updates applied last, oldest first.
         outbox: per update id, its replies not yet known to be delivered.
         forgotten: the version at which the user was last forgotten; 0 for never.

@@ -76,6 +76,7 @@ class Turn:
         self._loaded_fsm = {key: orjson.dumps(value) for key, value in record.fsm.items()}
         self._loaded_history = tuple(record.history)
         self._forget = False
+        self._afterwards: list[Callable[[], None]] = []
 
     def reply(self, method: "TelegramMethod[Any]") -> None:
         """Send `method`, un-awaited, when the turn is committed: at least once, and in order."""
@@ -113,15 +114,35 @@ class Turn:
             self.is_open = False
             _current.reset(token)
 
+    def as_loaded(self) -> "Turn":
+        """Another turn on the record as it was loaded."""
+        record = UserRecord(
+            self.user_id,
+            version=self.version,
+            state={key: orjson.loads(value) for key, value in self._loaded_state.items()},
+            history=list(self._loaded_history),
+            fsm={key: orjson.loads(value) for key, value in self._loaded_fsm.items()},
+        )
+        return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
+
+    def when_committed(self, begin: Callable[[], None]) -> None:
+        """Have `begin` called once the turn is committed; not at all, when it is given up."""
+        self._afterwards.append(begin)
+
+    def committed(self) -> None:
+        """Note that the turn is kept, and begin what waits for that."""
+        for begin in self._afterwards:
+            begin()
+
     def changes(self) -> Changes | None:
         """What to commit; `None` when nothing changed.
 
         Raises:
             StateValueError: a value cannot be kept; the text names its key.
         """
-        state = _serialise(self.state, "state")
-        fsm = _serialise(self.fsm, "fsm")
-        content = _size(state) + _size(fsm)
+        state, state_size = _compare(self._loaded_state, self.state, "state")
+        fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
+        content = state_size + fsm_size
         kept = self._fitting_history(self._limits.max_bytes - content)
 
         loaded = self._loaded_history
@@ -131,8 +152,8 @@ class Turn:
         clear = bool(loaded) and (not appended_only or not kept)
 
         changes = Changes(
-            state=_difference(self._loaded_state, state),
-            fsm=_difference(self._loaded_fsm, fsm),
+            state=state,
+            fsm=fsm,
             messages=messages,
             clear_history=clear,
             keep_history=len(kept),
@@ -221,33 +242,52 @@ async def mutate(
         with turn.active():
             result = await change(turn)
         changes = turn.changes()
-        if changes is None:
-            return result
         try:
-            await store.commit(user_id, changes, expect=record.version)
+            if changes is not None:
+                await store.commit(user_id, changes, expect=record.version)
         except StateConflict:
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         else:
+            turn.committed()
             return result
     raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", user_id)
 
 
-def _serialise(values: Mapping[str, Any], name: str) -> dict[str, bytes]:
-    dumps(dict.fromkeys(values), name)
-    return {key: dumps(value, f"{name}[{key!r}]") for key, value in values.items()}
+def _compare(
+    before: Mapping[str, bytes], values: Mapping[str, Any], name: str
+) -> tuple[dict[str, bytes | None], int]:
+    """What changed, serialised, and the bytes of everything there is now.
+
+    Only what changed is checked: the rest was when it was written.
+    """
+    changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
+    size = 0
+    for key, value in values.items():
+        serialised = before.get(key)
+        if serialised is None or serialised != _serialised(value):
+            dumps({key: None}, name)
+            changed[key] = serialised = dumps(value, f"{name}[{key!r}]")
+        size += _text_size(key) + len(serialised)
+    return changed, size
 
 
-def _difference(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, bytes | None]:
-    changed: dict[str, bytes | None] = {
-        key: value for key, value in after.items() if before.get(key) != value
-    }
-    return changed | dict.fromkeys(before.keys() - after.keys())
+def _serialised(value: Any) -> bytes | None:
+    """The value as it is compared; `None` when there is no telling."""
+    try:
+        return orjson.dumps(value, option=_AS_IT_IS)
+    except orjson.JSONEncodeError:
+        return None
 
 
-def _size(parts: Mapping[str, bytes]) -> int:
-    return sum(len(key.encode()) + len(value) for key, value in parts.items())
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
+"""Has orjson refuse what `dumps` refuses, where it can."""
 
 
 def _message_size(message: Message) -> int:
-    text = message.text
+    return _text_size(message.text)
+
+
+def _text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())

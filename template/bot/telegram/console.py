@@ -194,6 +194,7 @@ async def chat(settings: Settings, user_id: int) -> None:
         async for line in _typed_lines() if is_terminal else _piped_lines():
             if line.strip():
                 await person.enter(line)
+        await app.drain()
 
 
 async def _typed_lines() -> AsyncIterator[str]:

@@ -24,12 +24,14 @@ from aiogram.types import (
 )
 
 from bot.agent_adapter import TelegramAgentAdapter
+from bot.state.engine import flows
 from bot.state.turn import Turn, any_turn
 from bot.telegram.meanwhile import TYPING_PATIENCE, meanwhile, show_typing
 
 COMMANDS = [
     BotCommand(command="start", description="Say hello"),
     BotCommand(command="help", description="What I can do"),
+    *(command for flow in flows() for command in flow.COMMANDS),
     BotCommand(command="reset", description="Start afresh: clear state and conversation"),
 ]
 PRIVATE_COMMANDS = [
@@ -57,7 +59,7 @@ class Forget(CallbackData, prefix="forget"):
 
 def routers() -> list[Router]:
     """Every router of the bot, asked in this order. Put yours before the last one, which takes all text."""
-    return [_commands(), _conversation()]
+    return [_commands(), *(flow.router() for flow in flows()), _conversation()]
 
 
 def _commands() -> Router:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,9 @@ from aiogram.types import Chat, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 
 from bot import metrics
+from bot.agent_adapter import TelegramAgentAdapter
 from bot.config import Settings
+from bot.state.codec import clean
 from bot.state.store import (
     Changes,
     StateConflict,
@@ -44,6 +46,9 @@ CALLBACK_PATIENCE = 3.0
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
+
+ON_ERROR_SECONDS = 5.0
+"""How long the owner's `on_error` may take."""
 
 SORRY = "Sorry, something went wrong with this message. Please try another one."
 SORRY_TOO_LARGE = (
@@ -74,18 +79,28 @@ class _Sender:
 class Transactions:
     """Deals with updates, each exactly once in its effect on state."""
 
-    def __init__(self, bot: Bot, dispatcher: Dispatcher, store: StateStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        dispatcher: Dispatcher,
+        store: StateStore,
+        settings: Settings,
+        agent: TelegramAgentAdapter,
+    ) -> None:
         """Make it; nothing runs yet."""
         self._bot = bot
         self._dispatcher = dispatcher
+        self._agent = agent
         self._store = store
         self._settings = settings
         self._order = KeyedOrder()
         self._slots = asyncio.Semaphore(settings.max_concurrent_updates)
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._waiting_since: dict[int, float] = {}
         self._sent: Recent[int] = Recent()
         self._finished: Recent[bool] = Recent()
         self._draining = asyncio.Event()
+        metrics.QUEUE_AGE.set_function(self._queue_age)
 
     @property
     def is_idle(self) -> bool:
@@ -116,7 +131,8 @@ class Transactions:
                 raise NotAcknowledged("the bot is shutting down")
             task = asyncio.create_task(self._in_order(update, keep_trying))
             self._running[update_id] = task
-            task.add_done_callback(lambda _: self._running.pop(update_id, None))
+            self._waiting_since[update_id] = _sent_at(update)
+            task.add_done_callback(lambda _: self._done(update_id))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -142,6 +158,14 @@ class Transactions:
         if late:
             log.warning("given up; Telegram will deliver them again", updates=len(late))
 
+    def _done(self, update_id: int) -> None:
+        del self._running[update_id], self._waiting_since[update_id]
+
+    def _queue_age(self) -> float:
+        """Seconds for which the oldest update has waited."""
+        now = time.time()
+        return max(0.0, now - min(self._waiting_since.values(), default=now))
+
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
         kind = _kind(update)
         if kind is None:
@@ -164,10 +188,10 @@ class Transactions:
     async def _until_done(self, update: Update, sender: _Sender, keep_trying: bool) -> str:
         delay, longest = RETRY_DELAYS
         while True:
-            if self._draining.is_set():
-                raise NotAcknowledged("the bot is shutting down")
             try:
                 async with self._slots:
+                    if self._draining.is_set():
+                        raise NotAcknowledged("the bot is shutting down")
                     outcome = await self._attempt(update, sender)
             except (StateUnavailable, StateConflict, DeliveryFailed) as error:
                 metrics.RETRIES.inc()
@@ -190,7 +214,8 @@ class Transactions:
                     record = await self._store.load(sender.user_id)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                await self._deliver(update, await self._apology(update, sender, SORRY_CORRUPT))
+                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
+                await self._deliver(update, await self._apology(turn, update, sender, error))
                 return "corrupt"
             if update.update_id in record.applied:
                 metrics.DUPLICATES.inc()
@@ -215,19 +240,20 @@ class Transactions:
             outcome = await self._handle(turn, update)
             replies = await self._prepared(turn, update)
             changes = turn.changes()
-            if changes is None:
-                return outcome, replies
-            await self._commit(turn, update, changes, replies)
+            if changes is not None:
+                await self._commit(turn, update, changes, replies)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
-            outcome, apology = _failure(error)
+            outcome = _failure(error)[0]
             if isinstance(error, StateTooLarge):
                 log.warning("record would be too large", reason=str(error))
             else:
                 log.exception("update failed; its user got an apology")
-            replies = await self._apology(update, sender, apology)
+            replies = await self._apology(turn, update, sender, error)
             await self._commit(turn, update, Changes(), replies)
+        else:
+            turn.committed()
         return outcome, replies
 
     async def _without_record(self, update: Update, sender: _Sender) -> str:
@@ -240,15 +266,18 @@ class Transactions:
             raise
         except Exception as error:
             log.exception("update failed")
-            outcome, apology = _failure(error)
-            replies = await self._apology(update, sender, apology) if update.message else []
+            outcome = _failure(error)[0]
+            apology = await self._apology(turn, update, sender, error)
+            replies = apology if update.message else []
+        else:
+            turn.committed()
         await self._deliver(update, replies)
         return outcome
 
     async def _handle(self, turn: Turn, update: Update) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
         with turn.active():
-            async with asyncio.timeout(self._settings.agent_timeout):
+            async with _limited(self._settings.agent_timeout):
                 result = await self._dispatcher.feed_update(self._bot, update)
         if result is UNHANDLED:
             return "ignored"
@@ -260,8 +289,20 @@ class Transactions:
     async def _prepared(self, turn: Turn, update: Update) -> list[Reply]:
         return await self._with_answer(update, turn.replies)
 
-    async def _apology(self, update: Update, sender: _Sender, text: str) -> list[Reply]:
-        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat else []
+    async def _apology(self, turn: Turn, update: Update, sender: _Sender, error: Exception) -> list[Reply]:
+        """Tell the owner of an error, and prepare what to tell the user."""
+        text = _failure(error)[1]
+        try:
+            # In a turn that nobody commits: what is changed now must not get in the way of the apology.
+            with (aside := turn.as_loaded()).active():
+                async with _limited(ON_ERROR_SECONDS):
+                    chosen = await self._agent.on_error(error)
+            aside.committed()
+            if chosen is not None:
+                text = clean(chosen)
+        except Exception:
+            log.exception("on_error failed itself")
+        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
         return await self._with_answer(update, methods)
 
     async def _with_answer(self, update: Update, methods: Sequence[TelegramMethod[Any]]) -> list[Reply]:
@@ -301,6 +342,19 @@ class Transactions:
             self._sent.set(update.update_id, number)
 
 
+@contextlib.asynccontextmanager
+async def _limited(seconds: float) -> AsyncIterator[None]:
+    """Limit the owner's code in time, and take it for an error when it cancels itself."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise RuntimeError("waited for something that was cancelled") from error
+
+
 def _sender(update: Update) -> _Sender:
     context = UserContextMiddleware.resolve_event_context(update)
     message = update.message or update.edited_message
@@ -312,6 +366,11 @@ def _sender(update: Update) -> _Sender:
     )
 
 
+def _sent_at(update: Update) -> float:
+    """When it was sent or, where it does not say, now; in seconds since 1970."""
+    return update.message.date.timestamp() if update.message else time.time()
+
+
 def _kind(update: Update) -> str | None:
     try:
         return update.event_type
@@ -320,8 +379,13 @@ def _kind(update: Update) -> str | None:
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    if isinstance(error, StateTooLarge):
-        return "too large", SORRY_TOO_LARGE
-    if isinstance(error, TimeoutError):
-        return "timeout", SORRY
-    return "failed", SORRY
+    """How an update ended that failed, and the usual apology for it."""
+    match error:
+        case StateTooLarge():
+            return "too large", SORRY_TOO_LARGE
+        case StateCorrupt():
+            return "corrupt", SORRY_CORRUPT
+        case TimeoutError():
+            return "timeout", SORRY
+        case _:
+            return "failed", SORRY

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -25,6 +26,9 @@ from bot.telegram.updates import parse_update
 
 BODY_LIMIT = 1024 * 1024
 """Most bytes of a delivery. Telegram's are a few KB; a message has at most 4096 characters."""
+
+BODY_SECONDS = 10.0
+"""Seconds in which the body of a delivery has to arrive."""
 
 RETRY_AFTER = "5"
 """Seconds after which Telegram shall deliver again."""
@@ -52,14 +56,19 @@ class Webhook:
     async def deliver(self, request: web.Request) -> web.Response:
         """Deal with one delivery.
 
-        Answers 401 to a wrong secret, 413 to a body beyond the limit, 400 to what is not an update, 503 to
-        an update that has to be delivered again, and 200 to one that is done.
+        Answers 401 to a wrong secret, 408 to a body that is too slow, 413 to one beyond the limit, 400 to
+        what is not an update, 503 to an update that has to be delivered again, and 200 to one that is done.
         """
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._secret):
             log.warning("delivery without the right secret", remote=request.remote)
             return web.Response(status=401)
-        raw = _parse(await request.read())
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return web.Response(status=408, headers={"Connection": "close"})
+        raw = _parse(body)
         if raw is None:
             return web.Response(status=400, text="not an update")
         update = parse_update(self._bot, raw)
@@ -99,6 +108,12 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
             log.warning("webhook not registered", reason=error.message, retry_in=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, LONGEST_BACKOFF)
+
+
+def is_same_address(one: str, other: str) -> bool:
+    """Whether two addresses lead to the same place. Telegram writes `https://HOST/` for `https://HOST`."""
+    parts = [urlsplit(each) for each in (one, other)]
+    return len({(part.hostname, part.port or 443, part.path.rstrip("/"), part.query) for part in parts}) == 1
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:

@@ -1,4 +1,7 @@
-"""The PostgreSQL engine under test, on a server of the tests' own or on `TEST_DATABASE_URL`."""
+"""The PostgreSQL engine under test, on a server of the tests' own or on `TEST_DATABASE_URL`.
+
+With `TEST_DATABASE_POOLER=transaction` that may be a pooler, see `DATABASE_POOLER`.
+"""
 
 import asyncio
 import atexit
@@ -14,7 +17,7 @@ import asyncpg
 from bot.state import postgres_schema
 from bot.state.embedded_postgres import EmbeddedPostgres
 from bot.state.postgres import PostgresStore
-from bot.state.postgres_database import Connection, Database
+from bot.state.postgres_database import Database
 from bot.state.store import Limits, StateStore
 from tests.contract.harness import Harness
 
@@ -38,6 +41,11 @@ def server_url() -> str:
     return url
 
 
+def database() -> Database:
+    """The database there."""
+    return Database(server_url(), pool_size=5, pooler=os.environ.get("TEST_DATABASE_POOLER"))
+
+
 async def _trade_safety_for_speed(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute("ALTER SYSTEM SET fsync = off")
@@ -51,11 +59,11 @@ def schema() -> str:
     name = f"test_{secrets.token_hex(4)}"
 
     async def drop() -> None:
-        connection = await asyncpg.connect(server_url())
+        connection = await database().connect()
         await connection.execute(f'DROP SCHEMA "{name}" CASCADE')
         await connection.close()
 
-    asyncio.run(postgres_schema.migrate(Database(server_url()), name))
+    asyncio.run(postgres_schema.migrate(database(), name))
     atexit.register(lambda: asyncio.run(drop()))
     return name
 
@@ -70,7 +78,7 @@ class PostgresHarness:
     async def open(self, limits: Limits | None = None, ttl: float | None = None) -> StateStore:
         # In a thread of its own: the first to come starts the server and an event loop.
         name = await asyncio.to_thread(schema)
-        store = PostgresStore(Database(server_url(), pool_size=5), schema=name, limits=limits, ttl=ttl)
+        store = PostgresStore(database(), schema=name, limits=limits, ttl=ttl)
         self._stores.append(store)
         self._is_used = True
         await store.connect()
@@ -78,11 +86,12 @@ class PostgresHarness:
 
     def settings(self) -> dict[str, str]:
         self._is_used = True
-        return {"DATABASE_URL": server_url(), "DATABASE_SCHEMA": schema()}
+        pooler = os.environ.get("TEST_DATABASE_POOLER", "")
+        return {"DATABASE_URL": server_url(), "DATABASE_SCHEMA": schema(), "DATABASE_POOLER": pooler}
 
     async def execute(self, query: str, *arguments: object) -> str:
         """Do something to the tables that no store would do; `{schema}` is their schema."""
-        connection: Connection = await asyncpg.connect(server_url())
+        connection = await database().connect()
         try:
             status: str = await connection.execute(query.format(schema=schema()), *arguments)
             return status

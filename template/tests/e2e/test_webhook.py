@@ -1,14 +1,18 @@
 """The webhook's answers, whatever is sent to it."""
 
+import asyncio
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 
+from bot import health
 from bot.errors import OperatorError
+from bot.telegram import webhook
 from bot.telegram.webhook import BODY_LIMIT, SECRET_HEADER
 from tests.e2e.conftest import MakeRuntime
 from tests.e2e.runtime import Runtime
@@ -99,9 +103,64 @@ async def test_a_body_beyond_the_limit(bot: Runtime, http: aiohttp.ClientSession
     assert (await post(http, bot, io.BytesIO(b" " * (BODY_LIMIT + 1)))).status == 413
 
 
+async def test_a_body_that_is_too_slow(bot: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "BODY_SECONDS", 0.3)
+    head = (
+        f"POST /telegram HTTP/1.1\r\nHost: bot.example\r\n{SECRET_HEADER}: {bot.settings.secret}\r\n"
+        "Content-Length: 100\r\n\r\n"
+    )
+    assert (await dripped(bot, head + "{")).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_that_is_too_slow(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "KEEPALIVE_SECONDS", 0.5)
+    async with make_runtime("webhook") as bot:
+        slow = [dripped(bot, start) for start in ("", "POST /telegram HTTP/1.1\r\nX: ")]
+        answers = asyncio.gather(*slow)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        assert not any(answer.startswith(b"HTTP/1.1 200") for answer in await answers)
+        assert telegram.texts(1) == ["Processed: hi (#1)"]
+
+
+async def dripped(bot: Runtime, start: str) -> bytes:
+    """What the bot answers to a request of which a byte comes now and then, until it has had enough."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", bot.port)
+    writer.write(start.encode())
+    answer = asyncio.create_task(reader.read())
+    async with asyncio.timeout(5):
+        while not answer.done():
+            if start:
+                writer.write(b"x")
+            await asyncio.sleep(0.02)
+    writer.close()
+    return b"" if answer.exception() else answer.result()
+
+
+async def test_a_hundred_connections_at_once(bot: Runtime, telegram: FakeTelegram) -> None:
+    chat = {"id": 1, "type": "private", "first_name": "U"}
+    person = {"id": 1, "is_bot": False, "first_name": "U"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http:
+
+        async def deliver(number: int) -> int:
+            who = {"chat": {**chat, "id": number}, "from": {**person, "id": number}}
+            message = {"message_id": 1, "date": 1, **who, "text": "sleep 0.5"}
+            return (await post(http, bot, update(number, message=message))).status
+
+        started = time.monotonic()
+        assert await asyncio.gather(*map(deliver, range(1, 101))) == [200] * 100
+        assert time.monotonic() - started < 10, "beside one another, not one after the other"
+    assert all(telegram.texts(number) == ["Processed: sleep 0.5 (#1)"] for number in range(1, 101))
+
+
 async def test_other_paths_and_methods(bot: Runtime, http: aiohttp.ClientSession) -> None:
-    assert (await post(http, bot, update(), path="/")).status == 404
-    assert (await http.get(f"http://127.0.0.1:{bot.port}/telegram")).status == 405
+    for path in ("/", "/telegram/", "/telegram/more", "//telegram", "/Telegram"):
+        assert (await post(http, bot, update(), path=path)).status == 404
+    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+        assert (await http.request(method, f"http://127.0.0.1:{bot.port}/telegram")).status == 405
 
 
 async def test_a_delivery_during_shutdown_is_put_off(

@@ -1,0 +1,268 @@
+"""What a turn is, for all that `turn_redis.py` and `turn_postgres.py` compare; and how often it is done.
+
+A user has a counter, a last message and 30 other keys, and a conversation of which 20 messages are kept. A
+turn reads all that, counts, notes the message and appends it and its answer.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, Self
+
+from bot.state.store import Changes, StateConflict, StateStore
+from bot.state.turn import Turn
+
+USERS = 500
+AT_ONCE = 50
+"""Turns under way at the same time, each of another user."""
+SECONDS = 1.0
+ROUNDS = 11
+HISTORY = 20
+KEYS = {f"key_{number}": f"value number {number}, as an owner might keep it" for number in range(30)}
+CONVERSATION = [
+    {
+        "role": role,
+        "text": f"What was said {number} messages ago, in about a line of text.",
+        "at": 1.7e9 + number,
+    }
+    for number in range(HISTORY // 2)
+    for role in ("user", "assistant")
+]
+Do = Callable[[str, int], Awaitable[object]]
+"""Does something for a user, with a number that was not there before."""
+
+Rate = Callable[[], Awaitable[float]]
+"""Measures once how often per second something can be done."""
+
+QUICK = 50
+"""Messages of one user at once: how many of them does a store lose?"""
+
+
+class Keeper(Protocol):
+    """A way to keep users."""
+
+    async def create(self, user_id: str) -> None:
+        """Put a user there as the module's text has it."""
+
+    async def turn(self, user_id: str, number: int) -> None:
+        """Do one turn."""
+
+    async def count(self, user_id: str) -> int:
+        """What the user's counter says."""
+
+
+class Ours:
+    """A store of this project, as `bot.telegram.transaction` uses it."""
+
+    def __init__(self, store: StateStore) -> None:
+        """Keep users there."""
+        self.store = store
+
+    async def create(self, user_id: str) -> None:
+        """See `Keeper`."""
+        turn = Turn(await self.store.load(user_id), self.store.limits)
+        turn.state.update(KEYS, message_count=0, last_message="")
+        for message in CONVERSATION:
+            turn.remember(message["role"], message["text"])  # type: ignore[arg-type]
+        await self._commit(turn, 0)
+
+    async def turn(self, user_id: str, number: int) -> None:
+        """See `Keeper`; again, when another came between, as the bot does."""
+        while True:
+            turn = Turn(await self.store.load(user_id), self.store.limits)
+            turn.state["message_count"] += 1
+            turn.state["last_message"] = f"message {number}"
+            turn.remember("user", f"message {number}")
+            turn.remember("assistant", f"Processed: message {number}")
+            with suppress(StateConflict):
+                return await self._commit(turn, number)
+
+    async def count(self, user_id: str) -> int:
+        """See `Keeper`."""
+        count: int = (await self.store.load(user_id)).state["message_count"]
+        return count
+
+    async def _commit(self, turn: Turn, number: int) -> None:
+        changes = turn.changes()
+        assert changes
+        reply = {"method": "sendMessage", "params": {"chat_id": "1", "text": f"Processed: message {number}"}}
+        outbox = turn.outbox_changes(number, [reply], lambda _: True, time.time())
+        noted = Changes(
+            state=changes.state,
+            messages=changes.messages,
+            keep_history=HISTORY,
+            size=changes.size,
+            applied=(number,),
+            outbox=outbox,
+        )
+        await self.store.commit(turn.user_id, noted, expect=turn.version)
+
+
+class WholeDocument:
+    """One JSON document per user, read and written as a whole: the way of the source document's sketches."""
+
+    async def read(self, user_id: str) -> dict[str, Any]:
+        """The document."""
+        raise NotImplementedError
+
+    async def write(self, user_id: str, document: dict[str, Any]) -> None:
+        """Put another in its place."""
+        raise NotImplementedError
+
+    async def update(self, user_id: str, key: str, value: Any) -> None:
+        """Change one key."""
+        document = await self.read(user_id)
+        document[key] = value
+        await self.write(user_id, document)
+
+    async def create(self, user_id: str) -> None:
+        """See `Keeper`."""
+        document = KEYS | {"message_count": 0, "last_message": "", "history": CONVERSATION}
+        await self.write(user_id, document)
+
+    async def turn(self, user_id: str, number: int) -> None:
+        """See `Keeper`: all three things that a turn keeps, each as the sketches keep one."""
+        for key, value in said(await self.read(user_id), number).items():
+            await self.update(user_id, key, value)
+
+    async def count(self, user_id: str) -> int:
+        """See `Keeper`."""
+        count: int = (await self.read(user_id))["message_count"]
+        return count
+
+
+def said(document: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What of a document a turn changes."""
+    now = time.time()
+    messages = [{"role": "user", "text": f"message {number}", "at": now}]
+    messages.append({"role": "assistant", "text": f"Processed: message {number}", "at": now})
+    return {
+        "last_message": f"message {number}",
+        "message_count": document["message_count"] + 1,
+        "history": [*document["history"], *messages][-HISTORY:],
+    }
+
+
+class OneKey:
+    """A sketch to the letter: it keeps the last message, and nothing else of the turn."""
+
+    def __init__(self, sketch: WholeDocument) -> None:
+        """Share a sketch's users."""
+        self._sketch = sketch
+
+    async def turn(self, user_id: str, number: int) -> None:
+        """Read, then read again and write."""
+        await self._sketch.read(user_id)
+        await self._sketch.update(user_id, "last_message", f"message {number}")
+
+
+def rate_of(do: Do, at_once: int) -> Rate:
+    """Measure how often something can be done, `at_once` at the same time."""
+    numbers = itertools.count(1)
+
+    async def rate() -> float:
+        started = time.perf_counter()
+        done = 0
+
+        async def worker(place: int) -> None:
+            nonlocal done
+            for user in itertools.cycle(range(place, USERS, at_once)):
+                await do(str(user), next(numbers))
+                done += 1
+                if time.perf_counter() - started > SECONDS:
+                    return
+
+        await asyncio.gather(*map(worker, range(at_once)))
+        return done / (time.perf_counter() - started)
+
+    return rate
+
+
+async def measure(rates: Mapping[str, Rate]) -> dict[str, list[float]]:
+    """Measure each in turns, round by round, after a first round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in rates}
+    order = list(rates)
+    for name in order:
+        await rates[name]()
+    for _ in range(ROUNDS):
+        for name in order:
+            found[name].append(await rates[name]())
+        order.reverse()
+    return found
+
+
+async def lost(keeper: Keeper) -> int:
+    """How many of `QUICK` turns of one user at the same time are gone afterwards."""
+    await keeper.create("quick")
+    await asyncio.gather(*(keeper.turn("quick", number) for number in range(1, QUICK + 1)))
+    return QUICK - await keeper.count("quick")
+
+
+async def commit_rates(store: StateStore) -> dict[str, list[float]]:
+    """Commits per second that change one key, of users with ten keys and of users with a thousand."""
+    versions: dict[str, int] = {}
+
+    def of_size(keys: int) -> Callable[[str, int], Awaitable[None]]:
+        async def commit(user: str, number: int) -> None:
+            user_id = f"{keys}-{user}"
+            state: dict[str, bytes | None] = {"key_7": str(number).encode()}
+            if user_id not in versions:
+                state = {f"key_{key}": b'"some value"' for key in range(keys)}
+            changes = Changes(state=state)
+            versions[user_id] = await store.commit(user_id, changes, expect=versions.get(user_id, 0))
+
+        return commit
+
+    return await measure({"wide": rate_of(of_size(1_000), 1), "narrow": rate_of(of_size(10), 1)})
+
+
+class CountingProxy:
+    """Passes bytes on between one client and a server, and counts them.
+
+    Attributes:
+        count: bytes so far, both ways.
+        port: where it listens, on 127.0.0.1.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+    ) -> None:
+        """Stand before the server that `connect` reaches."""
+        self._connect = connect
+        self._tasks: list[asyncio.Task[None]] = []
+        self.count = 0
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def bytes_per(self, do: Do) -> float:
+        """Bytes that doing something takes, on average over every user."""
+        await do("0", 10**6)
+        before = self.count
+        for user in range(USERS):
+            await do(str(user), 10**6 + user)
+        return (self.count - before) / USERS
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await self._connect()
+        for source, target in ((reader, far_writer), (far_reader, writer)):
+            self._tasks.append(asyncio.create_task(self._pass(source, target)))
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            self.count += len(data)
+            target.write(data)
+        target.close()

@@ -1,0 +1,138 @@
+"""The engines keep their contract on servers that people run, not only on those that come as wheels.
+
+Debian's, where they are installed; `.ci/run` installs them where it may.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from conftest import Workshop
+from support import must, uv
+
+pytestmark = pytest.mark.xdist_group("servers")
+
+SUITES = ("tests/contract", "tests/test_state_cli.py")
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose path is short and open to whichever user a server runs as."""
+    path = Path(tempfile.mkdtemp(prefix="servers-"))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def redis_port(folder: Path) -> Iterator[int]:
+    """The port of a Redis."""
+    port = free_port()
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
+    with serving(port, program("redis-server"), *options):
+        yield port
+
+
+@pytest.fixture
+def postgres_port(folder: Path) -> Iterator[int]:
+    """The port of a PostgreSQL."""
+    port, data = free_port(), str(folder / "data")
+    initdb = (program("initdb"), "--pgdata", data, "--username", "postgres", "--auth", "trust", "--no-sync")
+    must(*not_as_root(), *initdb, cwd=folder)
+    options = ("-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F")
+    with serving(port, *not_as_root(), program("postgres"), *options):
+        yield port
+
+
+@pytest.fixture
+def pgbouncer_port(folder: Path, postgres_port: int) -> Iterator[int]:
+    """The port of a PgBouncer in transaction mode before that."""
+    port, config = free_port(), folder / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={postgres_port} user=postgres\n"
+        "[pgbouncer]\npool_mode = transaction\nauth_type = any\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nunix_socket_dir =\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+    )
+    with serving(port, *not_as_root(), program("pgbouncer"), str(config)):
+        yield port
+
+
+def test_redis(workshop: Workshop, redis_port: int) -> None:
+    """Redis, which is not Valkey."""
+    passes(workshop, "redis", TEST_REDIS_URL=f"redis://127.0.0.1:{redis_port}/1")
+
+
+def test_postgres(workshop: Workshop, postgres_port: int) -> None:
+    """An older PostgreSQL than the one that comes along."""
+    passes(workshop, "postgres", TEST_DATABASE_URL=database(postgres_port))
+
+
+def test_pgbouncer(workshop: Workshop, pgbouncer_port: int) -> None:
+    """PostgreSQL behind a pooler that gives each transaction another connection."""
+    url = database(pgbouncer_port)
+    passes(workshop, "postgres", TEST_DATABASE_URL=url, TEST_DATABASE_POOLER="transaction")
+
+
+def passes(workshop: Workshop, backend: str, **settings: str) -> None:
+    """The suites that need nothing but a server pass on the one that the settings name."""
+    uv(workshop({"backend": backend}), "run", "pytest", "-q", *SUITES, timeout=900, **settings)
+
+
+def database(port: int) -> str:
+    """The address of the database that a server has from the beginning."""
+    return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+
+def program(name: str) -> str:
+    """Where a server's program is; the newest where Debian keeps several. Skips the test where it is not."""
+    places = [*os.environ["PATH"].split(":"), "/usr/sbin"]
+    places += sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    path = shutil.which(name, path=":".join(places))
+    return path or pytest.skip(f"{name} is not installed")
+
+
+def not_as_root() -> tuple[str, ...]:
+    """What to put before a program that refuses to run as root."""
+    user = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+    return user if os.geteuid() == 0 else ()
+
+
+@contextmanager
+def serving(port: int, *command: str) -> Iterator[None]:
+    """Run a server, until the end of the block."""
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not answers(port):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    pytest.fail(f"{command[0]} does not start:\n{log.read()}")
+                time.sleep(0.05)
+            yield
+        finally:
+            server.kill()
+            server.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -39,13 +39,21 @@ class Stage:
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
         for server, link in zip(self.backend.servers, self.links, strict=True):
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
-            faults |= {f"{server.name}: {name}": partial(fault, server) for name, fault in OF_SERVERS.items()}
+            turns = asyncio.Lock()
+            for name, fault_of_server in OF_SERVERS.items():
+                faults[f"{server.name}: {name}"] = partial(_in_turn, turns, partial(fault_of_server, server))
         here = OF_WEBHOOKS if self.is_webhook else OF_POLLING
         return {**faults, **self.backend.troubles(), **{name: partial(do, self) for name, do in here.items()}}
 
     def replica(self, chance: Random) -> Replica:
         """One of them, preferably one that runs."""
         return chance.choice([each for each in self.replicas if each.port] or list(self.replicas))
+
+
+async def _in_turn(turns: asyncio.Lock, fault: Trouble, chance: Random) -> None:
+    """A server that is being restarted cannot be killed meanwhile."""
+    async with turns:
+        await fault(chance)
 
 
 # --- The bot's processes --------------------------------------------------------------------------

@@ -105,15 +105,17 @@ def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the rendered projects' own test suites said."""
-    said = [
-        (report.nodeid, value)
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        for name, value in report.user_properties
-        if name == "rendered suite"
-    ]
-    if said:
-        terminalreporter.section("test suites of the rendered projects")
-        for nodeid, value in said:
-            terminalreporter.write_line(f"{nodeid}:\n{value}")
+    """Show what the rendered projects' own test suites said, and the tables of their torture."""
+    titles = {"rendered suite": "test suites of the rendered projects", "torture": "torture"}
+    for name, title in titles.items():
+        said = [
+            (report.nodeid, value)
+            for outcome in ("passed", "failed")
+            for report in terminalreporter.getreports(outcome)
+            for property_name, value in report.user_properties
+            if property_name == name
+        ]
+        if said:
+            terminalreporter.section(title)
+            for nodeid, value in said:
+                terminalreporter.write_line(f"{nodeid}:\n{value}")

@@ -30,8 +30,8 @@ _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
     "DATABASE_SCHEMA", "DATABASE_POOL_SIZE", "DATABASE_TIMEOUT", "DATABASE_POOLER",
-    "FLOOD_LIMIT", "FLOOD_SECONDS", "PGPASSWORD",
-    "STATE_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT", "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
+    "FLOOD_LIMIT", "FLOOD_SECONDS", "PGPASSWORD", "STATE_TTL", "FSM_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT",
+    "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
 }  # fmt: skip
 _NEEDED = {"GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "COPIER_SETTINGS_PATH"}
 
@@ -126,6 +126,20 @@ def combinations() -> list[dict[str, str]]:
                 grown.append(answers)
         found = grown
     return found
+
+
+def engine(answers: Answers) -> str:
+    """The engine that follows from a combination, as `copier.yml` computes it."""
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
+        QUESTIONS["engine"]["default"]
+    )
+    return template.render(answers)
+
+
+def proven_by(answers: Answers) -> dict[str, str] | None:
+    """The first combination with the same engine, which runs all its tests; `None`: it is this one."""
+    first = next(each for each in combinations() if engine(each) == engine(answers))
+    return None if first == answers else first
 
 
 def label(answers: Answers) -> str:

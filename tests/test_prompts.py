@@ -86,6 +86,7 @@ def answers(folder: Path) -> dict[str, str]:
 
 
 NAME, SLUG, BACKEND = "What is your bot called", "A short name", "Where should the bot keep"
+FSM_STORAGE = "Where should the steps be kept"
 
 
 def test_three_times_enter(terminal: Terminal, tmp_path: Path) -> None:
@@ -148,11 +149,30 @@ def test_arrow_keys_choose_the_backend(terminal: Terminal, tmp_path: Path) -> No
     offered = QUESTIONS["backend"]["choices"]
     for text in offered:
         terminal.sees(text)
-    # Once down past the end comes back to the top; then up to the last.
-    terminal.press(*[DOWN] * len(offered), UP, ENTER)
+    # Once down past the end comes back to the top; then up from the end.
+    ups = len(offered) - list(offered.values()).index("postgres")
+    terminal.press(*[DOWN] * len(offered), *[UP] * ups, ENTER)
     screen, code = terminal.ends()
     assert code == 0, screen
-    assert answers(tmp_path / "out")["backend"] == list(offered.values())[-1]
+    assert answers(tmp_path / "out")["backend"] == "postgres"
+
+
+def test_fsm_asks_where_its_steps_are_kept(terminal: Terminal, tmp_path: Path) -> None:
+    """One more list, of the engines there are, and only there."""
+    for question in (NAME, SLUG):
+        terminal.sees(question)
+        terminal.press(ENTER)
+    terminal.sees(BACKEND)
+    terminal.press(*[DOWN] * list(QUESTIONS["backend"]["choices"].values()).index("fsm"), ENTER)
+    terminal.sees(FSM_STORAGE)
+    offered = QUESTIONS["fsm_storage"]["choices"]
+    for text in offered:
+        terminal.sees(text)
+    terminal.press(DOWN, ENTER)
+    screen, code = terminal.ends()
+    assert code == 0, screen
+    found = answers(tmp_path / "out")
+    assert (found["backend"], found["fsm_storage"]) == ("fsm", list(offered.values())[1])
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2])

@@ -318,6 +318,14 @@ def test_engine_follows_from_the_answers(render: Render, answers: Answers) -> No
     assert f"bot.state.{engine} " in (state / "engine.py").read_text("utf-8")
 
 
+def test_an_fsm_storage_beside_another_backend_is_not_asked_for(template: Path, tmp_path: Path) -> None:
+    """It neither decides nor is recorded."""
+    answers = answered(template, tmp_path / "out", {"backend": "redis", "fsm_storage": "memory"})
+    assert answers["backend"] == "redis"
+    assert "fsm_storage" not in answers
+    assert 'ENGINE = "redis"' in (tmp_path / "out/bot/state/engine.py").read_text("utf-8")
+
+
 def test_data_cannot_name_another_engine(template: Path, tmp_path: Path) -> None:
     """Neither data nor API defaults nor settings lead to an engine that contradicts the backend."""
     assert "engine: is computed" in refusal(template, tmp_path / "a", {"engine": "redis"})

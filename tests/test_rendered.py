@@ -13,7 +13,7 @@ import yaml
 from copier import run_copy
 
 from conftest import Render, Workshop
-from support import ROOT, Answers, combinations, label, run, text_files, uv
+from support import ROOT, Answers, combinations, label, proven_by, run, text_files, uv
 
 INSIDE = ROOT / "tests" / "inside"
 
@@ -25,6 +25,17 @@ COMBINATIONS = pytest.mark.parametrize(
         for each in combinations()
     ],
 )
+
+# Where projects share an engine, the first of them runs every test. In the others these files may differ, the
+# rest of what they have in common is the same, byte by byte, and of the tests in common only a few run again.
+MAY_DIFFER = {".copier-answers.yml", ".env.example", "README.md", "pyproject.toml", "bot/state/engine.py"}
+RUN_AGAIN = [
+    "tests/test_agent.py",
+    "tests/test_cli.py",
+    "tests/test_fsm.py",
+    "tests/e2e/test_commands.py",
+    "tests/e2e/test_conversation.py",
+]
 
 # Names that are allowed and that a careless template would turn into something else than text.
 TRICKY_NAMES = [
@@ -171,14 +182,48 @@ def test_rendered_code_is_clean(workshop: Workshop, answers: Answers, command: s
 
 @COMBINATIONS
 def test_rendered_suite_passes(
-    workshop: Workshop, answers: Answers, record_property: Callable[[str, object], None]
+    render: Render,
+    workshop: Workshop,
+    answers: Answers,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """The project's own tests pass; what they skipped and their number is shown in the end."""
-    printed = uv(workshop(answers), "run", "pytest", "-q", "-rs", timeout=1200)
+    tests = suite_of(render, answers)
+    printed = uv(workshop(answers), "run", "pytest", "-q", "-rs", *tests, timeout=1200)
     lines = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
     summary = printed.rstrip().splitlines()[-1]
     assert re.search(r"\b[1-9]\d* passed", summary), printed
     record_property("rendered suite", "\n".join([*lines, summary]))
+
+
+def suite_of(render: Render, answers: Answers) -> list[str]:
+    """What pytest is told to run: everything, or what another project with the same engine does not prove."""
+    other = proven_by(answers)
+    if other is None:
+        return []
+    ours, theirs = render(**answers), render(**other)
+    tests = [path.relative_to(ours) for path in sorted(ours.glob("tests/**/test_*.py"))]
+    return RUN_AGAIN + [path.as_posix() for path in tests if not (theirs / path).exists()]
+
+
+@pytest.mark.parametrize("answers", [each for each in combinations() if proven_by(each)], ids=label)
+def test_what_is_not_tested_again_is_the_same(render: Render, answers: Answers) -> None:
+    """Where projects share an engine, what one of them proves holds for all: their files are the same."""
+    ours, theirs = render(**answers), render(**(proven_by(answers) or {}))
+    shared = [path.relative_to(theirs) for path in text_files(theirs)]
+    for path in shared:
+        if path.as_posix() not in MAY_DIFFER and (ours / path).exists():
+            assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
+    for folder in ("bot", "tests"):
+        assert [path for path in shared if path.parts[0] == folder and not (ours / path).exists()] == []
+
+    stores = [(folder / "bot/state/engine.py").read_text("utf-8") for folder in (ours, theirs)]
+    assert stores[0].partition("def add_commands")[0] == stores[1].partition("def add_commands")[0]
+    needed = [
+        set(documents(folder)["pyproject.toml"]["project"]["dependencies"]) for folder in (ours, theirs)
+    ]
+    assert needed[0] >= needed[1]
+    assert set(RUN_AGAIN) <= {path.as_posix() for path in shared}
 
 
 @pytest.mark.xdist_group(label(combinations()[0]))

@@ -1,8 +1,9 @@
 """`bot state adopt-fsm`: take over the steps and data of flows that aiogram's `RedisStorage` keeps.
 
 What is under way goes on in this bot, whatever engine it has. The keys are only read. Each flow is put into
-its user's record in one commit, which notes that this was done, as it would for an update. So the command may
-be cut off and run again, and what users have done since is never undone.
+its user's record in one commit, which notes that this was done among the ids of the updates applied. So the
+command may be cut off and run again: it does not undo what users did since, unless that is so much
+(`APPLIED_LIMIT` updates of one user) that the note is gone.
 """
 
 import hashlib

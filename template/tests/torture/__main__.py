@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from bot.state.engine import ENGINE
-from tests.torture.driver import Outcome, Plan, Setup, setups, share, torture
+from tests.torture.clock import LIBRARY
+from tests.torture.driver import Outcome, Plan, Setup, setups, share, short, torture
 from tests.torture.ledger import table
 
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="go on for so long, with the next seeds")
     parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
     parser.add_argument("--replicas", type=int, help="only so many processes")
+    parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     chosen = parser.parse_args()
     possible = setups(chosen.bot)
@@ -33,14 +35,17 @@ def main() -> int:
         if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
     }
 
+    if not LIBRARY:
+        print("libfaketime is not installed: the clocks of servers stay right")
     outcomes = {setup.name: Outcome() for setup in wanted.values()}
     end = time.monotonic() + 60 * chosen.minutes
     seed = chosen.seed
     while True:
         for number, setup in wanted.items():
             print(f"{ENGINE}, {setup.name}: --seed {seed}", flush=True)
-            # Three seeds in a row have each fault happen alone in each set-up.
-            outcomes[setup.name] += run(setup, seed, share(seed + number, len(possible)))
+            # As many seeds in a row as there are set-ups have each fault happen alone in each of them.
+            plan = short if chosen.short else share(seed + number, len(possible))
+            outcomes[setup.name] += run(setup, seed, plan)
         if time.monotonic() > end:
             break
         seed += 1

@@ -10,6 +10,7 @@ from random import Random
 from typing import ClassVar, Protocol, cast
 
 from bot.state.engine import ENGINE
+from tests.torture.clock import ServerClock
 from tests.torture.link import Address, Link
 
 
@@ -17,6 +18,7 @@ class Server(Protocol):
     """A server of the run's own. Its methods block."""
 
     name: str
+    clock: ServerClock
 
     def address(self) -> Address:
         """Where it listens."""

@@ -16,6 +16,7 @@ from bot.state import postgres_schema
 from bot.state.embedded_postgres import EmbeddedPostgres
 from bot.state.postgres_database import Connection, Database
 from tests.torture.backend import Server, Trouble
+from tests.torture.clock import ServerClock
 from tests.torture.link import Address, Link
 
 MAX_CONNECTIONS = 40
@@ -29,6 +30,7 @@ class PostgresServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "postgres"
         self._embedded = EmbeddedPostgres(self._folder)
+        self.clock = ServerClock(folder / "postgres.clock")
         self.url = ""
 
     def address(self) -> Address:
@@ -39,7 +41,8 @@ class PostgresServer:
         return [main, *(child.pid for child in psutil.Process(main).children())]
 
     def start(self) -> None:
-        self.url = self._embedded.start_now()
+        with self.clock.rules():
+            self.url = self._embedded.start_now()
 
     def stop(self) -> None:
         self._embedded.stop_now()

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from tests.redis.server import Server as Valkey
 from tests.torture.backend import Server, Trouble
+from tests.torture.clock import ServerClock
 from tests.torture.link import Address, Link
 
 
@@ -22,6 +23,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._server = Valkey(folder / "redis")
+        self.clock = ServerClock(folder / "redis.clock")
 
     @property
     def url(self) -> str:
@@ -34,7 +36,8 @@ class RedisServer:
         return [self._server.pid]
 
     def start(self) -> None:
-        self._server.start()
+        with self.clock.rules():
+            self._server.start()
 
     def stop(self) -> None:
         self._server.stop()
@@ -57,7 +60,8 @@ class RedisBackend:
 
     def settings(self, links: Sequence[Link]) -> dict[str, str]:
         (link,) = links
-        return {"REDIS_URL": f"redis://127.0.0.1:{link.port}"}
+        # A bot that starts while the server is frozen shall wait for it, not end and be started again.
+        return {"REDIS_URL": f"redis://127.0.0.1:{link.port}", "REDIS_CONNECT_TIMEOUT": "60"}
 
     def troubles(self) -> Mapping[str, Trouble]:
         return {"Redis: OOM": self._out_of_memory}

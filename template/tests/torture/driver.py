@@ -107,14 +107,17 @@ def share(number: int, of: int) -> Plan:
     return plan
 
 
-def always(*endings: str) -> Plan:
-    """The same every time: one after the other, all faults whose names end like this."""
+SHORT = (
+    "bot: kill -9", "duplicates", "answers lost", "bot: SIGTERM", "bot: kill -9", "connections cut",
+    "bot: kill -9", "restarted", "bot: kill -9", "thinks longer than Telegram waits", "kill -9",
+    "bot: frozen",
+)  # fmt: skip
 
-    def plan(names: Sequence[str], chance: Random) -> list[Step]:
-        steps = (tuple(name for name in names if name.endswith(ending)) for ending in endings)
-        return [step for step in steps if step]
 
-    return plan
+def short(names: Sequence[str], chance: Random) -> list[Step]:
+    """A few, always the same: at each step everything whose name ends like this, whatever it befalls."""
+    steps = (tuple(name for name in names if name.endswith(ending)) for ending in SHORT)
+    return [step for step in steps if step]
 
 
 async def torture(
@@ -188,7 +191,7 @@ async def torture(
             writing.cancel()
         said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
         outcome.balance = ledger.balance(exports, said)
-        await asyncio.gather(*(each.terminate() for each in replicas))
+        await asyncio.gather(*(each.stop() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome
 

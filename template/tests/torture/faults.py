@@ -11,6 +11,7 @@ from random import Random
 
 from tests.fake_telegram import FakeTelegram
 from tests.torture.backend import Backend, Server, Trouble
+from tests.torture.clock import LIBRARY
 from tests.torture.link import Link
 from tests.torture.people import People
 from tests.torture.processes import Replica
@@ -182,6 +183,14 @@ async def freeze_server(server: Server, chance: Random) -> None:
         await asyncio.sleep(seconds)
 
 
+async def shift_server_clock(server: Server, chance: Random) -> None:
+    """By less than the 24 hours for which Redis keeps records by default."""
+    server.clock.set(chance.uniform(-10, 10) * 3600)
+    await asyncio.sleep(chance.uniform(0.5, 2))
+    if chance.random() < 0.5:
+        server.clock.set(0)
+
+
 OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
 OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
 OF_TELEGRAM = {
@@ -203,3 +212,5 @@ OF_LINKS = {
     "far away": be_slow,
 }
 OF_SERVERS = {"restarted": restart_server, "kill -9": kill_server, "frozen for 10 s": freeze_server}
+if LIBRARY:
+    OF_SERVERS["clock jumps"] = shift_server_clock

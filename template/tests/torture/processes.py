@@ -130,8 +130,14 @@ class Replica:
         if self._process.is_listening:
             self._process.send(signal.SIGUSR1)
 
+    async def stop(self) -> None:
+        """End it for good, with SIGTERM."""
+        async with self._one_at_a_time:
+            self._supervisor.cancel()
+            await self._end(self._process)
+
     async def close(self) -> None:
-        """End it for good."""
+        """End it for good, with SIGKILL if it still runs."""
         async with self._one_at_a_time:
             self._supervisor.cancel()
         await self.kill()
@@ -156,16 +162,18 @@ class Replica:
         was_listening = process.is_listening
         process.is_expected_to_end = True
         process.send(signal.SIGTERM)
-        code = await process.ended
+        await asyncio.wait([process.ended])
+        code = process.ended.result()
         if was_listening and code != 0:
             self.surprises.append(f"replica {self.number} ended with {code} after SIGTERM")
 
     async def _supervise(self) -> None:
         while True:
             process = self._process
-            code = await process.ended
+            await asyncio.wait([process.ended])
             if not process.is_expected_to_end:
-                self.surprises.append(f"replica {self.number} ended by itself with {code}")
+                how = process.ended.result()
+                self.surprises.append(f"replica {self.number} ended by itself with {how}")
             async with self._one_at_a_time:
                 if process is self._process:
                     self._process = await self._launch()
@@ -211,8 +219,9 @@ async def running(count: int, make: Callable[[int], Replica]) -> AsyncIterator[l
     replicas: list[Replica] = []
     try:
         for number in range(1, count + 1):
-            replicas.append(make(number))
-            await replicas[-1].start()
+            replica = make(number)
+            await replica.start()
+            replicas.append(replica)
         await asyncio.gather(*(replica.listens() for replica in replicas))
         yield replicas
     finally:

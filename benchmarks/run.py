@@ -17,6 +17,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import copying
 import idling
+import serving
+import soaking
 import starting
 import throughput
 import transferring
@@ -31,6 +33,8 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "start": starting.measure,
     "webhook": throughput.measure,
     "idle": idling.measure,
+    "serve": serving.measure,
+    "soak": soaking.measure,
     "turn": turning.measure,
     "transfer": transferring.measure,
 }

@@ -64,7 +64,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
 def _loaded(driver: "subprocess.Popen[str]", bot: "subprocess.Popen[str]", port: int) -> Callable[[], _Load]:
     def load() -> _Load:
         before = cpu_seconds(bot), cpu_seconds(driver)
-        tell(driver, {"port": port, "users": USERS, "seconds": SECONDS, "secret": SECRET})
+        tell(driver, {"ports": [port], "users": USERS, "seconds": SECONDS, "secret": SECRET})
         done: dict[str, Any] = heard(driver)
         if done["refused"] or done["replies"] != done["updates"]:
             raise SystemExit(f"the bot did not do its work: {done}")

@@ -119,6 +119,24 @@ def test_compose_file_is_valid(render: Render, answers: Answers) -> None:
         assert value[1].startswith(":?"), f"{value[0]} must be set by whoever runs this"
 
 
+@COMBINATIONS
+def test_every_setting_is_explained(render: Render, answers: Answers) -> None:
+    """The README names what the settings classes read, in a table of its own or in another's row."""
+    folder = render(**answers)
+    readme = (folder / "README.md").read_text("utf-8")
+    found = 0
+    for path in (folder / "bot").rglob("*.py"):
+        classes = r"^class \w+\(Environment\):\n(.*?)(?=^\S|\Z)"
+        for body in re.findall(classes, path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+            for name in re.findall(r"^    (\w+): .*= Field\(", body, re.MULTILINE):
+                found += 1
+                assert f"`{name.upper()}`" in readme, f"{path.name}: {name}"
+    assert found > 15
+    sample = (folder / ".env.example").read_text("utf-8")
+    for name in re.findall(r"^#? ?([A-Z_]+)=", sample, re.MULTILINE):
+        assert name in readme, name
+
+
 @pytest.mark.parametrize("name", TRICKY_NAMES)
 def test_tricky_names_stay_text(template: Path, render: Render, tmp_path: Path, name: str) -> None:
     """A name that looks like a number, a date or nothing is text in every file, as "My Bot" is."""

@@ -4,21 +4,31 @@ The strict fake Bot API of the tests keeps and checks everything, which would ma
 bytes are counted and answered, on uvloop, in one process beside the bot's. As in Telegram, a user's next
 update is delivered when the one before has been answered.
 
-Prints its address; then each line of input is a load to make (JSON: port, users, seconds, secret), and each
-line printed is what came of it.
+Prints its address; then each line of input is a load to make (JSON: ports, users, seconds, secret and, unless
+as many as can be, a rate in updates per second), and each line printed is what came of it. Deliveries of one
+user go to the ports in turn.
 """
 
 import asyncio
 import itertools
 import json
+import random
+import re
 import sys
 import time
-from typing import Any, cast
+from collections import defaultdict, deque
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import uvloop
 
 SENT = {"message_id": 1, "date": 1, "chat": {"id": 1, "type": "private", "first_name": "A"}, "text": "ok"}
 ME = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "benchmark_bot"}
+
+CHAT = re.compile(rb"chat_id=(\d+)")
+NUMBER = re.compile(rb"%23(\d+)")  # "(#1)" at the end of a reply
+SILENCE = 2.0
+"""Seconds without a reply after which those that are missing are taken for lost."""
 
 update_ids = itertools.count(100_000_000)
 
@@ -45,7 +55,6 @@ class Messages(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is of a class of its own
-        self.begin()
 
     def data_received(self, data: bytes) -> None:
         """Hand on each message that is complete."""
@@ -56,13 +65,11 @@ class Messages(asyncio.Protocol):
             length = int(rest.split(b"\r\n", 1)[0] or 0)
             if len(self._buffer) < end + 4 + length:
                 return
+            body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            self.message(head)
+            self.message(head, body)
 
-    def begin(self) -> None:
-        """Say the first word, if it is this side's to say."""
-
-    def message(self, head: bytes) -> None:
+    def message(self, head: bytes, body: bytes) -> None:
         """Deal with a message."""
         raise NotImplementedError
 
@@ -70,41 +77,76 @@ class Messages(asyncio.Protocol):
 class Api(Messages):
     """The Bot API: takes whatever is sent."""
 
-    replies = 0
+    load: "Load | None" = None
 
-    def message(self, head: bytes) -> None:
-        """Answer a call, without a look at its parameters."""
+    def message(self, head: bytes, body: bytes) -> None:
+        """Answer a call; of its parameters, look at whom it is for and how many messages it has counted."""
         method = head.split(b" ", 2)[1].rpartition(b"/")[2].decode()
-        if method == "sendMessage":
-            Api.replies += 1
+        if method == "sendMessage" and Api.load:
+            chat, number = CHAT.search(body), NUMBER.search(body)
+            Api.load.replied(int(chat[1]) if chat else 0, int(number[1]) if number else 0)
         self.transport.write(ANSWERS.get(method, ANY_OTHER))
 
 
 class Load:
     """Updates to deliver until the time is over, and what became of them."""
 
-    def __init__(self, secret: str, seconds: float) -> None:
+    counted: ClassVar[dict[int, int]] = {}
+    """Per user, the highest number a bot has counted to. A bot goes on where it was, so loads do, too."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
         """Begin now."""
-        self.secret = secret
+        self.secret: str = order["secret"]
         self.started = time.monotonic()
-        self.until = self.started + seconds
-        self.updates = 0
-        self.refused = 0
+        self.until: float = self.started + order["seconds"]
+        self.pause: float = order["users"] / order["rate"] if order.get("rate") else 0
+        self.updates = self.refused = self.replies = 0
+        self.last_reply = self.started
+        self.latencies: list[float] = []
+        self.under_way: defaultdict[int, deque[float]] = defaultdict(deque)
+        self._counted_before: dict[int, int] = {}
+
+    def replied(self, user_id: int, number: int) -> None:
+        """Note a reply; what it tells that the bot knew before this load is not counted."""
+        self.replies += 1
+        self.last_reply = time.monotonic()
+        if self.under_way[user_id]:
+            self.latencies.append(self.last_reply - self.under_way[user_id].popleft())
+        self._counted_before.setdefault(user_id, Load.counted.get(user_id, 0))
+        Load.counted[user_id] = max(number, Load.counted.get(user_id, 0))
+
+    @property
+    def effects(self) -> int:
+        """How many updates the bot has counted."""
+        return sum(Load.counted[user_id] - before for user_id, before in self._counted_before.items())
 
 
-class User(Messages):
-    """A user who writes as soon as the last message was dealt with."""
+class User:
+    """A user who writes as soon as the last message was dealt with, or when it is time."""
 
     def __init__(self, load: Load, user_id: int) -> None:
         """Make a user of a load."""
-        super().__init__()
         self._load = load
+        self._id = user_id
         self._user = {"id": user_id, "is_bot": False, "first_name": "A"}
         self._chat = {"id": user_id, "type": "private", "first_name": "A"}
+        self._due = load.started + random.random() * load.pause
+        self._connections: itertools.cycle[Delivery]
         self.done = asyncio.get_running_loop().create_future()
 
-    def begin(self) -> None:
-        """Write."""
+    async def run(self, ports: list[int]) -> None:
+        """Write until the time is over."""
+        loop = asyncio.get_running_loop()
+        make = partial(Delivery, self)
+        opened = [(await loop.create_connection(make, "127.0.0.1", port))[1] for port in ports]
+        self._connections = itertools.cycle(opened)
+        loop.call_later(max(0, self._due - time.monotonic()), self.write)
+        await self.done
+        for connection in opened:
+            connection.transport.close()
+
+    def write(self) -> None:
+        """Write a message."""
         update_id = next(update_ids)
         message = {
             "message_id": update_id,
@@ -118,39 +160,65 @@ class User(Messages):
             "POST /webhook HTTP/1.1\r\nHost: bot.example\r\nContent-Type: application/json\r\n"
             f"X-Telegram-Bot-Api-Secret-Token: {self._load.secret}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
+        self._load.under_way[self._id].append(time.monotonic())
+        next(self._connections).transport.write(head.encode() + body)
 
-    def message(self, head: bytes) -> None:
+    def answered(self, is_taken: bool) -> None:
         """Go on, or stop when the time is over."""
         self._load.updates += 1
-        self._load.refused += not head.startswith(b"HTTP/1.1 200")
-        if time.monotonic() < self._load.until:
-            self.begin()
+        self._load.refused += not is_taken
+        now = time.monotonic()
+        if now >= self._load.until:
+            self.end()
+            return
+        self._due = max(now, self._due + self._load.pause)
+        if self._due > now:
+            asyncio.get_running_loop().call_later(self._due - now, self.write)
         else:
-            self.transport.close()
+            self.write()
+
+    def end(self) -> None:
+        """Write no more."""
+        if not self.done.done():
             self.done.set_result(None)
+
+
+class Delivery(Messages):
+    """A connection over which a user's messages are delivered."""
+
+    def __init__(self, user: User) -> None:
+        """Make a connection of a user's."""
+        super().__init__()
+        self._user = user
+
+    def message(self, head: bytes, body: bytes) -> None:
+        """Take the bot's answer."""
+        self._user.answered(head.startswith(b"HTTP/1.1 200"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count what the bot broke off."""
-        if not self.done.done():
-            self._load.refused += 1
-            self.done.set_result(None)
+        if not self._user.done.done():
+            self._user.answered(is_taken=False)
+            self._user.end()
 
 
 async def make_load(order: dict[str, Any]) -> dict[str, Any]:
     """Do what a line of input says."""
-    loop = asyncio.get_running_loop()
-    Api.replies = 0
-    load = Load(order["secret"], order["seconds"])
+    Api.load = load = Load(order)
     users = [User(load, user_id) for user_id in range(1, order["users"] + 1)]
-    for user in users:
-        await loop.create_connection(lambda user=user: user, "127.0.0.1", order["port"])  # type: ignore[misc]
-    await asyncio.gather(*(user.done for user in users))
+    await asyncio.gather(*(user.run(order["ports"]) for user in users))
+    answered = time.monotonic()
+    while load.replies < load.updates and time.monotonic() - max(answered, load.last_reply) < SILENCE:
+        await asyncio.sleep(0.01)
+    latencies = sorted(load.latencies) or [0.0]
     return {
-        "seconds": time.monotonic() - load.started,
+        "seconds": max(answered, load.last_reply) - load.started,
         "updates": load.updates,
         "refused": load.refused,
-        "replies": Api.replies,
+        "replies": load.replies,
+        "effects": load.effects,
+        "p50": latencies[len(latencies) // 2],
+        "p99": latencies[len(latencies) * 99 // 100],
     }
 
 

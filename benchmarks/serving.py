@@ -1,0 +1,186 @@
+"""`serve`: updates per second and latency of each engine, beside a bare aiogram bot with its own storage."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring import Row, compared, counted, interleaved
+from workshop import (
+    INSIDE,
+    TOKEN,
+    Workshop,
+    free_port,
+    heard,
+    python_program,
+    tell,
+    until_ready,
+)
+
+from support import clean_env, run
+
+ENGINES: Mapping[str, tuple[int, ...]] = {"memory": (1,), "redis": (1, 3), "postgres": (1, 3)}
+"""The engines, and with how many replicas each is measured."""
+
+URLS = {"redis": "REDIS_URL", "postgres": "DATABASE_URL"}
+
+ROUNDS = 3
+USERS = 50
+SECONDS = 3.0
+SECRET = "benchmark-secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load: updates, seconds, and the most important sums."""
+
+    updates: int
+    effects: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bots:
+    """Processes that run, and their ports."""
+
+    processes: "list[subprocess.Popen[str]]"
+    ports: list[int]
+
+
+def measure(workshop: Workshop) -> Iterator[Row]:
+    """Each engine with each number of replicas; the bare bot in as many, all running, loaded in turns."""
+    program = python_program(workshop, "load.py")
+    for engine, counts in ENGINES.items():
+        with ExitStack() as stack:
+            driver = stack.enter_context(workshop.process(*program, settings={}, talk=True))
+            api: str = heard(driver)["url"]
+            settings = stack.enter_context(server(workshop, engine))
+            # aiogram has no storage for PostgreSQL.
+            theirs = stack.enter_context(server(workshop, "redis")) if engine != "memory" else {}
+            storage = {"STORAGE_URL": theirs["REDIS_URL"]} if theirs else {}
+            for count in counts:
+                yield from _rows(workshop, driver, api, engine, count, settings, storage)
+
+
+def _rows(
+    workshop: Workshop,
+    driver: "subprocess.Popen[str]",
+    api: str,
+    engine: str,
+    count: int,
+    settings: Mapping[str, str],
+    storage: Mapping[str, str],
+) -> Iterator[Row]:
+    with ours(workshop, engine, count, api, settings) as our_bots:
+        with bare(workshop, engine, count, api, storage) as bare_bots:
+            pairs = list(interleaved(ROUNDS, loaded(driver, our_bots), loaded(driver, bare_bots)))
+        lost = sum(load.updates - load.effects for load, _ in pairs)
+        with bare(workshop, engine, count, api, {**storage, "BACKGROUND": "1"}) as bare_bots:
+            default = loaded(driver, bare_bots, may_fail=True)()
+    name = f"serve, {engine}, {count} replica{'s' if count > 1 else ''}"
+    per_second = [(load.per_second, other.per_second) for load, other in pairs]
+    yield compared(f"{name}: throughput", "updates/s", per_second, (">=", 0.7))
+    yield compared(f"{name}: latency, p50", "ms", [(load.p50_ms, other.p50_ms) for load, other in pairs])
+    yield compared(f"{name}: latency, p99", "ms", [(load.p99_ms, other.p99_ms) for load, other in pairs])
+    updates = sum(load.updates for load, _ in pairs)
+    yield counted(f"{name}: effects lost, of {updates}", "", lost, 0, ("<=", 0))
+    lost = default.updates - default.effects
+    yield counted(f"{name}: lost by the bare bot as it is by default, of {default.updates}", "", lost, 0)
+
+
+@contextmanager
+def server(workshop: Workshop, engine: str) -> Iterator[dict[str, str]]:
+    """A fresh server of an engine, and the settings that lead a bot to it."""
+    if engine not in URLS:
+        yield {}
+        return
+    project = workshop.rendered(engine)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        command = (project / ".venv/bin/python", INSIDE / "server.py", engine, folder)
+        with workshop.process(*command, settings={"PYTHONPATH": str(project)}, talk=True) as process:
+            settings = {URLS[engine]: str(heard(process)["url"])}
+            done = run(project / ".venv/bin/bot", "migrate", cwd=Path(folder), env=clean_env(**settings))
+            if done.returncode:
+                raise SystemExit(f"bot migrate failed: {done.stderr}")
+            yield settings
+            tell(process, "stop")
+            heard(process)
+
+
+@contextmanager
+def ours(
+    workshop: Workshop, engine: str, count: int, api: str, settings: Mapping[str, str]
+) -> Iterator[Bots]:
+    """Replicas of our bot."""
+    bot = workshop.rendered(engine, *(["--no-dev"] if engine == "memory" else [])) / ".venv/bin/bot"
+    with _processes(workshop, (bot, "run"), count, api, settings, "/readyz") as bots:
+        yield bots
+
+
+@contextmanager
+def bare(
+    workshop: Workshop, engine: str, count: int, api: str, settings: Mapping[str, str]
+) -> Iterator[Bots]:
+    """Replicas of the bare bot."""
+    project = workshop.project if engine == "memory" else workshop.rendered("redis")
+    command = (project / ".venv/bin/python", INSIDE / "bare_storing.py")
+    with _processes(workshop, command, count, api, settings, "/healthz") as bots:
+        yield bots
+
+
+@contextmanager
+def _processes(
+    workshop: Workshop,
+    command: tuple[str | Path, ...],
+    count: int,
+    api: str,
+    settings: Mapping[str, str],
+    probe: str,
+) -> Iterator[Bots]:
+    common = {
+        "BOT_TOKEN": TOKEN,
+        "TELEGRAM_API_URL": api,
+        "WEBHOOK_URL": "https://bot.example/webhook",
+        "WEBHOOK_SECRET": SECRET,
+        **settings,
+    }
+    ports = [free_port() for _ in range(count)]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(workshop.process(*command, settings={**common, "PORT": str(port)}))
+            for port in ports
+        ]
+        for process, port in zip(running, ports, strict=True):
+            until_ready(process, f"http://127.0.0.1:{port}{probe}")
+        yield Bots(running, ports)
+
+
+def loaded(
+    driver: "subprocess.Popen[str]",
+    bots: Bots,
+    seconds: float = SECONDS,
+    rate: float = 0,
+    may_fail: bool = False,
+) -> Callable[[], Load]:
+    """What makes a load on bots, at most at a rate in updates per second; unless they may, none fails."""
+
+    def load() -> Load:
+        order = {"ports": bots.ports, "users": USERS, "seconds": seconds, "secret": SECRET, "rate": rate}
+        tell(driver, order)
+        done: dict[str, Any] = heard(driver)
+        if not may_fail and (done["refused"] or done["replies"] != done["updates"]):
+            raise SystemExit(f"a bot did not do its work: {done}")
+        return Load(
+            updates=done["updates"],
+            effects=done["effects"],
+            per_second=done["updates"] / done["seconds"],
+            p50_ms=done["p50"] * 1000,
+            p99_ms=done["p99"] * 1000,
+        )
+
+    return load

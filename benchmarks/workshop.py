@@ -51,13 +51,32 @@ class Workshop:
     def project(self) -> Path:
         """A project with the default answers and the environment a deployment gets, compiled."""
         if self._project is None:
-            self._project = self.folder / "mybot"
-            copy = (sys.executable, "-m", "copier", "copy", "--quiet", "--defaults")
-            must(*copy, str(self.template), str(self._project), cwd=self.folder)
+            self._project = self._copy("mybot")
             sync = (UV, "sync", "--quiet", "--no-dev", "--compile-bytecode", "--python", sys.executable)
             must(*sync, cwd=self._project, timeout=600)
             must(self.python, "-m", "compileall", "-q", "bot", cwd=self._project)
         return self._project
+
+    def rendered(self, name: str, **answers: str) -> Path:
+        """A project with other answers and the environment of a developer."""
+        folder = self.folder / name
+        if not folder.exists():
+            must(
+                UV,
+                "sync",
+                "--quiet",
+                "--python",
+                sys.executable,
+                cwd=self._copy(name, **answers),
+                timeout=600,
+            )
+        return folder
+
+    def _copy(self, name: str, **answers: str) -> Path:
+        data = [part for key, value in answers.items() for part in ("--data", f"{key}={value}")]
+        copy = (sys.executable, "-m", "copier", "copy", "--quiet", "--defaults", *data)
+        must(*copy, str(self.template), name, cwd=self.folder)
+        return self.folder / name
 
     @property
     def python(self) -> Path:

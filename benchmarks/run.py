@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import copying
+import flows
 import idling
 import serving
 import soaking
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "soak": soaking.measure,
     "turn": turning.measure,
     "transfer": transferring.measure,
+    "flows": flows.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 """How often a record is brought to Redis for one load or commit: it may be evicted at once."""
 
-CLOSE_SECONDS = 5.0
-"""How long to go on flushing without success when the bot stops. What is left waits in Redis."""
+CLOSE_SECONDS = 8.0
+"""How long to go on flushing when the bot stops. What is left waits in Redis."""
 
 log = structlog.get_logger(__name__)
 
@@ -310,8 +310,8 @@ class HybridStore:
 
     async def _flush_at_last(self) -> None:
         try:
-            async with asyncio.timeout(2 * CLOSE_SECONDS):
-                left = await self.flusher.drain(CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                left = await self.flusher.drain(0)
         except (StateError, TimeoutError) as error:
             log.warning("not everything could be flushed; it waits in Redis", reason=str(error))
         else:

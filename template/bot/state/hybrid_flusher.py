@@ -115,7 +115,7 @@ class Flusher:
             flushed, backlog = await self._round(ahead=self._interval)
             if flushed:
                 deadline = time.monotonic() + seconds
-            elif not backlog.users or time.monotonic() > deadline:
+            elif not backlog.users or time.monotonic() >= deadline:
                 return backlog
             else:
                 await asyncio.sleep(0.1)

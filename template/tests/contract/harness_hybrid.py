@@ -11,7 +11,7 @@ from bot.state.postgres_database import Database
 from bot.state.redis_connection import RedisConnection, RedisSettings
 from bot.state.store import Limits, StateStore
 from tests.contract.harness import Harness
-from tests.contract.harness_postgres import PostgresHarness, schema, server_url
+from tests.contract.harness_postgres import PostgresHarness, server_url
 from tests.redis.server import shared_url
 
 
@@ -38,7 +38,7 @@ class HybridHarness:
         self, limits: Limits | None = None, ttl: float | None = None, **settings: object
     ) -> HybridStore:
         """A store; `settings` are the hybrid engine's own, without `hybrid_`."""
-        name = await asyncio.to_thread(schema)
+        name = (await asyncio.to_thread(self.postgres.settings))["DATABASE_SCHEMA"]
         own = {"flush_interval": 0.05, **settings}
         hybrid = HybridSettings.model_validate({f"hybrid_{key}": value for key, value in own.items()})
         url = self.redis_url or shared_url()

@@ -70,6 +70,7 @@ class HybridStore:
         )
         self._waits = settings.hybrid_ack == "postgres"
         self._is_connected = False
+        self._reconnecting: asyncio.Task[None] | None = None
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
@@ -120,6 +121,7 @@ class HybridStore:
                 if not await self.redis.is_claimed():
                     raise
                 log.warning("started without PostgreSQL: only users in Redis are served", reason=str(error))
+                self._reconnecting = asyncio.create_task(self._reconnect())
         except BaseException:
             await self._let_go()
             raise
@@ -130,6 +132,10 @@ class HybridStore:
         """Flush what waits, and let go of every connection."""
         if self._is_connected:
             self._is_connected = False
+            reconnecting, self._reconnecting = self._reconnecting, None
+            if reconnecting:
+                reconnecting.cancel()
+                await asyncio.gather(reconnecting, return_exceptions=True)
             await self.flusher.stop()
             await self._flush_at_last()
         await self._let_go()
@@ -307,6 +313,18 @@ class HybridStore:
         except StateError as error:
             await self.flusher.retry_soon(user_id)
             raise StateUnavailable(f"in Redis, but not in PostgreSQL ({error})", user_id) from None
+
+    async def _reconnect(self) -> None:
+        """Go on waiting for PostgreSQL."""
+        while True:
+            try:
+                await self.postgres.connect()
+            except StateError as error:
+                log.warning("still without PostgreSQL", reason=str(error))
+                await asyncio.sleep(1)
+            else:
+                log.info("PostgreSQL is there")
+                return
 
     async def _flush_at_last(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """Brings dirty records from Redis to PostgreSQL: now and then, when told to, and before the bot stops."""
 
 import asyncio
+import random
 import time
 from contextlib import suppress
 
@@ -12,8 +13,8 @@ from bot.state.hybrid_record import Backlog
 from bot.state.hybrid_redis import HybridRedis
 from bot.state.store import StateError, StateUnavailable
 
-PARALLEL = 4
-"""Records written at the same time: less than the pool of connections, which cold users need too."""
+WORKERS = 4
+"""Records flushed at the same time: less than the pool of connections, which cold users need, too."""
 
 AWAY_SECONDS = 1.0
 """After this time those are tried again whose flush met a server that did not answer."""
@@ -22,7 +23,7 @@ REFUSED_SECONDS = 30.0
 """And after this time those that PostgreSQL refused, or that cannot be read."""
 
 STOP_SECONDS = 2.0
-"""How long a batch that is under way may go on when the bot stops."""
+"""How long records under way may take when the bot stops."""
 
 ATTEMPTS = 5
 """How often a record is flushed again that changed, or was raised, while it was."""
@@ -45,30 +46,29 @@ class Flusher:
             redis: from where.
             postgres: to where.
             interval: seconds that a record waits for further changes.
-            batch: most users to claim at a time.
+            batch: most users that one of the workers claims at a time.
         """
         self._redis = redis
         self._postgres = postgres
         self._interval = interval
         self._batch = batch
-        self._task: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
         self._is_over = asyncio.Event()
-        self._slots = asyncio.Semaphore(PARALLEL)
-        self._is_away = False
 
     def start(self) -> None:
         """Flush in the background from now on."""
         self._is_over.clear()
-        self._task = self._task or asyncio.create_task(self._run())
+        self._workers = self._workers or [asyncio.create_task(self._work()) for _ in range(WORKERS)]
 
     async def stop(self) -> None:
-        """Stop flushing in the background, when the batch under way is done or soon after."""
+        """Stop flushing in the background, when the records under way are done or soon after."""
         self._is_over.set()
-        task, self._task = self._task, None
-        if task:
-            await asyncio.wait({task}, timeout=STOP_SECONDS)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        workers, self._workers = self._workers, []
+        if workers:
+            await asyncio.wait(workers, timeout=STOP_SECONDS)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     async def flush(self, user_id: str) -> None:
         """Bring a user's record to PostgreSQL, whoever else is at it.
@@ -81,8 +81,6 @@ class Flusher:
             began = time.time()
             whole = await self._redis.whole(user_id)
             if whole is None:
-                log.error("a record was gone from Redis that PostgreSQL lacked", user_id=user_id)
-                await self._redis.settle(user_id, None, began)
                 return
             if await self._postgres.write(whole):
                 await self._redis.settle(user_id, whole.version, began)
@@ -112,68 +110,63 @@ class Flusher:
         """
         deadline = time.monotonic() + seconds
         while True:
-            flushed, backlog = await self._round(ahead=self._interval)
-            if flushed:
+            rounds = await asyncio.gather(*(self._round(ahead=self._interval) for _ in range(WORKERS)))
+            backlog = await self._redis.backlog()
+            if any(rounds):
                 deadline = time.monotonic() + seconds
             elif not backlog.users or time.monotonic() >= deadline:
                 return backlog
             else:
                 await asyncio.sleep(0.1)
 
-    async def _run(self) -> None:
+    async def _work(self) -> None:
         while not self._is_over.is_set():
-            pause = self._interval / 2
+            pause = self._interval
             try:
-                await self._postgres.connect()
-                flushed, _ = await self._round()
-                if flushed == self._batch:
+                if await self._round() == self._batch:
                     continue
             except StateError as error:
                 log.warning("nothing can be flushed", reason=str(error))
-                pause = AWAY_SECONDS
+                pause += AWAY_SECONDS
             except Exception:
                 log.exception("flushing failed")
-                pause = AWAY_SECONDS
+                pause += AWAY_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_over.wait(), pause)
+                await asyncio.wait_for(self._is_over.wait(), random.uniform(pause / 2, pause))
 
-    async def _round(self, ahead: float = 0) -> tuple[int, Backlog]:
-        """Flush a batch; how many were flushed, and what waited before."""
+    async def _round(self, ahead: float = 0) -> int:
+        """Claim a batch and flush it; how many were."""
         users, backlog = await self._redis.take(self._batch, ahead)
         BACKLOG.set(backlog.users)
         BACKLOG_SECONDS.set(backlog.seconds)
-        self._is_away = False
-        done = await asyncio.gather(*map(self._flush_claimed, users))
-        return done.count(True), backlog
-
-    async def _flush_claimed(self, user_id: str) -> bool:
-        async with self._slots:
+        flushed, is_away = 0, False
+        for user_id in users:
+            if is_away:
+                await self._put_off(user_id, AWAY_SECONDS)
+                continue
             try:
-                if self._is_away:
-                    raise StateUnavailable("a server does not answer", user_id)
                 await self.flush(user_id)
             except StateUnavailable as error:
                 AWAY.inc()
-                await self._find_out(error)
+                log.warning("record could not be flushed; it will be tried again", reason=str(error))
                 await self._put_off(user_id, AWAY_SECONDS)
+                is_away = await self._is_away()
             except StateError as error:
                 REFUSED.inc()
                 log.error("record cannot be flushed; it is kept in Redis", reason=str(error))
                 await self._put_off(user_id, REFUSED_SECONDS)
             else:
                 FLUSHED.inc()
-                return True
-        return False
+                flushed += 1
+        return flushed
 
-    async def _find_out(self, error: StateUnavailable) -> None:
+    async def _is_away(self) -> bool:
         """Whether it is everybody's trouble: then the rest of the batch is spared the wait."""
-        if self._is_away:
-            return
-        log.warning("record could not be flushed; it will be tried again", reason=str(error))
         try:
             await self._postgres.ping()
-        except StateUnavailable:
-            self._is_away = True
+        except StateError:
+            return True
+        return False
 
     async def _put_off(self, user_id: str, seconds: float) -> None:
         with suppress(StateUnavailable):  # then its lease ends by itself

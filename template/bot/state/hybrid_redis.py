@@ -34,6 +34,7 @@ class _HybridScript(Script):
 
 LOOK = _HybridScript("hybrid_load.lua", load=LOAD)
 COMMIT_AND_MARK = _HybridScript("hybrid_commit.lua", commit=COMMIT)
+WHOLE = _HybridScript("hybrid_whole.lua", load=LOAD)
 FILL = _HybridScript("hybrid_fill.lua", commit=COMMIT)
 VOUCH = _HybridScript("hybrid_vouch.lua")
 SETTLE = _HybridScript("hybrid_settle.lua")
@@ -42,8 +43,7 @@ MARK = _HybridScript("hybrid_mark.lua")
 PUT_OFF = _HybridScript("hybrid_put_off.lua")
 CLAIM = Script("hybrid_claim.lua")
 
-VANISHED = 2
-"""What `hybrid_fill.lua` returns when a dirty record was gone."""
+VANISHED = "a record was gone from Redis that PostgreSQL may lack: was it evicted, or deleted by hand?"
 
 log = structlog.get_logger(__name__)
 
@@ -180,17 +180,21 @@ class HybridRedis(RedisStore):
         raise StateCorrupt("what is stored is no record of this bot", user_id)
 
     async def whole(self, user_id: str) -> Whole | None:
-        """All of a record, expired or not, for PostgreSQL; `None` when it is not here.
+        """All of a record, expired or not, for PostgreSQL; `None` when it is not dirty.
 
         Raises:
             StateUnavailable: the server does not answer.
             StateCorrupt: what is here is no record.
         """
-        reply, _ = await self.connection.evaluate(LOAD, self._keys(user_id), user_id=user_id)
-        if not any(reply):
-            return None
-        record = _read(user_id, *reply)
-        state, _, meta, _ = reply
+        match await self._evaluate(WHOLE, user_id):
+            case [b"gone"]:
+                log.error(VANISHED, user_id=user_id)
+                return None
+            case [b"clean"]:
+                return None
+            case [_, parts]:
+                record = _read(user_id, *parts)
+        state, _, meta, _ = parts
         fields = dict(_pairs(meta))
         outbox = {int(key): value for key, value in _after(OUTBOX, fields).items()}
         content = Changes(
@@ -225,8 +229,8 @@ class HybridRedis(RedisStore):
         """Note that PostgreSQL holds this version, or an older one: then it is dirty."""
         await self._evaluate(VOUCH, user_id, version, int(is_newer), 0)
 
-    async def settle(self, user_id: str, version: int | None, began: float) -> bool:
-        """Mark a record clean whose version PostgreSQL has; `None` for one that is not here.
+    async def settle(self, user_id: str, version: int, began: float) -> bool:
+        """Mark a record clean whose version PostgreSQL has.
 
         Args:
             user_id: whose.
@@ -236,8 +240,9 @@ class HybridRedis(RedisStore):
         Returns:
             Whether it is clean; somebody may have committed meanwhile.
         """
-        held = "" if version is None else version
-        return bool(await self._evaluate(SETTLE, user_id, held, self._cache, int(began * 1000), self._delay))
+        return bool(
+            await self._evaluate(SETTLE, user_id, version, self._cache, int(began * 1000), self._delay)
+        )
 
     async def raise_above(self, whole: Whole, version: int) -> bool:
         """Raise the version of a record above another.
@@ -320,6 +325,6 @@ class HybridRedis(RedisStore):
         about = (whole.version, whole.forgotten, whole.next_message, whole.expires, self._cache)
         arguments = self._arguments(whole.content, 0)
         done: int = await self._evaluate(FILL, whole.user_id, *arguments, *about, lease, replaced)
-        if done == VANISHED:
-            log.error("a record was gone from Redis that PostgreSQL lacked", user_id=whole.user_id)
+        if done == 2:
+            log.error(VANISHED, user_id=whole.user_id)
         return done

@@ -1,15 +1,9 @@
 -- Marks a record clean that a flusher brought to PostgreSQL, unless somebody has committed meanwhile.
--- ARGV: version ('' when there was no record), lifetime in the cache in ms, when its flush began, delay until the next one in ms, user
+-- ARGV: version, lifetime in the cache in ms, when its flush began, delay until the next one in ms, user
 -- Returns 1 when it is clean.
 
-local version = redis.call('HGET', META, 'version')
-if version == ARGV[1] then
+if redis.call('HGET', META, 'version') == ARGV[1] then
   unmark(tonumber(ARGV[2]))
-  return 1
-end
-if not version and ARGV[1] == '' then
-  redis.call('ZREM', DIRTY, USER)
-  redis.call('ZREM', DUE, USER)
   return 1
 end
 if is_dirty() then

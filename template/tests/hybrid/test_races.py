@@ -315,8 +315,7 @@ async def test_postgres_restored_from_a_dump_gets_what_redis_has(
 ) -> None:
     await put(store, n=1)
     await store.flush()
-    dump = await store.redis.whole("1")
-    assert dump
+    _, dump = await store.postgres.read("1")
     await put(store, n=2)
     await put(store, "2", n=2)
     await store.flush()

@@ -192,8 +192,7 @@ class HybridStore:
                     user_id,
                     changes,
                     expect,
-                    # A process that waits for PostgreSQL is its own flusher.
-                    delay=LEASE_SECONDS if self._waits else None,
+                    claim=self._waits,
                     trust=trust,
                     maybe_applied=maybe_applied,
                 )

@@ -112,6 +112,8 @@ class HybridRedis(RedisStore):
         super().__init__(connection, namespace, limits, ttl)
         self._cache = int(cache_ttl * 1000)
         self._delay = int(delay * 1000)
+        # Longer than any record waits for further changes: so `take` can tell who waits from who is taken.
+        self._lease = int((LEASE_SECONDS + delay) * 1000)
 
     async def seconds_ahead(self) -> float:
         """By how much the server's clock is ahead of this machine's."""
@@ -144,7 +146,7 @@ class HybridRedis(RedisStore):
         changes: Changes,
         expect: int | None,
         *,
-        delay: float | None = None,
+        claim: bool = False,
         trust: bool = False,
         maybe_applied: bool = False,
     ) -> int:
@@ -154,7 +156,7 @@ class HybridRedis(RedisStore):
             user_id: whose record.
             changes: what to write.
             expect: the version it was computed from.
-            delay: seconds before a flusher may take it, instead of the usual.
+            claim: whether the caller flushes it, and no other flusher need to.
             trust: whether a record from before this run of the server will do; to forget, also none.
             maybe_applied: whether this commit may have been applied before.
 
@@ -162,8 +164,8 @@ class HybridRedis(RedisStore):
             NotReady: the record has to be brought here, or compared with PostgreSQL's, first.
             StateError: as `StateStore.commit`.
         """
-        milliseconds = self._delay if delay is None else int(delay * 1000)
-        arguments = (*self._arguments(changes, expect), milliseconds, int(trust), user_id)
+        delay = self._lease if claim else self._delay
+        arguments = (*self._arguments(changes, expect), delay, int(trust), user_id)
         reply, is_repeated = await self.connection.evaluate(
             COMMIT_AND_MARK, self._all_keys(user_id), arguments, user_id
         )
@@ -270,8 +272,8 @@ class HybridRedis(RedisStore):
         Returns:
             The users, and all that waits.
         """
-        times = (int(ahead * 1000), int(LEASE_SECONDS * 1000))
-        reply, _ = await self.connection.evaluate(CLAIM, (self._dirty, self._due), (most, *times))
+        arguments = (most, int(ahead * 1000), self._lease)
+        reply, _ = await self.connection.evaluate(CLAIM, (self._dirty, self._due), arguments)
         users, count, oldest, now = reply
         age = (now - float(oldest)) / 1000 if oldest else 0.0
         return [user.decode() for user in users], Backlog(count, max(age, 0.0))

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import copying
+import hybrid
 import idling
 import starting
 import throughput
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "start": starting.measure,
     "webhook": throughput.measure,
     "idle": idling.measure,
+    "hybrid": hybrid.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -122,7 +122,7 @@ async def test_what_a_killed_replica_had_claimed_is_flushed_by_another(
 async def test_a_record_that_postgres_refuses_holds_up_no_other(
     hybrid: HybridHarness, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = await lazy(hybrid)
+    store = await lazy(hybrid, interval=1)
     await hybrid.postgres.execute(
         "ALTER TABLE {schema}.user_state ADD CONSTRAINT no_nines CHECK (user_id <> '9')"
     )

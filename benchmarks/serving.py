@@ -27,7 +27,7 @@ ENGINES: Mapping[str, tuple[int, ...]] = {"memory": (1,), "redis": (1, 3), "post
 
 URLS = {"redis": "REDIS_URL", "postgres": "DATABASE_URL"}
 
-ROUNDS = 3
+ROUNDS = 9
 USERS = 50
 SECONDS = 3.0
 SECRET = "benchmark-secret"

@@ -21,7 +21,7 @@ INSIDE = ROOT / "benchmarks" / "inside"
 """Programs that run in the rendered project's environment."""
 
 TOKEN = "42:TEST"
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds to wait for a program to be ready."""
 
 

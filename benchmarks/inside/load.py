@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict, deque
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import uvloop
 
@@ -91,9 +91,6 @@ class Api(Messages):
 class Load:
     """Updates to deliver until the time is over, and what became of them."""
 
-    counted: ClassVar[dict[int, int]] = {}
-    """Per user, the highest number a bot has counted to. A bot goes on where it was, so loads do, too."""
-
     def __init__(self, order: dict[str, Any]) -> None:
         """Begin now."""
         self.secret: str = order["secret"]
@@ -104,21 +101,21 @@ class Load:
         self.last_reply = self.started
         self.latencies: list[float] = []
         self.under_way: defaultdict[int, deque[float]] = defaultdict(deque)
-        self._counted_before: dict[int, int] = {}
+        self._counts: dict[int, tuple[int, int]] = {}
 
     def replied(self, user_id: int, number: int) -> None:
-        """Note a reply; what it tells that the bot knew before this load is not counted."""
+        """Note a reply, and the lowest and the highest number to which the bot has counted in this load."""
         self.replies += 1
         self.last_reply = time.monotonic()
         if self.under_way[user_id]:
             self.latencies.append(self.last_reply - self.under_way[user_id].popleft())
-        self._counted_before.setdefault(user_id, Load.counted.get(user_id, 0))
-        Load.counted[user_id] = max(number, Load.counted.get(user_id, 0))
+        lowest, highest = self._counts.get(user_id, (number, number))
+        self._counts[user_id] = min(lowest, number), max(highest, number)
 
     @property
     def effects(self) -> int:
         """How many updates the bot has counted."""
-        return sum(Load.counted[user_id] - before for user_id, before in self._counted_before.items())
+        return sum(highest - lowest + 1 for lowest, highest in self._counts.values())
 
 
 class User:

@@ -9,8 +9,8 @@ from workshop import INSIDE, Workshop, heard, tell
 
 from support import UV, must
 
-ROUNDS = 9
-SECONDS = 2.0
+ROUNDS = 7
+SECONDS = 1.5
 
 
 def measure(workshop: Workshop) -> Iterator[Row]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from measuring import Row, compared, counted, interleaved
 from workshop import INSIDE, Workshop, heard, tell
 
-ROUNDS = 9
-SECONDS = 2.0
+ROUNDS = 7
+SECONDS = 1.5
 
 
 def measure(workshop: Workshop) -> Iterator[Row]:

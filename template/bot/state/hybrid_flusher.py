@@ -13,7 +13,7 @@ from bot.state.hybrid_record import Backlog
 from bot.state.hybrid_redis import HybridRedis
 from bot.state.store import StateError, StateUnavailable
 
-WORKERS = 4
+WORKERS = 6
 """Records flushed at the same time: less than the pool of connections, which cold users need, too."""
 
 AWAY_SECONDS = 1.0

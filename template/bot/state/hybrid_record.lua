@@ -59,11 +59,15 @@ end
 -- Has the record wait for a flusher, `delay` from now on if it does not wait already. It can neither expire nor,
 -- under a policy that takes volatile keys only, be evicted until then.
 local function mark(delay)
-  for _, key in ipairs(RECORD) do
-    redis.call('PERSIST', key)
+  if redis.call('PTTL', META) >= 0 then -- all keys of a record expire together
+    for _, key in ipairs(RECORD) do
+      redis.call('PERSIST', key)
+    end
   end
-  redis.call('ZADD', DIRTY, 'NX', NOW, USER)
-  redis.call('ZADD', DUE, 'NX', NOW + delay, USER)
+  if not is_dirty() then
+    redis.call('ZADD', DIRTY, NOW, USER)
+    redis.call('ZADD', DUE, NOW + delay, USER)
+  end
 end
 
 -- Makes a cache entry of the record: PostgreSQL has it. What writes first here is allowed when memory has run

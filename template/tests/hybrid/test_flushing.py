@@ -8,6 +8,7 @@ import pytest
 
 from bot.config import Settings
 from bot.errors import OperatorError
+from bot.logs import configure_logs
 from bot.state.engine import create_store
 from bot.state.hybrid import HybridStore
 from bot.state.hybrid_flusher import FLUSHES
@@ -120,8 +121,9 @@ async def test_what_a_killed_replica_had_claimed_is_flushed_by_another(
 
 
 async def test_a_record_that_postgres_refuses_holds_up_no_other(
-    hybrid: HybridHarness, capsys: pytest.CaptureFixture[str]
+    hybrid: HybridHarness, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logs(Settings())
     store = await lazy(hybrid, interval=1)
     await hybrid.postgres.execute(
         "ALTER TABLE {schema}.user_state ADD CONSTRAINT no_nines CHECK (user_id <> '9')"
@@ -135,7 +137,7 @@ async def test_a_record_that_postgres_refuses_holds_up_no_other(
         assert (await store.load("9")).state == {"n": 9}
         for user in (8, 10, 14):
             assert (await rested(store, str(user))).state == {"n": user}
-        said = capsys.readouterr().err
+        said = capfd.readouterr().err
         assert "user 9: PostgreSQL refuses its record" in said
         assert "CheckViolation" in said
     finally:

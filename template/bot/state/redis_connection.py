@@ -219,6 +219,10 @@ class RedisConnection:
             )
         self._client = self._make_client(address)
 
+    def another(self) -> Self:
+        """Further connections to the same place, which wait for none of these."""
+        return type(self)(self._settings)
+
     @property
     def client(self) -> Redis | RedisCluster:
         """redis-py's client; its commands belong into `call`."""

@@ -107,9 +107,11 @@ def server(workshop: Workshop, engine: str) -> Iterator[dict[str, str]]:
             done = run(project / ".venv/bin/bot", "migrate", cwd=Path(folder), env=clean_env(**settings))
             if done.returncode:
                 raise SystemExit(f"bot migrate failed: {done.stderr}")
-            yield settings
-            tell(process, "stop")
-            heard(process)
+            try:
+                yield settings
+            finally:
+                tell(process, "stop")
+                heard(process)
 
 
 @contextmanager

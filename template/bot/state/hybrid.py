@@ -98,9 +98,8 @@ class HybridStore:
         self.limits = redis.limits
         self.redis = redis
         self.postgres = postgres
-        self._beside = redis.another()
         self.flusher = Flusher(
-            self._beside, postgres, interval=settings.hybrid_flush_interval, batch=settings.hybrid_flush_batch
+            redis, postgres, interval=settings.hybrid_flush_interval, batch=settings.hybrid_flush_batch
         )
         self._waits = settings.hybrid_ack == "postgres"
         self._is_connected = False
@@ -147,7 +146,6 @@ class HybridStore:
             return
         try:
             await self.redis.connect()
-            await self._beside.connection.open()
             if (await self.redis.connection.ask("INFO", "cluster")).get("cluster_enabled"):
                 raise StateError(CLUSTER)
             try:
@@ -371,7 +369,6 @@ class HybridStore:
                 log.warning("not everything could be flushed; it waits in Redis", users=left.users)
 
     async def _let_go(self) -> None:
-        await self._beside.close()
         await self.redis.close()
         await self.postgres.close()
 

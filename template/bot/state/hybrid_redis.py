@@ -3,10 +3,9 @@
 import secrets
 import time
 from collections.abc import AsyncIterator
-from copy import copy
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Self
+from typing import Any
 
 import structlog
 
@@ -115,12 +114,6 @@ class HybridRedis(RedisStore):
         self._delay = int(delay * 1000)
         # Longer than any record waits for further changes: so `take` can tell who waits from who is taken.
         self._lease = int((LEASE_SECONDS + delay) * 1000)
-
-    def another(self) -> Self:
-        """The same by connections of its own: turns that wait for one another do not keep it waiting."""
-        twin = copy(self)
-        twin.connection = self.connection.another()
-        return twin
 
     async def seconds_ahead(self) -> float:
         """By how much the server's clock is ahead of this machine's."""

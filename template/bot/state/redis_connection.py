@@ -1,10 +1,12 @@
 """The way to Redis: its address and settings, how long to wait, what to try again, and what errors mean."""
 
 import asyncio
+import builtins
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.util import find_spec
@@ -101,7 +103,9 @@ class RedisSettings(Environment):
         None, description="The Sentinels' own password, if they have one."
     )
     redis_cluster: bool = Field(False, description="Whether REDIS_URL names nodes of a Redis Cluster.")
-    redis_max_connections: int = Field(50, ge=1, description="Most connections at once.")
+    redis_max_connections: int = Field(
+        50, ge=1, description="Most commands at once, each on a connection of its own."
+    )
     redis_connect_timeout: Seconds = Field(
         10, description="Seconds to wait at start for a server that does not answer yet."
     )
@@ -206,6 +210,8 @@ class RedisConnection:
         """
         self._settings = settings
         self._embedded: EmbeddedRedis | None = None
+        # redis-py's pools give a free connection to whoever asks first, not to whoever has waited longest.
+        self._places = asyncio.Semaphore(settings.redis_max_connections)
         self._sentinel: Sentinel | None = None
         if settings.redis_url is not None:
             address = Address.of_url(settings.redis_url.get_secret_value())
@@ -218,10 +224,6 @@ class RedisConnection:
                 "(on Linux and macOS, `uv sync` also brings a server for development)"
             )
         self._client = self._make_client(address)
-
-    def another(self) -> Self:
-        """Further connections to the same place, which wait for none of these."""
-        return type(self)(self._settings)
 
     @property
     def client(self) -> Redis | RedisCluster:
@@ -277,7 +279,8 @@ class RedisConnection:
         delay = FIRST_DELAY
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await command()
+                async with self._place(user_id):
+                    return await command()
             except (RedisError, RedisClusterException) as error:
                 if "WRONGTYPE" in str(error):
                     raise StateCorrupt("a key of it has another type", user_id) from None
@@ -290,6 +293,21 @@ class RedisConnection:
             await asyncio.sleep(random.uniform(delay / 2, delay))
             delay *= 4
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _place(self, user_id: str | None) -> AsyncIterator[None]:
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(SOCKET_SECONDS):
+                    await self._places.acquire()
+            except builtins.TimeoutError:
+                raise StateUnavailable("every connection is in use", user_id) from None
+        else:
+            await self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def ask(self, *command: Any, server: Redis | ClusterNode | None = None) -> Any:
         """Send a command that may be repeated: to one of `servers`, or wherever its key is.
@@ -357,7 +375,7 @@ class RedisConnection:
             login["ssl"] = True
         if settings.redis_cluster:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
-            # Its pools do not wait but raise; MAX_CONCURRENT_UPDATES keeps them small.
+            # Its pools do not wait but raise; `_places` keeps them small.
             return RedisCluster(startup_nodes=nodes, max_connections=2**31, **options | login)
         password = settings.redis_sentinel_password
         asking = options | {name: value for name, value in login.items() if name == "ssl"}

@@ -57,6 +57,28 @@ async def test_a_commit_is_in_postgres_within_a_second(hybrid: HybridHarness) ->
             await asyncio.sleep(0.02)
 
 
+async def test_turns_that_take_every_connection_do_not_keep_the_flusher_waiting(
+    hybrid: HybridHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_MAX_CONNECTIONS", "1")
+    store = await hybrid.make(flush_interval=0.1)
+    is_over = asyncio.Event()
+
+    async def write(user_id: str) -> None:
+        while not is_over.is_set():
+            await store.commit(user_id, Changes(state={"n": b"1"}), expect=None)
+
+    async with asyncio.TaskGroup() as group:
+        for user in range(30):
+            group.create_task(write(str(user)))
+        try:
+            async with asyncio.timeout(10):
+                while (await rested(store)).version == 0:  # noqa: ASYNC110 - it happens in the server
+                    await asyncio.sleep(0.02)
+        finally:
+            is_over.set()
+
+
 async def test_many_commits_are_one_row_write(hybrid: HybridHarness) -> None:
     store = await lazy(hybrid)
     for n in range(50):

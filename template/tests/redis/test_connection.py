@@ -188,6 +188,25 @@ async def test_two_hundred_at_once_share_a_few_connections(server: Server, direc
     await store.close()
 
 
+async def test_whoever_has_waited_longest_is_next(server: Server) -> None:
+    store = make_store(server.url, redis_max_connections=1)
+    done = [0] * 10
+    is_over = asyncio.Event()
+
+    async def write(user: int) -> None:
+        while not is_over.is_set():
+            await store.commit(str(user), Changes(state={"n": b"1"}), expect=None)
+            done[user] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for user in range(10):
+            group.create_task(write(user))
+        await asyncio.sleep(0.5)
+        is_over.set()
+    assert min(done) > max(done) / 2
+    await store.close()
+
+
 async def test_a_connection_that_died_in_the_pool_is_replaced(server: Server, direct: RedisStore) -> None:
     store = make_store(server.url)
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)

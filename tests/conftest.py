@@ -1,6 +1,7 @@
 """Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             patch.delenv(name, raising=False)
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("COPIER_SETTINGS_PATH", str(settings))
-        yield
+        # Run by root, PostgreSQL is started as another user, who has to get at its files below this run's folder.
+        # A pytest that begins closes the folder that all of them share, unless it is given another.
+        with tempfile.TemporaryDirectory(prefix="nested-") as folder:
+            patch.setenv("PYTEST_DEBUG_TEMPROOT", folder)
+            yield
 
 
 @pytest.fixture(scope="session")

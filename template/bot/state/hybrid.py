@@ -103,6 +103,7 @@ class HybridStore:
         )
         self._waits = settings.hybrid_ack == "postgres"
         self._is_connected = False
+        self._has_committed = False
         self._reconnecting: asyncio.Task[None] | None = None
 
     @classmethod
@@ -162,7 +163,7 @@ class HybridStore:
         self.flusher.start()
 
     async def close(self) -> None:
-        """Flush what waits, and let go of every connection."""
+        """Flush what waits, if this process committed any of it, and let go of every connection."""
         if self._is_connected:
             self._is_connected = False
             reconnecting, self._reconnecting = self._reconnecting, None
@@ -170,7 +171,8 @@ class HybridStore:
                 reconnecting.cancel()
                 await asyncio.gather(reconnecting, return_exceptions=True)
             await self.flusher.stop()
-            await self._flush_at_last()
+            if self._has_committed:
+                await self._flush_at_last()
         await self._let_go()
 
     async def ping(self) -> "Mapping[str, float]":
@@ -216,6 +218,7 @@ class HybridStore:
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes: one round trip when Redis' word is enough. See `StateStore.commit`."""
         check_size(user_id, changes, self.limits)
+        self._has_committed = True
         if changes.forget:
             return await self._forget(user_id, changes, expect)
         maybe_applied = trust = False

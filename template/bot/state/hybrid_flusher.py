@@ -22,6 +22,9 @@ AWAY_SECONDS = 1.0
 REFUSED_SECONDS = 30.0
 """And after this time those that PostgreSQL refused, or that cannot be read."""
 
+FIRST_SECONDS = 2.0
+"""A process that looks at one record and ends, as `bot state show` does, need not flush those of others."""
+
 STOP_SECONDS = 2.0
 """How long records under way may take when the bot stops."""
 
@@ -120,19 +123,25 @@ class Flusher:
                 await asyncio.sleep(0.1)
 
     async def _work(self) -> None:
-        while not self._is_over.is_set():
+        pause = max(FIRST_SECONDS, self._interval)
+        while not await self._is_told_to_stop(random.uniform(pause / 2, pause)):
             pause = self._interval
             try:
                 if await self._round() == self._batch:
-                    continue
+                    pause = 0
             except StateError as error:
                 log.warning("nothing can be flushed", reason=str(error))
                 pause += AWAY_SECONDS
             except Exception:
                 log.exception("flushing failed")
                 pause += AWAY_SECONDS
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_over.wait(), random.uniform(pause / 2, pause))
+
+    async def _is_told_to_stop(self, seconds: float) -> bool:
+        """Wait so long, or until it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_over.wait()
+        return self._is_over.is_set()
 
     async def _round(self, ahead: float = 0) -> int:
         """Claim a batch and flush it; how many were."""

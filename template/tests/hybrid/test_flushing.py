@@ -11,7 +11,7 @@ from bot.errors import OperatorError
 from bot.logs import configure_logs
 from bot.state.engine import create_store
 from bot.state.hybrid import HybridStore
-from bot.state.hybrid_flusher import FLUSHES
+from bot.state.hybrid_flusher import FIRST_SECONDS, FLUSHES
 from bot.state.store import Changes, Message, StateUnavailable
 from tests.contract.harness_hybrid import HybridHarness
 from tests.e2e.runtime import Runtime
@@ -51,6 +51,7 @@ async def test_a_warm_user_costs_one_round_trip_each_to_load_and_to_commit(hybri
 
 async def test_a_commit_is_in_postgres_within_a_second(hybrid: HybridHarness) -> None:
     store = await hybrid.make(flush_interval=0.5)
+    await asyncio.sleep(FIRST_SECONDS)
     await put(store, n=1)
     async with asyncio.timeout(2):  # the machine may be busy
         while (await rested(store)).state != {"n": 1}:  # noqa: ASYNC110 - it happens in the server
@@ -145,6 +146,7 @@ async def test_what_a_killed_replica_had_claimed_is_flushed_by_another(
 async def test_a_record_that_postgres_refuses_holds_up_no_other(
     hybrid: HybridHarness, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logs(Settings())
     configure_logs(Settings())
     store = await lazy(hybrid, interval=1)
     await hybrid.postgres.execute(

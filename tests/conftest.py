@@ -30,8 +30,8 @@ def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             patch.delenv(name, raising=False)
         patch.setenv("GIT_CONFIG_GLOBAL", str(gitconfig))
         patch.setenv("COPIER_SETTINGS_PATH", str(settings))
-        # Run by root, PostgreSQL is started as another user, who has to get at its files below this run's folder.
-        # A pytest that begins closes the folder that all of them share, unless it is given another.
+        # Run by root, PostgreSQL is started as another user, who has to get at its files below this run's
+        # folder. A pytest that begins closes the folder that all of them share, unless it is given another.
         with tempfile.TemporaryDirectory(prefix="nested-") as folder:
             patch.setenv("PYTEST_DEBUG_TEMPROOT", folder)
             yield

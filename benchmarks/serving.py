@@ -22,10 +22,13 @@ from workshop import (
 
 from support import clean_env, run
 
-ENGINES: Mapping[str, tuple[int, ...]] = {"memory": (1,), "redis": (1, 3), "postgres": (1, 3)}
+ENGINES: Mapping[str, tuple[int, ...]] = {
+    "memory": (1,),
+    "redis": (1, 3),
+    "postgres": (1, 3),
+    "hybrid": (1, 3),
+}
 """The engines, and with how many replicas each is measured."""
-
-URLS = {"redis": "REDIS_URL", "postgres": "DATABASE_URL"}
 
 ROUNDS = 9
 USERS = 50
@@ -95,15 +98,15 @@ def _rows(
 
 @contextmanager
 def server(workshop: Workshop, engine: str) -> Iterator[dict[str, str]]:
-    """A fresh server of an engine, and the settings that lead a bot to it."""
-    if engine not in URLS:
+    """Fresh servers of an engine, and the settings that lead a bot to them."""
+    if engine == "memory":
         yield {}
         return
     project = workshop.rendered(engine)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        command = (project / ".venv/bin/python", INSIDE / "server.py", engine, folder)
+        command = (project / ".venv/bin/python", INSIDE / "server.py", folder)
         with workshop.process(*command, settings={"PYTHONPATH": str(project)}, talk=True) as process:
-            settings = {URLS[engine]: str(heard(process)["url"])}
+            settings: dict[str, str] = heard(process)
             done = run(project / ".venv/bin/bot", "migrate", cwd=Path(folder), env=clean_env(**settings))
             if done.returncode:
                 raise SystemExit(f"bot migrate failed: {done.stderr}")

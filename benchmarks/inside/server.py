@@ -1,32 +1,38 @@
-"""The development server of an engine (redis or postgres), in the folder that the arguments name after it.
+"""The development servers of a project's engine, in the folder that the argument names.
 
-Prints its address as JSON; a line of input stops it, which another line of output confirms.
+Prints the settings that lead a bot to them as JSON; a line of input stops them, which another line of output
+confirms.
 """
 
 import json
 import os
 import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 
-def main(engine: str, folder: Path) -> None:
+def main(folder: Path) -> None:
     """Serve until told to stop."""
     os.chdir(folder)  # where no other project's package `bot` is found
-    if engine == "redis":
-        from bot.state.embedded_redis import EmbeddedRedis
+    settings: dict[str, str] = {}
+    with ExitStack() as in_the_end:
+        if find_spec("bot.state.embedded_redis"):
+            from bot.state.embedded_redis import EmbeddedRedis
 
-        redis = EmbeddedRedis(folder / "data")
-        redis.join()
-        url, stop = f"unix://{redis.socket.absolute()}", redis.leave
-    else:
-        from bot.state.embedded_postgres import EmbeddedPostgres
+            redis = EmbeddedRedis(folder / "redis")
+            redis.join()
+            in_the_end.callback(redis.leave)
+            settings["REDIS_URL"] = f"unix://{redis.socket.absolute()}"
+        if find_spec("bot.state.embedded_postgres"):
+            from bot.state.embedded_postgres import EmbeddedPostgres
 
-        postgres = EmbeddedPostgres(folder / "data")
-        url, stop = postgres.start_now(), postgres.stop_now
-    print(json.dumps({"url": url}), flush=True)
-    sys.stdin.readline()
-    stop()
+            postgres = EmbeddedPostgres(folder / "postgres")
+            settings["DATABASE_URL"] = postgres.start_now()
+            in_the_end.callback(postgres.stop_now)
+        print(json.dumps(settings), flush=True)
+        sys.stdin.readline()
     print(json.dumps({"stopped": True}), flush=True)
 
 
-main(sys.argv[1], Path(sys.argv[2]))
+main(Path(sys.argv[1]))

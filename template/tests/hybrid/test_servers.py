@@ -12,7 +12,7 @@ import pytest
 from bot.state import postgres_schema
 from bot.state.hybrid import HybridStore
 from bot.state.postgres_database import Database
-from bot.state.store import Changes, StateUnavailable
+from bot.state.store import Changes, StateError, StateUnavailable
 from bot.telegram import transaction
 from tests.contract.harness_hybrid import HybridHarness
 from tests.e2e.runtime import Runtime
@@ -123,6 +123,14 @@ async def test_memory_that_has_run_out_is_freed_by_flushing(lazy: HybridStore, o
     assert (await ask("INFO", "stats"))["evicted_keys"]
     for user in range(users):
         assert (await lazy.load(str(user))).state == {"blob": "x" * 20_000}
+
+
+async def test_a_cluster_is_refused(tmp_path: Path, own_postgres: OwnServer) -> None:
+    cluster = Server(tmp_path / "cluster", **{"cluster-enabled": "yes"}).start()
+    store = await own_store(cluster, own_postgres)
+    with pytest.raises(StateError, match="does not run on a Redis Cluster"):
+        await store.connect()
+    cluster.end()
 
 
 async def kill_redis(redis: Server, _: OwnServer, __: HybridStore) -> None:

@@ -246,7 +246,7 @@ def _read(
             token=fields["token"].decode(),
             state=dict(_pairs(state)),
             fsm=_after(FSM, fields),
-            history=[Message.from_json(message) for message in messages],
+            history=[Message(each["role"], each["text"], each["at"]) for each in messages],
             applied=ids,
             outbox={key: value for key, value in outbox.items() if key in ids},
             forgotten=int(fields["forgotten"]),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from bot.state.codec import clean, dumps, is_storable, loads
+from bot.state.codec import clean, dumps, loads
 
 APPLIED_LIMIT = 256
 """Applied update ids kept per user. Telegram shows at most 100 unconfirmed updates to a poller and opens
@@ -78,7 +78,7 @@ class Message:
 
     def __post_init__(self) -> None:
         """Make the text storable on every engine."""
-        if not is_storable(self.text):
+        if not self.text.isascii() or "\0" in self.text:  # spares most texts a call
             object.__setattr__(self, "text", clean(self.text))
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             raise SystemExit(f"flows: {lost['ours']} of {found['ours']['of']} were lost: {circumstances}")
         for kind, storage in BASELINES.items():
             name = f"flows: lost of {found[kind]['of']}, {circumstances}, beside {storage}"
-            yield counted(name, "", lost["ours"], lost[kind], ("<=", 0))
+            labels = {"baseline": kind, "what": what, "of": found[kind]["of"]}
+            yield counted(name, "", lost["ours"], lost[kind], ("<=", 0), **labels)
 
 
 def _flows(workshop: Workshop, kind: str) -> dict[str, int]:

@@ -75,14 +75,12 @@ class Workshop:
         """The project's console script."""
         return self.project / ".venv" / "bin" / "bot"
 
-    def versions(self) -> str:
-        """The versions that count in the project's environment, in one line."""
-        program = (
-            "import importlib.metadata as m, platform;"
-            "print('Python', platform.python_version(), *(f'{n} {m.version(n)}' for n in"
-            " ('aiogram', 'aiohttp', 'pydantic', 'uvloop', 'structlog', 'orjson')), sep=', ')"
-        )
-        return must(self.python, "-c", program, cwd=self.folder).strip()
+    def versions(self) -> dict[str, str]:
+        """The versions that count, in the environments of all projects that have been rendered."""
+        found: dict[str, str] = {}
+        for project in self._projects.values():
+            found |= json.loads(must(project / ".venv/bin/python", INSIDE / "versions.py", cwd=self.folder))
+        return found
 
     @contextmanager
     def process(
@@ -174,4 +172,4 @@ def tell(process: "subprocess.Popen[str]", value: object) -> None:
 
 def python_program(workshop: Workshop, name: str, *arguments: str) -> Sequence[str | Path]:
     """The command that runs a program of `inside/` in the project's environment."""
-    return (workshop.python, *arguments, INSIDE / name)
+    return (workshop.python, INSIDE / name, *arguments)

@@ -1,0 +1,3 @@
+from pathlib import Path
+def draw(results: Path, folder: Path) -> list[Path]:
+    return []

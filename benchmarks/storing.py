@@ -1,0 +1,3 @@
+from measuring import Row
+def measure(workshop):
+    yield from ()

@@ -1,4 +1,4 @@
-"""`copy`: rendering this template, beside one with nothing to ask or fill in, and beside one of a single file."""
+"""`copy`: rendering this template, beside one with nothing to ask or fill in, and one of a single file."""
 
 import shutil
 import sys

@@ -1,6 +1,6 @@
 """Measure what the project promises about speed and memory: `uv run python benchmarks/run.py [NAME ...]`.
 
-Ends with 1 when a bound is missed or a benchmark fails. README.md beside this file says what is measured, and how.
+Ends with 1 when a bound is missed or a benchmark fails. README.md says what is measured, and how.
 """
 
 import argparse
@@ -54,8 +54,6 @@ BENCHMARKS: Mapping[str, Measure] = {
 LONG = ("soak", "transfer")
 """Measured when they are named, and by `--long`: each takes about as long as all others together."""
 
-RESULTS = ROOT / "benchmarks" / "results.json"
-ASSETS = ROOT / "docs" / "assets" / "benchmarks"
 QUICK = ROOT / "benchmarks" / "quick"
 """Where what was only tried goes, results and plots."""
 
@@ -74,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = {name for name in BENCHMARKS if options.long or name not in LONG}
     wanted = set(options.names) or wanted
     names = [name for name in BENCHMARKS if name in wanted]
-    results, assets = (QUICK / "results.json", QUICK) if options.quick else (RESULTS, ASSETS)
+    results, assets = (QUICK / "results.json", QUICK) if options.quick else (plot.RESULTS, plot.ASSETS)
     if options.quick:
         os.environ["QUICK"] = "1"
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
@@ -123,7 +121,8 @@ def run_all(names: Sequence[str], workshop: Workshop, path: Path) -> dict[str, s
             bad[name] = f"FAILED: {error}; its earlier results, if any, are kept"
             print(f"{name}: {bad[name]}", file=sys.stderr, flush=True)
             continue
-        if missed := [row.name for row in rows if row.verdict == "MISSED"]:
+        missed = [row.name for row in rows if row.verdict == "MISSED"]
+        if missed and not about["quick"]:
             bad[name] = f"bound missed: {'; '.join(missed)}"
         seconds = round(time.monotonic() - started)
         results[name] = {

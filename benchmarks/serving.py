@@ -89,18 +89,31 @@ def _rows(
         with bare(workshop, engine, count, api, {**storage, "BACKGROUND": "1"}) as bare_bots:
             default = loaded(driver, bare_bots, seconds, may_fail=True)()
     name = f"serve, {engine}, {count} replica{'s' if count > 1 else ''}"
-    labels: dict[str, str | int] = {"engine": engine, "replicas": count}
     per_second = [(load.per_second, other.per_second) for load, other in pairs]
     yield compared(
-        f"{name}: throughput", "updates/s", per_second, (">=", 0.7), what="throughput", **labels
+        f"{name}: throughput",
+        "updates/s",
+        per_second,
+        (">=", 0.7),
+        what="throughput",
+        engine=engine,
+        replicas=count,
     )
     p50 = [(load.p50_ms, other.p50_ms) for load, other in pairs]
-    yield compared(f"{name}: latency, p50", "ms", p50, what="p50", **labels)
+    yield compared(f"{name}: latency, p50", "ms", p50, what="p50", engine=engine, replicas=count)
     p99 = [(load.p99_ms, other.p99_ms) for load, other in pairs]
-    yield compared(f"{name}: latency, p99", "ms", p99, what="p99", **labels)
+    yield compared(f"{name}: latency, p99", "ms", p99, what="p99", engine=engine, replicas=count)
     updates = sum(load.updates for load, _ in pairs)
     yield counted(
-        f"{name}: effects lost, of {updates}", "", lost, 0, ("<=", 0), what="lost", of=updates, **labels
+        f"{name}: effects lost, of {updates}",
+        "",
+        lost,
+        0,
+        ("<=", 0),
+        what="lost",
+        of=updates,
+        engine=engine,
+        replicas=count,
     )
     yield counted(
         f"{name}: lost by the bare bot as it is by default, of {default.updates}",
@@ -109,7 +122,8 @@ def _rows(
         0,
         what="lost by default",
         of=default.updates,
-        **labels,
+        engine=engine,
+        replicas=count,
     )
 
 

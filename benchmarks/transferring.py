@@ -25,7 +25,9 @@ def measure(workshop: Workshop) -> Iterator[Row]:
     many_users = reduced(MANY, 5_000)
     for engine in ("redis", "postgres"):
         bot = workshop.rendered(engine) / ".venv" / "bin" / "bot"
-        few, many = (_transferred(bot, workshop.folder / f"{engine}-{users}", users) for users in (FEW, many_users))
+        few, many = (
+            _transferred(bot, workshop.folder / f"{engine}-{users}", users) for users in (FEW, many_users)
+        )
         for what in ("import", "export"):
             name = f"transfer, {engine}: most memory of {what}, {many_users:,} users beside {FEW:,}"
             yield compared(name, "MiB", [(many[what][0], few[what][0])], ("<=", 1.1))

@@ -41,8 +41,8 @@ BASELINES: Mapping[str, Mapping[str, tuple[str, Mapping[int, Bound]]]] = {
         "floor": ("two PINGs", {}),
     },
 }
-"""Per engine, which has a program `inside/turn_<engine>.py`, and baseline: what that is and, per number of turns
-at once, what is promised."""
+"""Per engine, which has a program `inside/turn_<engine>.py`, and baseline: what that is and, per number of
+turns at once, what is promised."""
 
 
 def measure(workshop: Workshop) -> Iterator[Row]:
@@ -54,8 +54,16 @@ def measure(workshop: Workshop) -> Iterator[Row]:
                 if name in rates:
                     rounds = list(zip(rates["ours"], rates[name], strict=True))
                     title = f"turn, {engine}, {at_once} at once: beside {text}"
-                    labels = {"what": "turns", "engine": engine, "at_once": int(at_once), "baseline": name}
-                    yield compared(title, "turns/s", rounds, bounds.get(int(at_once)), **labels)
+                    yield compared(
+                        title,
+                        "turns/s",
+                        rounds,
+                        bounds.get(int(at_once)),
+                        what="turns",
+                        engine=engine,
+                        at_once=int(at_once),
+                        baseline=name,
+                    )
         for name, lost in found["lost"].items():
             bound: Bound | None = ("<=", 0) if name == "ours" else None
             title = f"turn, {engine}: of 50 quick messages lost, {name}"

@@ -1,7 +1,8 @@
 """The least aiogram bot there is, by webhook: bare_webhook.py echo | count.
 
 `count` counts each user's messages in aiogram's own storage: in the Redis that STORAGE_URL names, or else in
-memory. A delivery is answered when its update is handled; with BACKGROUND=1 before, as aiogram does by default.
+memory. A delivery is answered when its update is handled; with BACKGROUND=1 before that, as aiogram does by
+default.
 """
 
 import os

@@ -2,10 +2,10 @@
 
 Usage: storage.py USERS,USERS... SERVER...   (servers of `SERVERS`, those the project's engine works with)
 
-Prints JSON: per number of users, bytes by what holds them; bytes of such a record as JSON; per turn and server,
-round trips and bytes, of those that a user waits for and of those in the background. It fills by the code of
-`bot state import`. A user has 10 keys, a conversation of 20 messages of a line each, the ids of its 10 updates, and one reply not
-yet known to be delivered. Its texts are random words, because servers compress.
+Prints JSON: per number of users, bytes by what holds them; bytes of such a record as JSON; per turn and
+server, round trips and bytes, of those that a user waits for and of those in the background. It fills by the
+code of `bot state import`. A user has 10 keys, a conversation of 20 messages of a line each, the ids of its
+10 updates, and one reply not yet known to be delivered. Its texts are random words, because servers compress.
 """
 
 import asyncio
@@ -32,13 +32,15 @@ from bot.state.engine import create_store
 from bot.state.store import Message, Outgoing, StateStore, UserRecord
 from bot.state.transfer import import_lines
 
-WORDS = (
-    "about after again answer before begin bring change city could different down early every family first follow"
-    " garden great group happen house idea important kind large later learn letter light little machine maybe might"
-    " morning mountain music never night number order paper people perhaps place point question quiet reason river"
-    " school second side simple since small sound start story street summer system table though through travel under"
-    " until water while window winter without wonder world write year yesterday young"
-).split()
+VOCABULARY = """
+    about after again answer before begin bring change city could different down early every family
+    first follow garden great group happen house idea important kind large later learn letter light
+    little machine maybe might morning mountain music never night number order paper people perhaps
+    place point question quiet reason river school second side simple since small sound start story
+    street summer system table though through travel under until water while window winter without
+    wonder world write year yesterday young
+"""
+WORDS = VOCABULARY.split()
 UPDATES = tuple(range(100_000_001, 100_000_011))
 REPLY = {"method": "sendMessage", "params": {"chat_id": "1", "text": "Processed: message 10"}}
 TURNS = 200

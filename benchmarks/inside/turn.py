@@ -20,7 +20,7 @@ from bot.state.turn import Turn
 USERS = 500
 AT_ONCE = 50
 """Turns under way at the same time, each of another user."""
-SECONDS, ROUNDS = (0.2, 1) if os.environ.get("QUICK") else (1.0, 7)
+SECONDS, ROUNDS = (0.2, 1) if os.environ.get("QUICK") else (1.0, 5)
 HISTORY = 20
 KEYS = {f"key_{number}": f"value number {number}, as an owner might keep it" for number in range(30)}
 CONVERSATION = [

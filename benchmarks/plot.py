@@ -249,7 +249,7 @@ def caption(result: Result) -> list[str]:
         *textwrap.wrap(versions, CAPTION, break_long_words=False),
     ]
     if about["quick"]:
-        lines.append("ONLY TRIED (--quick), ON A BUSY MACHINE: these numbers mean nothing")
+        lines.append("ONLY TRIED (--quick): these numbers mean nothing")
     return lines
 
 

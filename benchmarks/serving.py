@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import Row, compared, counted, interleaved
+from measuring import Row, compared, counted, interleaved, reduced
 from workshop import (
     INSIDE,
     TOKEN,
@@ -30,9 +30,9 @@ ENGINES: Mapping[str, tuple[int, ...]] = {
 }
 """The engines, and with how many replicas each is measured."""
 
-ROUNDS = 9
+ROUNDS = 5
 USERS = 50
-SECONDS = 3.0
+SECONDS = 2.0
 SECRET = "benchmark-secret"
 
 
@@ -79,21 +79,52 @@ def _rows(
     settings: Mapping[str, str],
     storage: Mapping[str, str],
 ) -> Iterator[Row]:
+    seconds = reduced(SECONDS, 1.0)
     with ours(workshop, engine, count, api, settings) as our_bots:
         with bare(workshop, engine, count, api, storage) as bare_bots:
-            pairs = list(interleaved(ROUNDS, loaded(driver, our_bots), loaded(driver, bare_bots)))
+            pairs = list(
+                interleaved(ROUNDS, loaded(driver, our_bots, seconds), loaded(driver, bare_bots, seconds))
+            )
         lost = sum(load.updates - load.effects for load, _ in pairs)
         with bare(workshop, engine, count, api, {**storage, "BACKGROUND": "1"}) as bare_bots:
-            default = loaded(driver, bare_bots, may_fail=True)()
+            default = loaded(driver, bare_bots, seconds, may_fail=True)()
     name = f"serve, {engine}, {count} replica{'s' if count > 1 else ''}"
     per_second = [(load.per_second, other.per_second) for load, other in pairs]
-    yield compared(f"{name}: throughput", "updates/s", per_second, (">=", 0.7))
-    yield compared(f"{name}: latency, p50", "ms", [(load.p50_ms, other.p50_ms) for load, other in pairs])
-    yield compared(f"{name}: latency, p99", "ms", [(load.p99_ms, other.p99_ms) for load, other in pairs])
+    yield compared(
+        f"{name}: throughput",
+        "updates/s",
+        per_second,
+        (">=", 0.7),
+        what="throughput",
+        engine=engine,
+        replicas=count,
+    )
+    p50 = [(load.p50_ms, other.p50_ms) for load, other in pairs]
+    yield compared(f"{name}: latency, p50", "ms", p50, what="p50", engine=engine, replicas=count)
+    p99 = [(load.p99_ms, other.p99_ms) for load, other in pairs]
+    yield compared(f"{name}: latency, p99", "ms", p99, what="p99", engine=engine, replicas=count)
     updates = sum(load.updates for load, _ in pairs)
-    yield counted(f"{name}: effects lost, of {updates}", "", lost, 0, ("<=", 0))
-    lost = default.updates - default.effects
-    yield counted(f"{name}: lost by the bare bot as it is by default, of {default.updates}", "", lost, 0)
+    yield counted(
+        f"{name}: effects lost, of {updates}",
+        "",
+        lost,
+        0,
+        ("<=", 0),
+        what="lost",
+        of=updates,
+        engine=engine,
+        replicas=count,
+    )
+    yield counted(
+        f"{name}: lost by the bare bot as it is by default, of {default.updates}",
+        "",
+        default.updates - default.effects,
+        0,
+        what="lost by default",
+        of=default.updates,
+        engine=engine,
+        replicas=count,
+    )
 
 
 @contextmanager
@@ -133,7 +164,7 @@ def bare(
 ) -> Iterator[Bots]:
     """Replicas of the bare bot."""
     project = workshop.project if engine == "memory" else workshop.rendered("redis")
-    command = (project / ".venv/bin/python", INSIDE / "bare_storing.py")
+    command = (project / ".venv/bin/python", INSIDE / "bare_webhook.py", "count")
     with _processes(workshop, command, count, api, settings, "/healthz") as bots:
         yield bots
 
@@ -168,7 +199,7 @@ def _processes(
 def loaded(
     driver: "subprocess.Popen[str]",
     bots: Bots,
-    seconds: float = SECONDS,
+    seconds: float,
     rate: float = 0,
     may_fail: bool = False,
 ) -> Callable[[], Load]:

@@ -42,14 +42,17 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             )
         )
     polls = [(ours.first_poll, bare.first_poll) for ours, bare in pairs]
-    yield compared("start: to the first getUpdates", "s", polls, TIME)
-    yield compared("start: to ready", "s", [(ours.ready, bare.ready) for ours, bare in pairs], TIME)
-    yield compared("start: memory when ready", "MiB", [(ours.rss, bare.rss) for ours, bare in pairs], MEMORY)
-    yield compared("start: peak until ready", "MiB", [(ours.peak, bare.peak) for ours, bare in pairs], MEMORY)
+    yield compared("start: to the first getUpdates", "s", polls, TIME, what="first getUpdates")
+    ready = [(ours.ready, bare.ready) for ours, bare in pairs]
+    yield compared("start: to ready", "s", ready, TIME, what="ready")
+    rss = [(ours.rss, bare.rss) for ours, bare in pairs]
+    yield compared("start: memory when ready", "MiB", rss, MEMORY, what="memory when ready")
+    peak = [(ours.peak, bare.peak) for ours, bare in pairs]
+    yield compared("start: peak until ready", "MiB", peak, MEMORY, what="peak until ready")
     replies = [(ours.first_reply, bare.first_reply) for ours, bare in pairs]
-    yield compared("start: first update, until its reply", "s", replies)
+    yield compared("start: first update, until its reply", "s", replies, what="first reply")
     then = [(ours.rss_then, bare.rss_then) for ours, bare in pairs]
-    yield compared("start: memory after it", "MiB", then)
+    yield compared("start: memory after it", "MiB", then, what="memory after it")
 
 
 def _start(

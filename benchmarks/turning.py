@@ -1,4 +1,4 @@
-"""`turn`: what a load and a commit cost in Redis and in PostgreSQL, beside other ways to keep users there."""
+"""`turn`: what a load and a commit cost on each engine, beside other ways to keep users there."""
 
 import json
 import sys
@@ -13,25 +13,40 @@ from support import clean_env, run
 AT_ONCE = 50
 """As in `inside/turn.py`."""
 
+SKETCH = "the source document's sketch, keeping the same"
+ONE_KEY = "that sketch to the letter, keeping one key"
+TWICE: Mapping[int, Bound] = {1: (">=", 2), AT_ONCE: (">=", 2)}
+
 BASELINES: Mapping[str, Mapping[str, tuple[str, Mapping[int, Bound]]]] = {
+    "memory": {
+        "sketch": (SKETCH, {}),
+        "one key": (ONE_KEY, {}),
+        "aiogram": ("aiogram's MemoryStorage", {}),
+    },
     "redis": {
-        "sketch": ("the source document's sketch, keeping the same", {1: (">=", 2), AT_ONCE: (">=", 2)}),
-        "one key": ("that sketch to the letter, keeping one key", {}),
+        "sketch": (SKETCH, TWICE),
+        "one key": (ONE_KEY, {}),
         "aiogram": ("aiogram's RedisStorage", {}),
         "floor": ("two PINGs", {1: (">=", 0.6), AT_ONCE: (">=", 0.6)}),
     },
     "postgres": {
-        "sketch": ("the source document's sketch, keeping the same", {1: (">=", 2), AT_ONCE: (">=", 2)}),
-        "one key": ("that sketch to the letter, keeping one key", {}),
+        "sketch": (SKETCH, TWICE),
+        "one key": (ONE_KEY, {}),
         "floor": ("two times SELECT 1", {}),
         "pgbench": ("one client of pgbench with the same statements", {1: (">=", 0.6)}),
     },
+    "hybrid": {
+        "sketch": (SKETCH, {}),
+        "one key": (ONE_KEY, {}),
+        "floor": ("two PINGs", {}),
+    },
 }
-"""Per engine and baseline: what it is and, per number of turns at once, what is promised."""
+"""Per engine, which has a program `inside/turn_<engine>.py`, and baseline: what that is and, per number of
+turns at once, what is promised."""
 
 
 def measure(workshop: Workshop) -> Iterator[Row]:
-    """Each engine in a process of its own, with a server of its own."""
+    """Each engine in a process of its own, with servers of its own."""
     for engine, baselines in BASELINES.items():
         found = _found(workshop, engine)
         for at_once, rates in found["rates"].items():
@@ -39,28 +54,40 @@ def measure(workshop: Workshop) -> Iterator[Row]:
                 if name in rates:
                     rounds = list(zip(rates["ours"], rates[name], strict=True))
                     title = f"turn, {engine}, {at_once} at once: beside {text}"
-                    yield compared(title, "turns/s", rounds, bounds.get(int(at_once)))
+                    yield compared(
+                        title,
+                        "turns/s",
+                        rounds,
+                        bounds.get(int(at_once)),
+                        what="turns",
+                        engine=engine,
+                        at_once=int(at_once),
+                        baseline=name,
+                    )
         for name, lost in found["lost"].items():
             bound: Bound | None = ("<=", 0) if name == "ours" else None
-            yield counted(f"turn, {engine}: of 50 quick messages lost, {name}", "", lost, 0, bound)
-        ours, sketch = found["bytes"]["ours"], found["bytes"]["sketch"]
-        yield compared(f"turn, {engine}: on the wire, beside the sketch", "bytes/turn", [(ours, sketch)])
+            title = f"turn, {engine}: of 50 quick messages lost, {name}"
+            yield counted(title, "", lost, 0, bound, what="lost", engine=engine, variant=name)
+        if "bytes" in found:
+            ours, sketch = found["bytes"]["ours"], found["bytes"]["sketch"]
+            name = f"turn, {engine}: on the wire, beside the sketch"
+            yield compared(name, "bytes/turn", [(ours, sketch)], what="bytes", engine=engine)
         kinds: tuple[tuple[str, Bound | None], ...] = (("commits", (">=", 0.8)), ("bare commits", None))
         for what, bound in kinds:
             if what in found:
                 rounds = list(zip(found[what]["wide"], found[what]["narrow"], strict=True))
                 title = f"turn, {engine}: {what} that change one of 1,000 keys, beside one of 10"
-                yield compared(title, "commits/s", rounds, bound)
+                yield compared(title, "commits/s", rounds, bound, what=what, engine=engine)
 
 
 def _found(workshop: Workshop, engine: str) -> dict[str, Any]:
-    """What the engine's program printed."""
-    project = workshop.rendered(engine)
+    """What the engine's program printed last."""
+    project = workshop.rendered(engine, *(["--no-dev"] if engine == "memory" else []))
     command = (project / ".venv" / "bin" / "python", INSIDE / f"turn_{engine}.py")
     env = clean_env(PYTHONPATH=str(project))
     done = run(*command, cwd=workshop.folder, env=env, timeout=900)
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         raise SystemExit(f"turn_{engine}.py failed; it says above why")
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

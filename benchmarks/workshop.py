@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,12 @@ class Workshop:
         """The project's console script."""
         return self.project / ".venv" / "bin" / "bot"
 
-    def versions(self) -> str:
-        """The versions that count in the project's environment, in one line."""
-        program = (
-            "import importlib.metadata as m, platform;"
-            "print('Python', platform.python_version(), *(f'{n} {m.version(n)}' for n in"
-            " ('aiogram', 'aiohttp', 'pydantic', 'uvloop', 'structlog', 'orjson')), sep=', ')"
-        )
-        return must(self.python, "-c", program, cwd=self.folder).strip()
+    def versions(self) -> dict[str, str]:
+        """The versions that count, in the environments of all projects that have been rendered."""
+        found: dict[str, str] = {}
+        for project in self._projects.values():
+            found |= json.loads(must(project / ".venv/bin/python", INSIDE / "versions.py", cwd=self.folder))
+        return found
 
     @contextmanager
     def process(
@@ -93,8 +91,8 @@ class Workshop:
         Args:
             command: the program and its arguments.
             settings: variables of its environment.
-            talk: whether its input and output are pipes; otherwise both are closed. Standard error goes into
-                a file, whose end is shown when the block gives up.
+            talk: whether its input and output are pipes, and it ends with its input; otherwise both are
+                closed. Standard error goes into a file, whose end is shown when the block gives up.
         """
         pipe = subprocess.PIPE if talk else subprocess.DEVNULL
         log = self.folder / f"{Path(command[-1]).name}.log"
@@ -114,8 +112,20 @@ class Workshop:
             print(*log.read_text("utf-8").splitlines()[-10:], sep="\n", file=sys.stderr)
             raise
         finally:
+            if process.stdin:
+                _end_gently(process)
             process.send_signal(signal.SIGKILL)
             process.communicate()
+
+
+def _end_gently(process: "subprocess.Popen[str]") -> None:
+    """End the input of a program that reads it: so it can stop servers that it has started."""
+    assert process.stdin
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdin = None  # `communicate` would flush it
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
 
 
 def free_port() -> int:
@@ -174,4 +184,4 @@ def tell(process: "subprocess.Popen[str]", value: object) -> None:
 
 def python_program(workshop: Workshop, name: str, *arguments: str) -> Sequence[str | Path]:
     """The command that runs a program of `inside/` in the project's environment."""
-    return (workshop.python, *arguments, INSIDE / name)
+    return (workshop.python, INSIDE / name, *arguments)

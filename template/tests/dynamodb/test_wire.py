@@ -1,6 +1,7 @@
 """What goes over the wire, counted in front of the server: how often, and what when answers are lost."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -44,7 +45,9 @@ async def test_a_commit_without_a_load_takes_one_more(proxied: DynamodbStore, th
     assert throttle.seen == {"GetItem": 1, "UpdateItem": 1}
 
 
-async def test_a_commit_whose_answer_is_lost_is_applied_once(proxied: DynamodbStore, throttle: Throttle) -> None:
+async def test_a_commit_whose_answer_is_lost_is_applied_once(
+    proxied: DynamodbStore, throttle: Throttle
+) -> None:
     await proxied.commit("1", Changes(), expect=0)
     record = await proxied.load("1")
     changes = Changes(messages=(Message("user", "once", 1.0),), applied=(7,))
@@ -80,7 +83,7 @@ async def test_a_commit_that_was_applied_and_overtaken_is_no_conflict(
 ) -> None:
     """A conflict means that nothing was written; here, something was."""
     monkeypatch.setattr(dynamodb_client, "FIRST_DELAY", 1.0)
-    monkeypatch.setattr(dynamodb_client.random, "uniform", lambda _, most: most)
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
     await proxied.commit("1", Changes(), expect=0)
     record = await proxied.load("1")
     throttle.lose_answers(1)

@@ -48,8 +48,8 @@ class DynamodbStore:
     """Keeps records in DynamoDB, for ever unless told otherwise.
 
     A commit is computed from the whole item, so that its size is known before anything is sent, and sent as
-    what has changed. The item is the one that was loaded, when that is the version the commit expects; another
-    round trip fetches it otherwise.
+    what has changed. The item is the one that was loaded, when that is the version the commit expects;
+    another round trip fetches it otherwise.
     """
 
     name: ClassVar[str] = "dynamodb"

@@ -17,6 +17,7 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
@@ -73,8 +74,9 @@ class DynamodbSettings(Environment):
         pattern=r"^[a-zA-Z0-9_.-]{3,255}$",
         description="The table. Unset: NAMESPACE with -state behind.",
     )
-    dynamodb_timeout: Seconds = Field(
-        10, description="Seconds a load or commit may take, retries included; also at start."
+    dynamodb_timeout: Seconds = Field(10, description="Seconds a load or commit may take, retries included.")
+    dynamodb_connect_timeout: Seconds = Field(
+        10, description="Seconds to wait at start for a server that does not answer yet."
     )
     dynamodb_max_connections: int = Field(50, ge=1, description="Most requests at once.")
     aws_region: str | None = Field(None, description="Where the table is, such as eu-central-1.")
@@ -218,7 +220,7 @@ class DynamodbClient:
         Raises:
             StateUnavailable: it does not answer in time, or refuses.
         """
-        give_up = time.monotonic() + self._settings.dynamodb_timeout
+        give_up = time.monotonic() + self._settings.dynamodb_connect_timeout
         while True:
             try:
                 await self._attempt("get_item", None, request)
@@ -327,7 +329,7 @@ class DynamodbRefuses(StateUnavailable):
 
 
 class _ServerClock:
-    """The server's time, as the `Date` of its answers tells it, to the second; until the first, this machine's.
+    """The server's time, to the second, as the `Date` of its answers tells it; at first, this machine's.
 
     So replicas whose clocks disagree still agree on what has expired, and on what is later.
     """
@@ -362,7 +364,7 @@ def _explain(error: Exception) -> str:
         return "the credentials cannot be read, or are not complete"
     if isinstance(error, SSLError):
         return "the server's certificate is not one this machine trusts"
-    if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
+    if isinstance(error, HTTPClientError | ConnectionError | aiohttp.ClientError | OSError):
         return f"DynamoDB cannot be reached ({type(error).__name__})"
     if isinstance(error, ValueError):
         return "AWS_ENDPOINT_URL_DYNAMODB is no address like http://localhost:8000"

@@ -1,12 +1,15 @@
 """Fixtures of the tests of the DynamoDB engine."""
 
+import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from bot.state.dynamodb import DynamodbStore
-from tests.dynamodb.server import Server, make_store, make_table
+from tests.contract.harness_dynamodb import prepare
+from tests.dynamodb.server import Server, make_store
 from tests.dynamodb.throttle import Throttle
 
 
@@ -19,28 +22,39 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def direct(server: Server) -> AsyncIterator[DynamodbStore]:
-    """A store on the test's own server."""
-    await make_table(server.url)
-    store = make_store(server.url)
-    await store.connect()
-    yield store
-    await store.close()
+async def url() -> str:
+    """The server that the tests share; their table is there."""
+    return await asyncio.to_thread(prepare)
 
 
 @pytest.fixture
-async def throttle(direct: DynamodbStore, server: Server) -> AsyncIterator[Throttle]:
-    """What stands in front of the test's own server."""
-    throttle = Throttle(lambda: server.url)
+def fresh() -> str:
+    """The name of a table that is not there yet."""
+    return f"fresh-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def throttle(url: str) -> AsyncIterator[Throttle]:
+    """What stands in front of the shared server."""
+    throttle = Throttle(lambda: url)
     await throttle.start()
     yield throttle
     await throttle.stop()
 
 
 @pytest.fixture
-async def proxied(throttle: Throttle) -> AsyncIterator[DynamodbStore]:
-    """A store that speaks to the server by way of that."""
-    store = make_store(throttle.url, dynamodb_timeout=3)
+async def direct(url: str) -> AsyncIterator[DynamodbStore]:
+    """A store in a namespace of the test's own."""
+    store = make_store(url, f"t{secrets.token_hex(8)}")
+    await store.connect()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def proxied(throttle: Throttle, direct: DynamodbStore) -> AsyncIterator[DynamodbStore]:
+    """A store of the same namespace that goes by way of the throttle."""
+    store = make_store(throttle.url, direct._namespace, dynamodb_timeout=3)
     await store.connect()
     throttle.reset()
     yield store

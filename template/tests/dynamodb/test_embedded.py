@@ -1,4 +1,4 @@
-"""The server for development: shared by all who need it, gone when nobody does, and never without its data."""
+"""The server for development: shared by all who need it, gone when nobody does, its data kept."""
 
 import asyncio
 import json
@@ -53,7 +53,9 @@ def is_running() -> bool:
 def process_ids() -> tuple[int, int]:
     """The process of the server in this folder, and of whoever looks after it."""
     port = (FOLDER / "port").read_text()
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
     for line in listed.stdout.splitlines():
         if line.endswith(f"embedded_dynamodb_server {FOLDER.absolute()} {port}"):
             pid, parent = line.split()[:2]

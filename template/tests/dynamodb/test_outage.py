@@ -12,13 +12,23 @@ from bot.logs import configure_logs
 from bot.state import dynamodb_client
 from bot.state.dynamodb import DynamodbStore
 from bot.telegram import transaction
-from tests.dynamodb.server import Server, make_store
+from tests.dynamodb.server import Server, make_store, make_table
 from tests.dynamodb.throttle import Throttle
 from tests.e2e.conftest import mode  # noqa: F401 - a fixture
 from tests.e2e.runtime import Mode, Runtime
 from tests.fake_telegram import FakeTelegram
 
 USERS, MESSAGES = 10, 20
+
+
+@pytest.fixture
+async def throttle(server: Server) -> AsyncIterator[Throttle]:
+    """In front of the test's own server."""
+    await make_table(server.url)
+    throttle = Throttle(lambda: server.url)
+    await throttle.start()
+    yield throttle
+    await throttle.stop()
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from bot.state.store import Changes, StateConflict
 from bot.state.turn import Turn, mutate
 from tests.contract.harness import Harness
 
-COUNT = 50
+COUNT = 20
 
 
 async def naively(store: DynamodbStore) -> int:
-    """Fifty times read the item, add one to a number in it, and put it back; what comes of it."""
+    """Many times at once, read the item, add one to a number in it, and put it back; what comes of it."""
     key = {KEY: {"S": f"{store._namespace}:naive"}}
 
     async def add() -> None:

@@ -19,12 +19,18 @@ TOKEN = "token/of+a/session=="
 async def test_no_secret_is_written(
     tmp_path: Path,
     server: Server,
-    throttle: Throttle,
     mode: Mode,  # noqa: F811
 ) -> None:
     await make_table(server.url)
+    throttle = Throttle(lambda: server.url)
+    await throttle.start()
     secrets = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": TOKEN}
-    settings = {**environment_of(throttle.url), **secrets, "DYNAMODB_TIMEOUT": "3"}
+    settings = {
+        **environment_of(throttle.url),
+        **secrets,
+        "DYNAMODB_TIMEOUT": "3",
+        "DYNAMODB_CONNECT_TIMEOUT": "30",
+    }
     throttle.refuse_next("ProvisionedThroughputExceededException", "InternalServerError")
     written = await everything_written(
         tmp_path,
@@ -34,4 +40,5 @@ async def test_no_secret_is_written(
         broken={"DYNAMODB_TABLE": "no-such-table"},
         **settings,
     )
+    await throttle.stop()
     expect_secret(written, *secrets.values())

@@ -31,7 +31,7 @@ def test_without_a_region_and_without_the_development_dependencies(monkeypatch: 
         ({"DYNAMODB_TABLE": "no spaces"}, "bad settings: DYNAMODB_TABLE: "),
         ({"DYNAMODB_TIMEOUT": "0"}, "bad settings: DYNAMODB_TIMEOUT: "),
         ({"AWS_ACCESS_KEY_ID": SECRET}, "bad settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong"),
-        ({"AWS_SECRET_ACCESS_KEY": SECRET}, "bad settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong"),
+        ({"AWS_SECRET_ACCESS_KEY": SECRET}, "bad settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE names a profile that ~/.aws/config does not have"),
         ({"AWS_ENDPOINT_URL_DYNAMODB": "http://localhost:1"}, "no region is set: put AWS_REGION=..."),
         ({"AWS_ENDPOINT_URL_DYNAMODB": f"http://me:{SECRET}@x"}, "bad settings: AWS_ENDPOINT_URL_DYNAMODB: "),
@@ -48,7 +48,7 @@ def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, str], rea
 
 
 async def test_a_server_that_is_not_there_is_one_line() -> None:
-    store = make_store(f"http://127.0.0.1:{free_port()}", table="test", dynamodb_timeout=1)
+    store = make_store(f"http://127.0.0.1:{free_port()}", table="test", dynamodb_connect_timeout=1)
     with pytest.raises(StateUnavailable, match=r"^DynamoDB cannot be reached \(EndpointConnectionError\)$"):
         await store.connect()
     await store.close()
@@ -66,21 +66,22 @@ async def test_a_server_that_is_starting_is_waited_for(server: Server) -> None:
     await store.close()
 
 
-def test_settings_of_aws_stand_in_a_file(tmp_path: Path, server: Server) -> None:
-    lines = [f"{name}={value}" for name, value in environment_of(server.url, "from-file").items()]
+def test_settings_of_aws_stand_in_a_file(tmp_path: Path, url: str, fresh: str) -> None:
+    lines = [f"{name}={value}" for name, value in environment_of(url, fresh).items()]
     (tmp_path / ".env").write_text("\n".join(lines))
-    assert run(tmp_path, "migrate").stdout.startswith("table from-file: created")
-    assert run(tmp_path, "migrate", DYNAMODB_TABLE="other").stdout.startswith("table other: created")
+    assert run(tmp_path, "migrate").stdout.startswith(f"table {fresh}: created")
+    other = f"other-{fresh}"
+    assert run(tmp_path, "migrate", DYNAMODB_TABLE=other).stdout.startswith(f"table {other}: created")
 
 
-def test_a_profile(tmp_path: Path, server: Server) -> None:
+def test_a_profile(tmp_path: Path, url: str, fresh: str) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/config").write_text("[profile bot]\nregion = eu-central-1\n")
     (tmp_path / ".aws/credentials").write_text(
         f"[bot]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\n"
     )
-    settings = {"AWS_PROFILE": "bot", "AWS_ENDPOINT_URL_DYNAMODB": server.url, "NAMESPACE": "ab"}
-    assert run(tmp_path, "migrate", **settings).stdout.startswith("table ab-state: created")
+    settings = {"AWS_PROFILE": "bot", "AWS_ENDPOINT_URL_DYNAMODB": url, "NAMESPACE": fresh}
+    assert run(tmp_path, "migrate", **settings).stdout.startswith(f"table {fresh}-state: created")
 
 
 async def test_a_closed_store_can_be_connected_again(direct: DynamodbStore) -> None:
@@ -90,9 +91,9 @@ async def test_a_closed_store_can_be_connected_again(direct: DynamodbStore) -> N
     assert (await direct.load("1")).version > 0
 
 
-def test_libraries_do_not_log_what_is_kept(tmp_path: Path, server: Server) -> None:
+def test_libraries_do_not_log_what_is_kept(tmp_path: Path, url: str, fresh: str) -> None:
     """At DEBUG, botocore would log requests whole."""
-    settings = environment_of(server.url, "logs")
+    settings = environment_of(url, fresh)
     run(tmp_path, "migrate", **settings)
     done = subprocess.run(
         [sys.executable, "-m", "tests.counting_bot", "chat"],

@@ -11,27 +11,27 @@ from bot.state.dynamodb import DynamodbStore
 from bot.state.dynamodb_client import DynamodbClient
 from bot.state.dynamodb_doctor import _clock
 from bot.state.store import Finding, StateUnavailable
-from tests.dynamodb.server import Server, environment_of, make_client, make_store, make_table
+from tests.dynamodb.server import environment_of, make_client, make_store, make_table
 from tests.dynamodb.throttle import Throttle
 from tests.test_cli import run
 
 CREATED = (
-    "table fresh: created (on-demand, protected from deletion), expiry (TTL on `expires`) turned on, "
+    "table {}: created (on-demand, protected from deletion), expiry (TTL on `expires`) turned on, "
     "point-in-time recovery turned on"
 )
 
 
-async def described(server: Server, table: str) -> DynamodbClient:
+async def described(url: str, table: str) -> DynamodbClient:
     """A client of a table, open."""
-    client = make_client(server.url, table)
+    client = make_client(url, table)
     await client.open()
     return client
 
 
-async def test_it_is_made_with_all_it_needs_and_once(server: Server) -> None:
-    assert await make_table(server.url, "fresh") == CREATED
-    assert await make_table(server.url, "fresh") == "table fresh: nothing to do"
-    client = await described(server, "fresh")
+async def test_it_is_made_with_all_it_needs_and_once(url: str, fresh: str) -> None:
+    assert await make_table(url, fresh) == CREATED.format(fresh)
+    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+    client = await described(url, fresh)
     table = await dynamodb_table.describe(client)
     assert table
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
@@ -41,43 +41,45 @@ async def test_it_is_made_with_all_it_needs_and_once(server: Server) -> None:
     await client.close()
 
 
-async def test_many_who_make_it_at_once(server: Server) -> None:
-    said = await asyncio.gather(*(make_table(server.url, "fresh") for _ in range(6)))
+async def test_many_who_make_it_at_once(url: str, fresh: str) -> None:
+    said = await asyncio.gather(*(make_table(url, fresh) for _ in range(6)))
     assert sum("created" in line for line in said) == 1
-    store = make_store(server.url, table="fresh")
+    store = make_store(url, table=fresh)
     await store.connect()
     await store.close()
 
 
-async def test_one_that_was_cut_off_is_finished(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_was_cut_off_is_finished(
+    url: str, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def cut_off(_: DynamodbClient) -> list[str]:
         raise KeyboardInterrupt
 
-    client = await described(server, "fresh")
+    client = await described(url, fresh)
     with monkeypatch.context() as patch:
         patch.setattr(dynamodb_table, "_turn_on_expiry", cut_off)
         with pytest.raises(KeyboardInterrupt):
             await dynamodb_table.migrate(client)
     await client.close()
-    said = await make_table(server.url, "fresh")
-    assert said == "table fresh: expiry (TTL on `expires`) turned on, point-in-time recovery turned on"
+    said = await make_table(url, fresh)
+    assert said == f"table {fresh}: expiry (TTL on `expires`) turned on, point-in-time recovery turned on"
 
 
-async def test_the_command(tmp_path: Path, server: Server) -> None:
-    settings = environment_of(server.url, "fresh")
+async def test_the_command(tmp_path: Path, url: str, fresh: str) -> None:
+    settings = environment_of(url, fresh)
     missing = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
     assert (missing.returncode, missing.stderr) == (
         1,
-        "error: the table fresh does not exist: run `bot migrate`\n",
+        f"error: the table {fresh} does not exist: run `bot migrate`\n",
     )
     made = await asyncio.to_thread(run, tmp_path, "migrate", **settings)
-    assert (made.returncode, made.stdout, made.stderr) == (0, f"{CREATED}\n", "")
+    assert (made.returncode, made.stdout, made.stderr) == (0, f"{CREATED.format(fresh)}\n", "")
     there = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
     assert there.stderr == "error: nothing is kept about user 1\n"
 
 
-async def test_the_table_of_somebody_else_is_left_alone(server: Server) -> None:
-    client = await described(server, "theirs")
+async def test_the_table_of_somebody_else_is_left_alone(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
     await client.call(
         "create_table",
         AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
@@ -88,7 +90,7 @@ async def test_the_table_of_somebody_else_is_left_alone(server: Server) -> None:
         await dynamodb_table.migrate(client)
     assert not await dynamodb_table.expires(client)
     await client.close()
-    store = make_store(server.url, table="theirs")
+    store = make_store(url, table=fresh)
     with pytest.raises(StateUnavailable, match="another key than `id`"):
         await store.connect()
 
@@ -111,8 +113,8 @@ async def test_the_doctor_is_content_with_what_migrate_makes(direct: DynamodbSto
     assert set(levels(await direct.examine()).values()) == {"ok"}
 
 
-async def test_the_doctor_names_every_risk(server: Server) -> None:
-    client = await described(server, "risky")
+async def test_the_doctor_names_every_risk(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
     await client.call(
         "create_table",
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
@@ -121,7 +123,7 @@ async def test_the_doctor_names_every_risk(server: Server) -> None:
         ProvisionedThroughput={"ReadCapacityUnits": 1, "WriteCapacityUnits": 1},
     )
     await client.close()
-    store = make_store(server.url, table="risky")
+    store = make_store(url, table=fresh)
     await store.connect()
     warnings = [text for text, level in levels(await store.examine()).items() if level == "warning"]
     await store.close()

@@ -1,7 +1,7 @@
 """The DynamoDB engine's server: moto in a process of its own, with a journal, throttling now and then.
 
-AWS' own service has no operator who restarts or kills it: to a bot, its faults look like those of the network and
-like refusals. The server's faults happen here all the same, since its journal keeps what it answered.
+AWS' own service has no operator who restarts or kills it: to a bot, its faults look like those of the network
+and like refusals. The server's faults happen here all the same, since its journal keeps what it answered.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class DynamodbBackend:
     def settings(self, links: Sequence[Link]) -> dict[str, str]:
         (link,) = links
         # A bot that starts while the server is frozen shall wait for it, not end and be started again.
-        return {**environment_of(f"http://127.0.0.1:{link.port}", TABLE), "DYNAMODB_TIMEOUT": "20"}
+        return {**environment_of(f"http://127.0.0.1:{link.port}", TABLE), "DYNAMODB_CONNECT_TIMEOUT": "60"}
 
     def troubles(self) -> Mapping[str, Trouble]:
         return {"DynamoDB: throttled": self._throttle, "DynamoDB: errors of its own": self._fail}

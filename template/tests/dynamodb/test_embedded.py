@@ -100,31 +100,41 @@ def test_it_keeps_its_data_and_stops_with_its_last_user(tmp_path: Path) -> None:
 
 
 COUNT = """
-import asyncio
-from bot.config import Settings
-from bot.state.engine import create_store
-from bot.state.turn import mutate
+from bot.state.embedded_dynamodb import EmbeddedDynamodb
+from tests.dynamodb.test_embedded import add
 
-async def add(turn):
-    turn.state["count"] = turn.state.get("count", 0) + 1
-
-async def main():
-    store = create_store(Settings())
-    await store.connect()
-    await mutate(store, "1", add)
-    await store.close()
-
-asyncio.run(main())
+server = EmbeddedDynamodb()
+add(server.join())
+server.leave()
 """
 
 
-def test_many_who_come_at_once_share_one(tmp_path: Path) -> None:
-    for round_ in range(1, 3):
-        many = [subprocess.Popen([sys.executable, "-c", COUNT], cwd=tmp_path) for _ in range(4)]
-        assert [process.wait(timeout=90) for process in many] == [0] * 4
-        shown = json.loads(run(tmp_path, "state", "show", "1").stdout)
-        assert shown["state"] == {"count": 4 * round_}
+def add(url: str) -> int:
+    """Add one to a number that the server keeps."""
+    answer = ask(
+        url,
+        "UpdateItem",
+        TableName="test",
+        Key={"id": {"S": "count"}},
+        UpdateExpression="ADD n :one",
+        ExpressionAttributeValues={":one": {"N": "1"}},
+        ReturnValues="ALL_NEW",
+    )
+    return int(answer["Attributes"]["n"]["N"])
+
+
+async def test_many_who_come_at_once_share_one(tmp_path: Path) -> None:
+    server = EmbeddedDynamodb()
+    await make_table(await asyncio.to_thread(server.join), "test")
+    server.leave()
+    for round_ in range(2):
         wait_until(lambda: not is_running())
+        many = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", COUNT, cwd=tmp_path) for _ in range(4)
+        ]
+        assert [await process.wait() for process in many] == [0] * 4
+        assert add(await asyncio.to_thread(server.join)) == 5 * (round_ + 1)
+        server.leave()
 
 
 async def test_every_command_sees_what_the_running_bot_writes(tmp_path: Path) -> None:

@@ -194,9 +194,9 @@ def test_sizes_are_dynamodbs() -> None:
     ("name", "value"),
     [
         ("version", {"S": "x"}), ("version", {"N": "1.5"}), ("history", {"N": "1"}),
-        ("history", {"S": "{}}"}), ("history", {"S": '["x"]'}), ("applied", {"S": '["x"]'}), ("outbox:x", {"S": "{}"}),
-        ("token", {"N": "1"}), ("state:a", {"N": "1"}), ("fsm:a", {"M": {}}), ("forgotten", {"S": "x"}),
-        ("outbox:7", {"S": "[]"}),
+        ("history", {"S": "{}}"}), ("history", {"S": '["x"]'}), ("applied", {"S": '["x"]'}),
+        ("outbox:x", {"S": "{}"}), ("token", {"N": "1"}), ("state:a", {"N": "1"}), ("fsm:a", {"M": {}}),
+        ("forgotten", {"S": "x"}), ("outbox:7", {"S": "[]"}),
     ],
 )  # fmt: skip
 async def test_what_others_put_there_is_no_new_user(

@@ -1,4 +1,4 @@
-"""How a user's record lies in DynamoDB: one item, in DynamoDB's own form of it, and what a commit makes of it.
+"""How a user's record lies in DynamoDB: one item, in DynamoDB's own form, and what a commit makes of it.
 
     id          <namespace>:user:<id>
     state:<key> JSON of one of the owner's keys
@@ -47,7 +47,7 @@ NUMBER_BYTES = 21
 """What a number takes at most."""
 
 AT_ONCE = 100
-"""Most attributes that one `UpdateItem` changes, whose expression may have 4 KB; with more, the whole item is put."""
+"""Most attributes that one `UpdateItem` changes, whose expression may have 4 KB; with more, the item is put."""
 
 
 def version_of(item: Item) -> int:

@@ -114,9 +114,7 @@ class Throttle:
             }
             answer = await response.read()
             kind = response.headers["Content-Type"]
-            return web.Response(
-                status=response.status, body=answer, headers={**passed, "Content-Type": kind}
-            )
+            return web.Response(status=response.status, body=answer, headers={**passed, "Content-Type": kind})
 
     def _refusal(self, error: str) -> web.Response:
         text = json.dumps({"__type": f"{TYPE}{error}", "message": "Slow down, please."})

@@ -1,6 +1,6 @@
 """The engines keep their contract on servers that people run, not only on those that come as wheels.
 
-Debian's, where they are installed; `.ci/run` installs them where it may.
+Debian's, where they are installed; `.ci/run` installs them where it may. And dynalite, where there is Node.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Workshop
-from support import must, uv
+from support import ROOT, must, run, uv
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -66,6 +66,22 @@ def pgbouncer_port(folder: Path, postgres_port: int) -> Iterator[int]:
         yield port
 
 
+@pytest.fixture
+def dynalite_port() -> Iterator[int]:
+    """The port of a dynalite, which npm fetches once."""
+    node, npm, place = program("node"), program("npm"), ROOT / ".cache" / "dynalite"
+    cli = place / "node_modules" / "dynalite" / "cli.js"
+    if not cli.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefix", place)
+        done = run(npm, "install", *options, "dynalite@4", cwd=place, timeout=300)
+        if done.returncode:
+            pytest.skip("npm could not fetch dynalite")
+    port = free_port()
+    with serving(port, node, str(cli), "--host", "127.0.0.1", "--port", str(port), "--createTableMs", "0"):
+        yield port
+
+
 def test_redis(workshop: Workshop, redis_port: int) -> None:
     """Redis, which is not Valkey."""
     passes(workshop, "redis", TEST_REDIS_URL=f"redis://127.0.0.1:{redis_port}/1")
@@ -80,6 +96,13 @@ def test_pgbouncer(workshop: Workshop, pgbouncer_port: int) -> None:
     """PostgreSQL behind a pooler that gives each transaction another connection."""
     url = database(pgbouncer_port)
     passes(workshop, "postgres", TEST_DATABASE_URL=url, TEST_DATABASE_POOLER="transaction")
+
+
+def test_dynalite(workshop: Workshop, dynalite_port: int) -> None:
+    """DynamoDB as other people have written it, with other gaps than moto's."""
+    project = workshop({"backend": "fsm", "fsm_storage": "dynamodb"})
+    url = f"http://127.0.0.1:{dynalite_port}"
+    uv(project, "run", "pytest", "-q", *SUITES, timeout=900, TEST_DYNAMODB_URL=url)
 
 
 def passes(workshop: Workshop, backend: str, **settings: str) -> None:

@@ -1,4 +1,4 @@
-"""Google's Firestore emulator for development: started by the first process that needs it, stopped after the last.
+"""Google's Firestore emulator for development: started by the first who needs it, stopped after the last.
 
 It keeps records in memory. So they are exported to `.data/firestore` every minute and when it stops, and
 imported when it starts: an emulator that is killed loses what came since. Two locks there, which the kernel
@@ -7,8 +7,8 @@ drops with the process that holds them, however it ends, say all that has to be 
     users.lock    shared by every process that uses the emulator
     server.lock   held by the process that looks after it, this module run by `python -m`
 
-That process starts the emulator, starts it again when it is killed, and stops it once it gets `users.lock` for
-itself. Killed itself, it leaves an emulator behind, which the next process to come has export and end.
+That process starts the emulator, starts it again when it is killed, and stops it once it gets `users.lock`
+for itself. Killed itself, it leaves an emulator behind, which the next process to come has export and end.
 """
 
 import asyncio
@@ -49,9 +49,8 @@ START_SECONDS = 30.0
 WATCH_SECONDS = 0.2
 
 MISSING = (
-    "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and there is no emulator to start: set one of "
-    "them, or install Java and Google's emulator (gcloud components install cloud-firestore-emulator, or apt "
-    "install google-cloud-cli-firestore-emulator)"
+    "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: set one of "
+    "them, or install Java and `gcloud components install cloud-firestore-emulator`"
 )
 
 

@@ -89,7 +89,7 @@ class _Loaded:
     read_at: datetime
     since: float = field(default_factory=time.monotonic)
     expires: datetime | None = None
-    document: Document = Document()
+    document: Document = field(default_factory=Document)
 
     @property
     def now(self) -> datetime:
@@ -182,8 +182,8 @@ class FirestoreStore:
     async def migrate(self) -> str:
         """Do nothing: there is no schema. See `StateStore.migrate`."""
         return (
-            "firestore has no schema: nothing to migrate (rules, index exemptions and the TTL policy are deployed "
-            "by `firebase deploy --only firestore`)"
+            "firestore has no schema: nothing to migrate (`firebase deploy --only firestore` deploys rules, "
+            "index exemptions and TTL policy)"
         )
 
     async def examine(self) -> list[Finding]:

@@ -10,7 +10,6 @@ import google.auth
 import grpc
 import structlog
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcAsyncIOTransport
@@ -43,7 +42,7 @@ PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.UNKNOWN,
 }
-"""What is worth another attempt. After each of these but the first the server may have done what was asked."""
+"""What is worth another attempt. After any of these but the first, the server may have done its work."""
 
 REFUSED = {
     grpc.StatusCode.ALREADY_EXISTS,
@@ -55,11 +54,11 @@ REFUSED = {
 REASONS = {
     grpc.StatusCode.ABORTED: "too many write to the same record at once",
     grpc.StatusCode.DEADLINE_EXCEEDED: "Firestore does not answer in time",
-    grpc.StatusCode.FAILED_PRECONDITION: "the database is not one in Native mode (gcloud firestore databases list)",
+    grpc.StatusCode.FAILED_PRECONDITION: "the database is not one in Native mode",
     grpc.StatusCode.NOT_FOUND: "there is no such database: gcloud firestore databases create",
     grpc.StatusCode.PERMISSION_DENIED: "this account may not use Firestore: give it roles/datastore.user",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "a quota of Firestore is used up",
-    grpc.StatusCode.UNAUTHENTICATED: "Firestore does not know this account: see GOOGLE_APPLICATION_CREDENTIALS",
+    grpc.StatusCode.UNAUTHENTICATED: "Google does not know this account: see GOOGLE_APPLICATION_CREDENTIALS",
     grpc.StatusCode.UNAVAILABLE: "Firestore cannot be reached",
 }
 
@@ -111,8 +110,10 @@ class FirestoreClient:
     @property
     def metadata(self) -> list[tuple[str, str]]:
         """What every call carries: whose data it is about and, for the emulator, that rules do not apply."""
-        prefix = ("google-cloud-resource-prefix", self.database)
-        return [prefix, *([("authorization", "Bearer owner")] if self.settings.firestore_emulator_host else [])]
+        carried = [("google-cloud-resource-prefix", self.database)]
+        if self.settings.firestore_emulator_host:
+            carried.append(("authorization", "Bearer owner"))
+        return carried
 
     @property
     def channel(self) -> Any:
@@ -200,12 +201,10 @@ def credentials(settings: FirestoreSettings) -> Any:
     Raises:
         OperatorError: there is nothing, or nothing that can be used.
     """
-    if settings.firestore_emulator_host:
-        return AnonymousCredentials()
     scopes = FirestoreGrpcAsyncIOTransport.AUTH_SCOPES
     try:
         if file := settings.google_application_credentials:
-            return google.auth.load_credentials_from_file(str(file), scopes=scopes)[0]
+            return google.auth.load_credentials_from_file(str(file), scopes=scopes)[0]  # type: ignore[no-untyped-call]
         return google.auth.default(scopes=scopes)[0]
     except GoogleAuthError:
         raise OperatorError(

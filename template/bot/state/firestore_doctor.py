@@ -1,7 +1,5 @@
 """What `bot doctor` looks at in Firestore: what could cost records, or money."""
 
-import asyncio
-
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_admin_v1.services.firestore_admin import FirestoreAdminAsyncClient
@@ -25,13 +23,13 @@ async def examine(client: FirestoreClient, collection: str, limits: Limits) -> l
     """Look at the limits, the database, the TTL policy and the indexes. Rules do not concern servers."""
     findings = _examine_limits(limits)
     admin = FirestoreAdminAsyncClient(transport=FirestoreAdminGrpcAsyncIOTransport(channel=client.channel))
-    options = {"retry": None, "timeout": ATTEMPT_SECONDS}
     base = f"{client.database}/collectionGroups/{collection}/fields"
     try:
-        database = await admin.get_database(name=client.database, **options)
-        fields = await asyncio.gather(
-            *(admin.get_field(name=f"{base}/{name}", **options) for name in EXEMPT)
-        )
+        database = await admin.get_database(name=client.database, retry=None, timeout=ATTEMPT_SECONDS)
+        fields = [
+            await admin.get_field(name=f"{base}/{name}", retry=None, timeout=ATTEMPT_SECONDS)
+            for name in EXEMPT
+        ]
     except (GoogleAPICallError, GoogleAuthError, RpcError) as error:
         return [*findings, _why_not(code_of(error))]
     return [*findings, *_examine_database(database), *_examine_fields(dict(zip(EXEMPT, fields, strict=True)))]
@@ -41,17 +39,17 @@ def _examine_limits(limits: Limits) -> list[Finding]:
     if limits.max_bytes <= MAX_DOCUMENT_BYTES // 2:
         return []
     text = (
-        f"STATE_MAX_BYTES={limits.max_bytes} leaves little of a document's {MAX_DOCUMENT_BYTES} bytes to replies "
-        "under way: set at most half"
+        f"STATE_MAX_BYTES={limits.max_bytes} leaves little of a document's {MAX_DOCUMENT_BYTES} bytes "
+        "to replies under way: set at most half"
     )
     return [Finding("warning", text)]
 
 
 def _why_not(code: StatusCode | None) -> Finding:
     if code == StatusCode.UNIMPLEMENTED:
-        return Finding("warning", "this is an emulator: it keeps records in memory, and has no policies to look at")
+        return Finding("warning", "this is an emulator: records are in its memory, and policies play no part")
     if code == StatusCode.PERMISSION_DENIED:
-        text = "this account may not look at TTL policy and indexes: run `bot doctor` as one with roles/datastore.viewer"
+        text = "this account may not look at TTL policy and indexes: that takes roles/datastore.viewer"
         return Finding("warning", text)
     name = code.name if code else "no answer"
     return Finding("warning", f"TTL policy and indexes cannot be looked at ({name})")
@@ -62,7 +60,7 @@ def _examine_database(database: Database) -> list[Finding]:
         return [Finding("error", "the database is not one in Native mode: create one that is")]
     findings = [Finding("ok", f"the database is in {database.location_id}, in Native mode")]
     if database.delete_protection_state != Database.DeleteProtectionState.DELETE_PROTECTION_ENABLED:
-        text = "the database can be deleted by one command: gcloud firestore databases update --delete-protection"
+        text = "one command deletes the database: gcloud firestore databases update --delete-protection"
         findings.append(Finding("warning", text))
     enabled = Database.PointInTimeRecoveryEnablement.POINT_IN_TIME_RECOVERY_ENABLED
     if database.point_in_time_recovery_enablement != enabled:

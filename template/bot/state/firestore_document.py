@@ -1,4 +1,4 @@
-"""What Firestore holds of a user: one document, whose fields are
+"""What Firestore holds of a user: one document, and how a commit changes it. Its fields:
 
     state, fsm, outbox   maps: JSON of each of the owner's keys, of each flow, of each update's replies
     history              map: JSON of each message, by its number

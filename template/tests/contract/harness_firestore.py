@@ -1,4 +1,4 @@
-"""The Firestore engine under test: each harness has a project of its own in the emulator that all tests share."""
+"""The Firestore engine under test: each harness has a project of its own in the emulator tests share."""
 
 import asyncio
 from typing import Any

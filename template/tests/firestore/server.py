@@ -1,7 +1,7 @@
 """Firestore emulators for the tests: one that most of them share, and throw-away ones.
 
-Google's, where it is installed; `TEST_FIRESTORE_HOST` or `FIRESTORE_EMULATOR_HOST` name one that runs already.
-Without any, the tests that need one are skipped and say so.
+`TEST_FIRESTORE_HOST` or `FIRESTORE_EMULATOR_HOST` name one that runs already; else Google's is started, where
+it is installed. Without any, the tests that need one are skipped and say so.
 """
 
 import atexit
@@ -29,7 +29,7 @@ RUNNING = os.environ.get("TEST_FIRESTORE_HOST") or os.environ.get("FIRESTORE_EMU
 """Read before the tests begin: they must not see it."""
 
 NONE = (
-    "no Firestore emulator here: install Java and google-cloud-cli-firestore-emulator, or set TEST_FIRESTORE_HOST"
+    "no Firestore emulator: install Java and google-cloud-cli-firestore-emulator, or set TEST_FIRESTORE_HOST"
 )
 START_SECONDS = 60.0
 

@@ -58,7 +58,7 @@ REASONS = {
     grpc.StatusCode.NOT_FOUND: "there is no such database: gcloud firestore databases create",
     grpc.StatusCode.PERMISSION_DENIED: "this account may not use Firestore: give it roles/datastore.user",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "a quota of Firestore is used up",
-    grpc.StatusCode.UNAUTHENTICATED: "Google does not know this account: see GOOGLE_APPLICATION_CREDENTIALS",
+    grpc.StatusCode.UNAUTHENTICATED: "Google gives no access: see GOOGLE_APPLICATION_CREDENTIALS",
     grpc.StatusCode.UNAVAILABLE: "Firestore cannot be reached",
 }
 
@@ -166,13 +166,13 @@ class FirestoreClient:
             left = give_up - time.monotonic()
             try:
                 return await work(api, max(0.1, min(ATTEMPT_SECONDS, left)))
-            except (GoogleAPICallError, GoogleAuthError, grpc.RpcError) as error:
+            except (GoogleAPICallError, grpc.RpcError) as error:
                 code = code_of(error)
                 if code == grpc.StatusCode.DEADLINE_EXCEEDED:
                     self._renew(api)
                 wait = delay * random.uniform(0.5, 1)
                 if code not in PASSING or time.monotonic() + wait >= give_up:
-                    raise StateUnavailable(_reason(code, error), user_id) from None
+                    raise StateUnavailable(_reason(code), user_id) from None
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -206,7 +206,7 @@ def credentials(settings: FirestoreSettings) -> Any:
         if file := settings.google_application_credentials:
             return google.auth.load_credentials_from_file(str(file), scopes=scopes)[0]  # type: ignore[no-untyped-call]
         return google.auth.default(scopes=scopes)[0]
-    except GoogleAuthError:
+    except (GoogleAuthError, ValueError, OSError):
         raise OperatorError(
             "Google does not know who this is: run `gcloud auth application-default login`, "
             "or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
@@ -214,18 +214,14 @@ def credentials(settings: FirestoreSettings) -> Any:
 
 
 def code_of(error: Exception) -> Any:
-    """The gRPC status that an error carries; `None` when it has none."""
-    match error:
-        case GoogleAPICallError():
-            return error.grpc_status_code
-        case grpc.RpcError():
-            return error.code()
-        case GoogleAuthError():
-            return grpc.StatusCode.UNAVAILABLE if error.retryable else grpc.StatusCode.UNAUTHENTICATED
-    return None
+    """The gRPC status that an error means; `None` when it has none."""
+    code = error.grpc_status_code if isinstance(error, GoogleAPICallError) else error.code()  # type: ignore[attr-defined]
+    if code == grpc.StatusCode.UNAVAILABLE and "from plugin" in str(error):
+        # The request never left: whoever gives access to it does not, or cannot be asked.
+        return grpc.StatusCode.UNAUTHENTICATED
+    return code
 
 
-def _reason(code: Any, error: Exception) -> str:
+def _reason(code: Any) -> str:
     """In our words: Firestore's may quote what is kept."""
-    known = REASONS.get(code)
-    return known or f"Firestore failed ({code.name if code else type(error).__name__})"
+    return REASONS.get(code) or f"Firestore failed ({code.name if code else 'no status'})"

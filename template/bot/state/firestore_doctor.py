@@ -1,7 +1,6 @@
 """What `bot doctor` looks at in Firestore: what could cost records, or money."""
 
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_admin_v1.services.firestore_admin import FirestoreAdminAsyncClient
 from google.cloud.firestore_admin_v1.services.firestore_admin.transports import (
     FirestoreAdminGrpcAsyncIOTransport,
@@ -30,7 +29,7 @@ async def examine(client: FirestoreClient, collection: str, limits: Limits) -> l
             await admin.get_field(name=f"{base}/{name}", retry=None, timeout=ATTEMPT_SECONDS)
             for name in EXEMPT
         ]
-    except (GoogleAPICallError, GoogleAuthError, RpcError) as error:
+    except (GoogleAPICallError, RpcError) as error:
         return [*findings, _why_not(code_of(error))]
     return [*findings, *_examine_database(database), *_examine_fields(dict(zip(EXEMPT, fields, strict=True)))]
 

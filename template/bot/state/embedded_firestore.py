@@ -49,8 +49,8 @@ START_SECONDS = 30.0
 WATCH_SECONDS = 0.2
 
 MISSING = (
-    "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: set one of "
-    "them, or install Java and `gcloud components install cloud-firestore-emulator`"
+    "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: "
+    "set one of them, or install Java and `gcloud components install cloud-firestore-emulator`"
 )
 
 

@@ -1,4 +1,6 @@
-"""What Firestore holds of a user: one document, and how a commit changes it. Its fields:
+"""What Firestore holds of a user: one document, and how a commit changes it.
+
+Its fields are
 
     state, fsm, outbox   maps: JSON of each of the owner's keys, of each flow, of each update's replies
     history              map: JSON of each message, by its number

@@ -1,7 +1,7 @@
 """What `bot doctor` says of a Firestore.
 
-The emulator has no administration to ask. So a server of our own answers for it, with the messages of Google's
-own library; what it says is what we say it does, and shows only what the doctor makes of it.
+The emulator has no administration to ask. So a server of our own answers for it, with the messages of
+Google's library: that shows what the doctor makes of an answer, and not that Google gives it.
 """
 
 from collections.abc import AsyncIterator
@@ -23,9 +23,7 @@ GOOD = Database(
     location_id="eur3",
     type_=Database.DatabaseType.FIRESTORE_NATIVE,
     delete_protection_state=Database.DeleteProtectionState.DELETE_PROTECTION_ENABLED,
-    point_in_time_recovery_enablement=(
-        Database.PointInTimeRecoveryEnablement.POINT_IN_TIME_RECOVERY_ENABLED
-    ),
+    point_in_time_recovery_enablement=(Database.PointInTimeRecoveryEnablement.POINT_IN_TIME_RECOVERY_ENABLED),
 )
 
 

@@ -1,6 +1,6 @@
 """The emulator is frozen, its network cut or silent, in mid-traffic: no update is lost or applied twice.
 
-It keeps everything in memory, so unlike other engines' servers it is not killed: Firestore would lose nothing.
+It keeps everything in memory, so unlike other engines' servers it is not killed: Firestore loses nothing.
 """
 
 import asyncio
@@ -120,7 +120,7 @@ async def test_who_comes_back_is_noticed_at_once(network: Network, store: Firest
     network.is_away = True
     network.link.cut()
     for _ in range(5):
-        with pytest.raises(StateUnavailable, match="cannot be reached|does not answer"):
+        with pytest.raises(StateUnavailable, match=r"cannot be reached|does not answer"):
             await store.load("1")
     network.is_away = False
     began = time.monotonic()

@@ -25,11 +25,15 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "HYBRID_", "TEST_", "AWS_", "DYNAMODB_")
+_FOREIGN = (
+    *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
+    *("REDIS_", "HYBRID_", "AWS_", "DYNAMODB_", "FIRESTORE_"),
+)
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
     "DATABASE_SCHEMA", "DATABASE_POOL_SIZE", "DATABASE_TIMEOUT", "DATABASE_POOLER",
+    "GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "GCLOUD_PROJECT",
     "FLOOD_LIMIT", "FLOOD_SECONDS", "PGPASSWORD", "STATE_TTL", "FSM_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT",
     "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
 }  # fmt: skip

@@ -1,0 +1,86 @@
+"""The files that `firebase deploy` takes say what they must."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.api_core.exceptions import PermissionDenied
+from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
+from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcAsyncIOTransport
+
+from bot.config import Settings
+from bot.state.firestore_doctor import EXEMPT
+from bot.state.firestore_document import Document
+from bot.state.store import Changes
+from tests.firestore.server import Emulator, make_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Emulator]:
+    """An emulator that obeys `firestore.rules`."""
+    emulator = Emulator(options=[f"--rules={ROOT / 'firestore.rules'}"]).start()
+    yield emulator
+    emulator.end()
+
+
+@pytest.fixture(scope="module")
+def open_to_all() -> Iterator[Emulator]:
+    """One that has no rules to obey."""
+    emulator = Emulator().start()
+    yield emulator
+    emulator.end()
+
+
+async def as_anybody(host: str) -> None:
+    """Read and write as somebody with the app's public key, and no account."""
+    async with grpc.aio.insecure_channel(host) as channel:
+        api = FirestoreAsyncClient(transport=FirestoreGrpcAsyncIOTransport(channel=channel))
+        base = "projects/demo-bot/databases/(default)"
+        name = f"{base}/documents/bot/1"
+        asked: list[Any] = [
+            lambda: api.get_document({"name": name}, retry=None),
+            lambda: api.commit({"database": base, "writes": [{"update": {"name": name}}]}, retry=None),
+            lambda: api.list_documents({"parent": f"{base}/documents", "collection_id": "bot"}, retry=None),
+            lambda: api.commit({"database": base, "writes": [{"delete": name}]}, retry=None),
+        ]
+        for ask in asked:
+            await ask()
+
+
+async def test_the_rules_keep_everybody_out_but_the_bot(guarded: Emulator, open_to_all: Emulator) -> None:
+    for emulator in (guarded, open_to_all):
+        store = make_store(emulator.host, "demo-bot")
+        await store.connect()
+        await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+        assert (await store.load("1")).state == {"a": 1}
+        assert [user async for user in store.users()] == ["1"]
+        await store.close()
+    with pytest.raises(PermissionDenied):
+        await as_anybody(guarded.host)
+    await as_anybody(open_to_all.host)  # or the rules would not be what keeps them out
+
+
+def test_what_no_query_goes_by_is_not_indexed() -> None:
+    deployed = json.loads((ROOT / "firestore.indexes.json").read_text("utf-8"))
+    assert deployed["indexes"] == []
+    assert {each["collectionGroup"] for each in deployed["fieldOverrides"]} == {Settings().namespace}
+    assert all(each["indexes"] == [] for each in deployed["fieldOverrides"])
+    exempt = {each["fieldPath"] for each in deployed["fieldOverrides"]}
+    assert exempt >= set(EXEMPT)
+    everything = Document("t", {"a": ""}, {"a": ""}, {1: ""}, (1,), {1: ""}, 1).fields()
+    assert exempt >= {path[0] for path in everything} - {"marker"}
+
+
+def test_expired_records_are_deleted() -> None:
+    deployed = json.loads((ROOT / "firestore.indexes.json").read_text("utf-8"))
+    assert [each["fieldPath"] for each in deployed["fieldOverrides"] if each.get("ttl")] == ["expires_at"]
+
+
+def test_firebase_is_told_of_both() -> None:
+    named = json.loads((ROOT / "firebase.json").read_text("utf-8"))["firestore"]
+    assert named == {"rules": "firestore.rules", "indexes": "firestore.indexes.json"}

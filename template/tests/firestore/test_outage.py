@@ -1,0 +1,153 @@
+"""The emulator is frozen, its network cut or silent, in mid-traffic: no update is lost or applied twice.
+
+It keeps everything in memory, so unlike other engines' servers it is not killed: Firestore loses nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bot.config import Settings
+from bot.logs import configure_logs
+from bot.state import firestore, firestore_client
+from bot.state.firestore import FirestoreStore
+from bot.state.store import Changes, StateUnavailable
+from bot.telegram import transaction
+from tests.e2e.conftest import mode  # noqa: F401 - a fixture
+from tests.e2e.runtime import Mode, Runtime
+from tests.fake_telegram import FakeTelegram
+from tests.firestore.server import Emulator, free_port, make_store
+from tests.torture.link import Link
+
+USERS, MESSAGES = 10, 30
+
+
+class Network:
+    """The way to an emulator, which may lead nowhere."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self.is_away = False
+        nobody = free_port()
+        self.link = Link(lambda: ("127.0.0.1", nobody if self.is_away else emulator.port))
+
+
+@pytest.fixture
+async def network(emulator: Emulator) -> AsyncIterator[Network]:
+    network = Network(emulator)
+    async with network.link:
+        yield network
+
+
+@pytest.fixture
+async def store(network: Network, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FirestoreStore]:
+    """A store that soon loses patience."""
+    monkeypatch.setattr(firestore_client, "ATTEMPT_SECONDS", 0.5)
+    monkeypatch.setattr(transaction, "RETRY_DELAYS", (0.05, 0.3))
+    for function in (firestore_client.FirestoreClient.call, FirestoreStore._get):
+        assert function.__kwdefaults__["seconds"] == firestore.CALL_SECONDS
+        monkeypatch.setitem(function.__kwdefaults__, "seconds", 1.0)
+    store = make_store(f"127.0.0.1:{network.link.port}", "demo-bot")
+    yield store
+    await store.close()
+
+
+async def freeze(network: Network) -> None:
+    network.emulator.pause()
+    await asyncio.sleep(2)
+    network.emulator.resume()
+
+
+async def be_away(network: Network) -> None:
+    network.is_away = True
+    network.link.cut()
+    await asyncio.sleep(2)
+    network.is_away = False
+
+
+async def fall_silent(network: Network) -> None:
+    """Half-open: what is sent on these connections goes nowhere, and nobody is told."""
+    network.link.fall_silent(deaf=True)
+    await asyncio.sleep(2)
+
+
+@pytest.mark.parametrize("trouble", [freeze, be_away, fall_silent])
+async def test_in_mid_traffic(
+    network: Network,
+    store: FirestoreStore,
+    mode: Mode,  # noqa: F811
+    trouble: Any,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs(Settings())
+    async with FakeTelegram(max_retry_after=0.1, max_delay=0.3) as telegram, Runtime(telegram, store, mode):
+        sending = asyncio.create_task(send(telegram))
+        for _ in range(2):
+            await asyncio.sleep(0.4)
+            await trouble(network)
+        await sending
+        await telegram.settled(60)
+        for user in range(1, USERS + 1):
+            record = await store.load(str(user))
+            assert record.state == {"last_message": f"m{MESSAGES}", "message_count": MESSAGES}
+            expected = [f"Processed: m{n} (#{n})" for n in range(1, MESSAGES + 1)]
+            assert list(dict.fromkeys(telegram.texts(user))) == expected, "each, in order"
+    said = capfd.readouterr().err
+    assert "update has to wait" in said or "fell silent" in said, "this test would not notice"
+
+
+async def send(telegram: FakeTelegram) -> None:
+    for n in range(1, MESSAGES + 1):
+        for user in range(1, USERS + 1):
+            telegram.message(f"m{n}", user_id=user)
+        await asyncio.sleep(0.1)
+
+
+async def test_a_half_open_connection_is_left(network: Network, store: FirestoreStore) -> None:
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    network.link.fall_silent(deaf=True)
+    began = time.monotonic()
+    assert (await store.load("1")).state == {"a": 1}
+    assert 0.4 < time.monotonic() - began < 2
+
+
+async def test_who_comes_back_is_noticed_at_once(network: Network, store: FirestoreStore) -> None:
+    await store.connect()
+    network.is_away = True
+    network.link.cut()
+    for _ in range(5):
+        with pytest.raises(StateUnavailable, match=r"cannot be reached|does not answer"):
+            await store.load("1")
+    network.is_away = False
+    began = time.monotonic()
+    while True:
+        try:
+            await store.load("1")
+            break
+        except StateUnavailable:
+            continue
+    assert time.monotonic() - began < 3
+
+
+async def test_connecting_waits_for_a_server_that_is_still_starting(
+    network: Network, store: FirestoreStore
+) -> None:
+    network.is_away = True
+    connecting = asyncio.create_task(store.connect())
+    await asyncio.sleep(3)
+    assert not connecting.done()
+    network.is_away = False
+    await asyncio.wait_for(connecting, 5)
+
+
+async def test_connecting_gives_up_in_one_line(
+    network: Network, store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firestore, "START_SECONDS", 1.0)
+    network.is_away = True
+    with pytest.raises(StateUnavailable, match=r"^Firestore (cannot be reached|does not answer in time)$"):
+        await store.connect()

@@ -85,7 +85,7 @@ case "${1-} $#" in
 "create 1" | "deploy 1" | "delete 1") "$1" ;;
 bot\ [2-9]) shift && bot "$@" ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' infra/firestore.sh >&2
     exit 2
     ;;
 esac

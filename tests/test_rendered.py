@@ -217,8 +217,10 @@ def test_what_is_not_tested_again_is_the_same(render: Render, answers: Answers) 
     for folder in ("bot", "tests"):
         assert [path for path in shared if path.parts[0] == folder and not (ours / path).exists()] == []
 
-    stores = [(folder / "bot/state/engine.py").read_text("utf-8") for folder in (ours, theirs)]
-    assert stores[0].partition("def add_commands")[0] == stores[1].partition("def add_commands")[0]
+    # A provider's store is a subclass of the engine's; what it changes is tested in its own project.
+    if not (ours / "bot/cloud").exists():
+        stores = [(folder / "bot/state/engine.py").read_text("utf-8") for folder in (ours, theirs)]
+        assert stores[0].partition("def add_commands")[0] == stores[1].partition("def add_commands")[0]
     needed = [
         set(documents(folder)["pyproject.toml"]["project"]["dependencies"]) for folder in (ours, theirs)
     ]

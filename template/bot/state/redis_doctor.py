@@ -20,7 +20,7 @@ async def examine(connection: RedisConnection, ttl: float | None) -> list[Findin
     Raises:
         StateUnavailable: it did not answer, or does not permit INFO.
     """
-    findings = [_lifetime(ttl)]
+    findings = [lifetime(ttl)]
     for server in await connection.servers():
         info: dict[str, Any] = await connection.ask("INFO", server=server)
         seconds, _ = await connection.ask("TIME", server=server)
@@ -29,12 +29,13 @@ async def examine(connection: RedisConnection, ttl: float | None) -> list[Findin
             _role(info),
             _persistence(info),
             _eviction(info),
-            _clock(int(seconds) - time.time()),
+            clock(int(seconds)),
         ]
     return list(dict.fromkeys(findings))
 
 
-def _lifetime(ttl: float | None) -> Finding:
+def lifetime(ttl: float | None) -> Finding:
+    """How long records are kept."""
     if ttl is None:
         return Finding("ok", "records are kept for ever (STATE_TTL=0)")
     return Finding("ok", f"records are kept for {ttl / 3600:g} hours after their last change (STATE_TTL)")
@@ -88,7 +89,9 @@ def _eviction(info: dict[str, Any]) -> Finding:
     return Finding("ok", f"the server evicts nothing while its memory has no limit ({policy})")
 
 
-def _clock(difference: float) -> Finding:
+def clock(seconds: int) -> Finding:
+    """Whether the server's clock, in seconds since 1970, agrees with this machine's."""
+    difference = seconds - time.time()
     if abs(difference) > CLOCK_SECONDS:
         way = "ahead of" if difference > 0 else "behind"
         return Finding("warning", f"the server's clock is {abs(difference):.0f} s {way} this machine's")

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# The bot on Cloud Run, and its records in Firestore.
+#
+#   infra/firestore.sh create            database, rules, image repository, service account, the token
+#   infra/firestore.sh deploy            builds the image and runs it; also for updates
+#   infra/firestore.sh bot COMMAND...    runs a command of the bot there: doctor, state forget 123
+#   infra/firestore.sh delete            deletes the bot, and leaves the database
+#
+# NAME (the bot's short name), REGION (of Cloud Run) and LOCATION (of Firestore, for good) must be in the
+# environment; the project is gcloud's. Each step can be run again. `create` reads the bot's token from standard
+# input: infra/firestore.sh create < token
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${NAME:?}" "${REGION:?}" "${LOCATION:?}"
+
+project=$(gcloud config get-value core/project)
+account="$NAME@$project.iam.gserviceaccount.com"
+image="$REGION-docker.pkg.dev/$project/$NAME/bot:$(git rev-parse --short HEAD 2> /dev/null || date +%s)"
+
+is_there() { "$@" > /dev/null 2>&1; }
+
+create() {
+    local token
+    token=$(cat)
+    exec < /dev/null # nothing else reads it
+    gcloud services enable firestore.googleapis.com firebaserules.googleapis.com run.googleapis.com \
+        secretmanager.googleapis.com artifactregistry.googleapis.com
+    # Yesterday's state can be read back for a week, and nobody deletes the database by mistake.
+    is_there gcloud firestore databases describe --database='(default)' ||
+        gcloud firestore databases create --database='(default)' --location="$LOCATION" \
+            --type=firestore-native --enable-pitr --delete-protection
+    # Clients of Firebase may read and write nothing; no field needs an index; records expire by `expires_at`.
+    npx --yes firebase-tools@15 deploy --project "$project" --only firestore --non-interactive
+    is_there gcloud artifacts repositories describe "$NAME" --location="$REGION" ||
+        gcloud artifacts repositories create "$NAME" --location="$REGION" --repository-format=docker
+    is_there gcloud iam service-accounts describe "$account" || gcloud iam service-accounts create "$NAME"
+    # Documents, and nothing else of the project.
+    gcloud projects add-iam-policy-binding "$project" --member="serviceAccount:$account" \
+        --role=roles/datastore.user --condition=None > /dev/null
+    is_there gcloud secrets describe "$NAME-token" ||
+        gcloud secrets create "$NAME-token" --replication-policy=automatic
+    printf %s "$token" | gcloud secrets versions add "$NAME-token" --data-file=-
+    gcloud secrets add-iam-policy-binding "$NAME-token" --member="serviceAccount:$account" \
+        --role=roles/secretmanager.secretAccessor > /dev/null
+}
+
+settings() { # what the service and the command have in common; options of gcloud, one a line
+    printf '%s\n' --region="$REGION" --service-account="$account" --set-secrets="BOT_TOKEN=$NAME-token:latest"
+}
+
+deploy() {
+    local number url common variables
+    gcloud auth configure-docker "$REGION-docker.pkg.dev" --quiet
+    docker build --platform=linux/amd64 --tag="$image" .
+    docker push "$image"
+    mapfile -t common < <(settings)
+    number=$(gcloud projects describe "$project" --format="value(projectNumber)")
+    url="https://$NAME-$number.$REGION.run.app/telegram"
+    variables="NAMESPACE=$NAME,WEBHOOK_URL=$url,GOOGLE_CLOUD_PROJECT=$project"
+    # Cloud Run gives a process 10 s to stop. Background work needs a processor between requests, too.
+    gcloud run deploy "$NAME" --image="$image" "${common[@]}" --allow-unauthenticated --port=8080 \
+        --min-instances=1 --max-instances=3 --concurrency=40 --timeout=60 --no-cpu-throttling \
+        --set-env-vars="$variables,SHUTDOWN_TIMEOUT=4" \
+        --liveness-probe="httpGet.path=/healthz,periodSeconds=10,timeoutSeconds=5,failureThreshold=3" \
+        --startup-probe="httpGet.path=/readyz,periodSeconds=5,timeoutSeconds=5,failureThreshold=12"
+    gcloud run jobs deploy "$NAME-command" --image="$image" "${common[@]}" --args=doctor --max-retries=0 \
+        --set-env-vars="$variables"
+}
+
+bot() {
+    local arguments
+    arguments=$(IFS=,; echo "$*")
+    gcloud run jobs execute "$NAME-command" --region="$REGION" --args="$arguments" --wait
+}
+
+delete() {
+    gcloud run services delete "$NAME" --region="$REGION" --quiet || true
+    gcloud run jobs delete "$NAME-command" --region="$REGION" --quiet || true
+    gcloud secrets delete "$NAME-token" --quiet || true
+    gcloud artifacts repositories delete "$NAME" --location="$REGION" --quiet || true
+    gcloud iam service-accounts delete "$account" --quiet || true
+}
+
+case "${1-} $#" in
+"create 1" | "deploy 1" | "delete 1") "$1" ;;
+bot\ [2-9]) shift && bot "$@" ;;
+*)
+    sed -n '2,12s/^# \{0,1\}//p' infra/firestore.sh >&2
+    exit 2
+    ;;
+esac

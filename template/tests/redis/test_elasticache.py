@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from botocore.credentials import Credentials
 from botocore.model import ServiceId
 from botocore.session import get_session
 from botocore.signers import RequestSigner
+from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from bot.cloud import elasticache
 from bot.cloud.elasticache import ElasticacheStore, IamConnection, Tokens
@@ -72,28 +74,33 @@ def access_string() -> list[str]:
     return str(rules).replace("${Name}", "my-bot").split()
 
 
-async def admit(url: str, *passwords: str) -> None:
-    """Have a server know the bot's user with these passwords and no others, and nobody else."""
-    admin = make_store(url.replace("redis://", "redis://admin:admin@"))
-    for login in (make_store(url), admin):  # the first time, everyone is let in
-        try:
-            await login.connection.ask("ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all")
-            rules = ["resetpass", *(f">{each}" for each in passwords), *access_string()]
-            await login.connection.ask("ACL", "SETUSER", "my-bot", "reset", *rules)
-            await login.connection.ask("ACL", "SETUSER", "default", "off")
-            break
-        except StateUnavailable:
-            continue
-        finally:
-            await login.close()
+def admit(server: Server, *passwords: str) -> None:
+    """Have a server know the bot's user with these passwords and no others, and an admin; nobody else."""
+    rules = ["reset", *(f">{each}" for each in passwords), *access_string()]
+    with as_admin(server) as admin:
+        admin.acl_setuser("default", enabled=False)
+        admin.execute_command("ACL", "SETUSER", "my-bot", *rules)  # type: ignore[no-untyped-call]
 
 
-async def connections(url: str) -> int:
-    """How many connections a server has taken so far."""
-    admin = make_store(url.replace("redis://", "redis://admin:admin@"))
-    count: int = (await admin.connection.ask("INFO", "stats"))["total_connections_received"]
-    await admin.close()
-    return count
+@contextmanager
+def as_admin(server: Server) -> Iterator[Redis]:
+    """A client that may do everything, also on a server that has only just started."""
+    with suppress(AuthenticationError), Redis.from_url(server.url) as anyone:
+        anyone.acl_setuser("admin", enabled=True, passwords="+admin", keys="*", commands=["+@all"])
+    with Redis.from_url(server.url.replace("redis://", "redis://admin:admin@")) as admin:
+        yield admin
+
+
+def connections(server: Server) -> set[str]:
+    """The ids of the bot's connections."""
+    with as_admin(server) as admin:
+        return {client["id"] for client in admin.client_list() if client["user"] == "my-bot"}
+
+
+def end_connections(server: Server) -> None:
+    """End the bot's connections, as ElastiCache ends those that are too old."""
+    with as_admin(server) as admin:
+        admin.execute_command("CLIENT", "KILL", "USER", "my-bot")  # type: ignore[no-untyped-call]
 
 
 # One server (a replication group without cluster mode).
@@ -103,7 +110,7 @@ async def connections(url: str) -> int:
 async def single(
     server: Server, passwords: Passwords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Proxy]:
-    await admit(server.url, "first")
+    admit(server, "first")
     certificate = issue(tmp_path, SINGLE)
     async with behind_tls(server.url, certificate) as proxy:
         monkeypatch.setenv("REDIS_URL", named(proxy, SINGLE, "my-bot@"))
@@ -119,10 +126,12 @@ async def test_a_new_connection_takes_a_new_token(
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)
     # The token becomes another; the server takes both for a while, then only the new one.
     passwords.now = "second"
-    await admit(server.url, "first", "second")
+    admit(server, "first", "second")
     assert (await store.load("1")).state == {"a": 1}
     assert set(passwords.given) == {"first"}, "an open connection needs none"
-    await admit(server.url, "second")  # it ends the connections of those whose passwords went
+    admit(server, "second")
+    assert (await store.load("1")).state == {"a": 1}, "an open connection stays open"
+    end_connections(server)
     await store.commit("1", Changes(state={"a": b"2"}), expect=None)
     assert (await store.load("1")).state == {"a": 2}
     assert passwords.given[-1] == "second"
@@ -146,17 +155,19 @@ async def test_a_connection_is_replaced_before_it_is_too_old(
 ) -> None:
     store = ElasticacheStore.from_settings(Settings())
     await store.connect()
-    before = await connections(server.url)
+    (first,) = connections(server)
     for _ in range(20):
         await store.load("1")
-    assert await connections(server.url) == before + 1, "its own; the store's is kept while it is young"
-    monkeypatch.setattr(elasticache, "CONNECTION_SECONDS", 0.2)
-    await asyncio.sleep(0.3)
+    assert connections(server) == {first}
+    monkeypatch.setattr(elasticache, "CONNECTION_SECONDS", 1.0)
+    await asyncio.sleep(1.1)
     given = len(passwords.given)
-    for _ in range(20):
-        await store.load("1")
-    assert await connections(server.url) == before + 3, "replaced once"
+    await store.load("1")
+    (second,) = connections(server)
+    assert second != first
     assert len(passwords.given) == given + 1, "with a token of its own"
+    await store.load("1")
+    assert connections(server) == {second}, "only once"
     await store.close()
 
 
@@ -225,9 +236,10 @@ async def cluster(
             proxies.append(await stack.enter_async_context(behind_tls(node.url, certificate)))
         await join(nodes, [urlsplit(proxy.url).port or 0 for proxy in proxies])
         for node in nodes:
-            await admit(node.url, "first")
+            admit(node, "first")
         monkeypatch.setenv("REDIS_URL", named(proxies[0], NAME, "my-bot@"))
         monkeypatch.setenv("REDIS_CLUSTER", "true")
+        monkeypatch.setenv("REDIS_MAX_CONNECTIONS", "6")
         monkeypatch.setenv("REDIS_CA_FILE", str(certificate.ca_file))
         yield nodes
 
@@ -269,15 +281,16 @@ async def test_a_cluster_by_tls_and_tokens(
     assert {finding.level for finding in await store.examine()} == {"ok"}
 
     # Every node's connections are of the kind that is replaced, with a token of its own each.
-    before = [await connections(node.url) for node in cluster]
+    before = [connections(node) for node in cluster]
     given = len(passwords.given)
-    monkeypatch.setattr(elasticache, "CONNECTION_SECONDS", 0.0)
-    for n in range(60):
+    monkeypatch.setattr(elasticache, "CONNECTION_SECONDS", 1.0)
+    await asyncio.sleep(1.1)
+    for n in range(12):
         assert (await store.load(str(n))).state == ({} if n == 7 else {"n": n})
-    monkeypatch.setattr(elasticache, "CONNECTION_SECONDS", 3600.0)
-    after = [await connections(node.url) for node in cluster]
-    assert all(now > then + 5 for then, now in zip(before, after, strict=True))
-    assert len(passwords.given) >= given + 60
+    after = [connections(node) for node in cluster]
+    assert all(now - then for then, now in zip(before, after, strict=True)), "new ones at each node"
+    assert all(then - now for then, now in zip(before, after, strict=True)), "in place of old ones"
+    assert len(passwords.given) >= given + 3
     await store.close()
 
 
@@ -286,7 +299,8 @@ async def test_a_cluster_whose_tokens_change(cluster: list[Server], passwords: P
     await store.connect()
     passwords.now = "second"
     for node in cluster:
-        await admit(node.url, "second")
+        admit(node, "second")
+        end_connections(node)
     for n in range(30):
         await store.commit(str(n), Changes(state={"n": b"1"}), expect=0)
     assert passwords.given[-1] == "second"

@@ -9,8 +9,9 @@ from bot.state.redis_doctor import eviction, examine, version
 from bot.state.store import Finding
 
 AUTHORITY = {
-    # An instance has authorities of its own (REDIS_CA_FILE), which vouch for nobody else. Its certificate carries
-    # the address where Python does not look for it: as the common name.
+    # An instance has authorities of its own (REDIS_CA_FILE), which vouch for nobody else. Its certificate
+    # has the address where Python does not look for it: as the common name.
+    # https://github.com/envoyproxy/ratelimit/pull/409
     "ssl_check_hostname": False,
     # And it has no authority key identifier, which Python asks for from 3.13 on.
     # https://github.com/redis/redis-py/issues/3685
@@ -67,7 +68,7 @@ def _failover(info: dict[str, Any]) -> Finding:
         return Finding("error", "REDIS_URL names the instance's read endpoint, which takes no writes")
     if not info.get("connected_slaves"):
         return Finding(
-            "warning", "the instance has no replica (basic tier): maintenance empties it; take --tier=standard"
+            "warning", "the instance has no replica (basic tier): maintenance empties it (--tier=standard)"
         )
     return Finding("ok", "a replica takes over when the instance fails; the last moments may be lost")
 
@@ -77,8 +78,8 @@ def _persistence(info: dict[str, Any]) -> Finding:
         return Finding("ok", "the server writes an append-only file")
     return Finding(
         "ok",
-        "the instance keeps no append-only file; if it and its replica fail, its last snapshot is what is left "
-        "(--persistence-mode=rdb)",
+        "the instance writes no append-only file; if it and its replica fail, the last snapshot is what is "
+        "left (--persistence-mode=rdb)",
     )
 
 

@@ -42,7 +42,7 @@ def _encryption(address: Address) -> Finding:
 def _user(address: Address) -> Finding:
     user = address.options.get("username") or "default"
     if user == "default":
-        return Finding("ok", "the bot is the user default, who may do everything; DEPLOY.md makes a lesser one")
+        return Finding("ok", "the bot is the user default, who may do everything (DEPLOY.md: a lesser one)")
     return Finding("ok", f"the bot is the user {user}")
 
 

@@ -22,6 +22,7 @@ from bot.cloud import elasticache
 from bot.cloud.elasticache import ElasticacheStore, IamConnection, Tokens
 from bot.config import Settings
 from bot.errors import OperatorError
+from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
@@ -71,7 +72,7 @@ def passwords(iam: None, monkeypatch: pytest.MonkeyPatch) -> Passwords:
 def access_string() -> list[str]:
     """What the bot's user may do, as the infrastructure says it."""
     (rules,) = re.findall('AccessString: !Sub "(.*)"', INFRA.read_text("utf-8"))
-    return str(rules).replace("${Name}", "my-bot").split()
+    return str(rules).replace("${Name}", NAMESPACE).split()
 
 
 def admit(server: Server, *passwords: str) -> None:

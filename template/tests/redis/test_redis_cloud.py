@@ -8,6 +8,7 @@ import pytest
 
 from bot.cloud.redis_cloud import RedisCloudStore
 from bot.config import Settings
+from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
@@ -17,16 +18,15 @@ from tests.test_cli import run
 
 DOMAIN = ".redns.redis-cloud.com"
 NAME = f"redis-12345.c1.eu-west-1-3.ec2{DOMAIN}"
-RULES = "~my-bot:* +@read +@write +@scripting +@connection +info +time"
-DEPLOY = Path(__file__).parents[2] / "DEPLOY.md"
+RULES = f"~{NAMESPACE}:* +@read +@write +@scripting +@connection +info +time"
+"""What a user of the bot's own is permitted, as DEPLOY.md says it."""
 
 
 @pytest.fixture
 async def database(
     server: Server, direct: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Proxy]:
-    """A database with a user of the bot's own, who may do what DEPLOY.md says."""
-    assert RULES in DEPLOY.read_text("utf-8")
+    """A database with a user of the bot's own."""
     await direct.connection.ask("ACL", "SETUSER", "bot", "on", ">p@ss", *RULES.split())
     resolve_here(monkeypatch, DOMAIN)
     certificate = issue(tmp_path, NAME)

@@ -146,7 +146,9 @@ async def test_a_failover_behind_the_address(instance: Proxy, server: Server, tm
         store = MemorystoreStore.from_settings(Settings())
         await store.connect()
         version = await store.commit("1", Changes(state={"n": b"1"}), expect=0)
-        while (await new.load("1")).version != version:
+        for _ in range(200):
+            if (await new.load("1")).version == version:
+                break
             await asyncio.sleep(0.05)
 
         instance.lead_to(replica.url)

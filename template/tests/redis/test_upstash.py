@@ -1,10 +1,16 @@
 """Redis at Upstash: the way there, and what `bot doctor` says, tried on a server with such a name."""
 
 import asyncio
+import os
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from pathlib import Path
+from shutil import copy, which
+from typing import Any
 
 import pytest
+from aiohttp import BasicAuth, web
+from aiohttp.test_utils import TestServer
 
 from bot.cloud.upstash import REQUEST_BYTES, UpstashStore
 from bot.config import Settings
@@ -94,6 +100,73 @@ async def test_an_address_that_is_not_encrypted_and_a_user_who_may_only_read(
     assert "rediss://" in errors[0]
     assert "default_ro" in errors[1]
     await store.close()
+
+
+@pytest.mark.skipif(not which("curl"), reason="infra/upstash.sh takes curl")
+async def test_the_script_that_creates_the_database(tmp_path: Path) -> None:
+    """By Upstash's developer API, of which this is as much as the script asks of it."""
+    asked: list[tuple[str, str, Any]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert BasicAuth.decode(request.headers["Authorization"]) == BasicAuth("me@example.com", "a key")
+        asked.append(
+            (request.method, request.path_qs, await request.json() if request.can_read_body else None)
+        )
+        return web.json_response(
+            {
+                "database_id": "id",
+                "endpoint": "calm-fox-1",
+                "password": "sesame",
+                "port": 6379,
+                "eviction": True,
+            }
+        )
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    (tmp_path / "infra").mkdir()
+    copy(Path(__file__).parents[2] / "infra/upstash.sh", tmp_path / "infra")
+
+    async with TestServer(app) as api:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "UPSTASH_EMAIL": "me@example.com",
+            "UPSTASH_API_KEY": "a key",
+            "UPSTASH_API": str(api.make_url("")).rstrip("/"),
+        }
+
+        async def script(*arguments: str) -> tuple[int | None, str]:
+            process = await asyncio.create_subprocess_exec(
+                "bash",
+                "infra/upstash.sh",
+                *arguments,
+                cwd=tmp_path,
+                env=environment,
+                stdout=PIPE,
+                stderr=STDOUT,
+            )
+            said, _ = await process.communicate()
+            return process.returncode, said.decode()
+
+        assert await script("create", "my-bot", "eu-west-1", "payg") == (
+            0,
+            "created id at calm-fox-1.upstash.io\n",
+        )
+        env = tmp_path / ".env"
+        assert env.read_text("utf-8") == "REDIS_URL=rediss://default:sesame@calm-fox-1.upstash.io:6379\n"
+        assert env.stat().st_mode & 0o777 == 0o600
+        code, said = await script("create", "my-bot", "eu-west-1", "payg")
+        assert (code, "set in .env already" in said) == (1, True)
+        code, said = await script("show", "id")
+        assert (code, "Eviction is on" in said, "sesame" in said) == (1, True, False)
+        assert (await script("delete", "id"))[0] == 0
+        assert (await script())[0] == 2
+    body = {"database_name": "my-bot", "platform": "aws", "primary_region": "eu-west-1", "plan": "payg"}
+    assert asked == [
+        ("POST", "/redis/database", body | {"tls": True, "eviction": False}),
+        ("GET", "/redis/database/id?credentials=hide", None),
+        ("DELETE", "/redis/database/id", None),
+    ]
 
 
 async def test_a_server_elsewhere(server: Server, tmp_path: Path) -> None:

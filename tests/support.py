@@ -25,7 +25,7 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "HYBRID_", "TEST_")
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "HYBRID_", "TEST_", "AWS_", "ELASTICACHE_")
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",

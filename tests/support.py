@@ -27,7 +27,7 @@ Answers = Mapping[str, str]
 # Variables that would make a command behave unlike on a machine where nothing is set up.
 _FOREIGN = (
     *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
-    *("REDIS_", "HYBRID_", "AWS_", "DYNAMODB_", "FIRESTORE_"),
+    *("REDIS_", "HYBRID_", "AWS_", "DYNAMODB_", "ELASTICACHE_", "FIRESTORE_"),
 )
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",

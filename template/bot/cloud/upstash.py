@@ -1,13 +1,13 @@
 """Redis at Upstash, which speaks the protocol of Redis but is a server of its own.
 
-It keeps every write on disk, so there is no append-only file to switch on, and nothing that it says of itself
-tells about one. What loses records there is the database's switch "Eviction", which the bot cannot see.
+It writes every commit to its disk, so there is no append-only file to switch on, and nothing that it says of
+itself tells about one. What loses records there is the database's switch "Eviction", which the bot cannot
+see.
 """
 
-from bot.config import load
 from bot.state.redis import RedisStore
-from bot.state.redis_connection import Address, RedisSettings
-from bot.state.redis_doctor import clock, lifetime
+from bot.state.redis_connection import Address
+from bot.state.redis_doctor import clock, lifetime, seconds_ahead
 from bot.state.store import Finding
 
 DOMAIN = ".upstash.io"
@@ -22,18 +22,17 @@ class UpstashStore(RedisStore):
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there. See `StateStore.examine`."""
-        url = load(RedisSettings).redis_url
-        address = Address.of_url(url.get_secret_value()) if url else None
-        if address is None or not all(host.endswith(DOMAIN) for host, _ in address.hosts):
+        address = self.connection.address
+        if not address.hosts or not all(host.endswith(DOMAIN) for host, _ in address.hosts):
             here = Finding("warning", f"REDIS_URL names no database of Upstash (NAME{DOMAIN})")
             return [here, *await super().examine()]
-        seconds, _ = await self.connection.ask("TIME")
         return [
             lifetime(self._ttl),
             _encryption(address),
+            _user(address),
             _size(self.limits.max_bytes),
-            Finding("ok", "every write is on disk; keep the switch Eviction off, which the bot cannot see"),
-            clock(int(seconds)),
+            Finding("ok", "every commit is on disk; the database's switch Eviction must be off (DEPLOY.md)"),
+            clock(await seconds_ahead(self.connection)),
         ]
 
 
@@ -43,8 +42,15 @@ def _encryption(address: Address) -> Finding:
     return Finding("ok", "the connection is encrypted")
 
 
+def _user(address: Address) -> Finding:
+    user = address.options.get("username") or "default"
+    if user == "default_ro":
+        return Finding("error", "REDIS_URL names the user default_ro, who may only read: take default")
+    return Finding("ok", f"the bot is the user {user}")
+
+
 def _size(most: int) -> Finding:
-    # A commit that replaces everything sends the whole record, and the replies under way beside it.
+    # A commit may replace the whole record, and bring replies under way beside it.
     if 2 * most > REQUEST_BYTES:
         return Finding(
             "warning",

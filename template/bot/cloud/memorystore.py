@@ -1,0 +1,88 @@
+"""Redis at Google Cloud's Memorystore: in a private network, behind TLS of the instance's own authority."""
+
+import ssl
+from typing import Any
+
+from bot.state.redis import RedisStore
+from bot.state.redis_connection import RedisConnection, RedisSettings
+from bot.state.redis_doctor import eviction, examine, version
+from bot.state.store import Finding
+
+AUTHORITY = {
+    # An instance has authorities of its own (REDIS_CA_FILE), which vouch for nobody else. Its certificate
+    # has the address where Python does not look for it: as the common name.
+    # https://github.com/envoyproxy/ratelimit/pull/409
+    "ssl_check_hostname": False,
+    # And it has no authority key identifier, which Python asks for from 3.13 on.
+    # https://github.com/redis/redis-py/issues/3685
+    "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
+}
+"""How the server's certificate is looked at."""
+
+
+class MemorystoreStore(RedisStore):
+    """Keeps records in a Redis at Memorystore."""
+
+    @classmethod
+    def connection_to(cls, settings: RedisSettings) -> RedisConnection:
+        """Make the way there; only the instance's own authority is trusted, when it is known.
+
+        Raises:
+            OperatorError: see `RedisStore.connection_to`.
+        """
+        return RedisConnection(settings, **AUTHORITY if settings.redis_ca_file else {})
+
+    async def examine(self) -> list[Finding]:
+        """Look for what could cost records there. See `StateStore.examine`."""
+        options = self.connection.address.options
+        if not self.connection.address.hosts:
+            here = Finding("warning", "REDIS_URL names no instance of Memorystore")
+            return [here, *await super().examine()]
+        judges = (version, _failover, _persistence, _eviction)
+        return [
+            _encryption(self.connection.address.is_tls),
+            _password(bool(options.get("password"))),
+            *await examine(self.connection, self._ttl, judges),
+        ]
+
+
+def _encryption(is_tls: bool) -> Finding:
+    if not is_tls:
+        return Finding(
+            "warning",
+            "the connection is not encrypted: create the instance with "
+            "--transit-encryption-mode=server-authentication and write rediss://",
+        )
+    return Finding("ok", "the connection is encrypted")
+
+
+def _password(is_set: bool) -> Finding:
+    if not is_set:
+        text = "whoever is in the network can read the records: create the instance with --enable-auth"
+        return Finding("warning", text)
+    return Finding("ok", "the instance wants a password (AUTH)")
+
+
+def _failover(info: dict[str, Any]) -> Finding:
+    if info.get("role", "master") != "master":
+        return Finding("error", "REDIS_URL names the instance's read endpoint, which takes no writes")
+    if not info.get("connected_slaves"):
+        return Finding(
+            "warning", "the instance has no replica (basic tier): maintenance empties it (--tier=standard)"
+        )
+    return Finding("ok", "a replica takes over when the instance fails; the last moments may be lost")
+
+
+def _persistence(info: dict[str, Any]) -> Finding:
+    if info.get("aof_enabled"):
+        return Finding("ok", "the server writes an append-only file")
+    return Finding(
+        "ok",
+        "the instance writes no append-only file; if it and its replica fail, the last snapshot is what is "
+        "left (--persistence-mode=rdb)",
+    )
+
+
+def _eviction(info: dict[str, Any]) -> Finding:
+    # The default there is volatile-lru, and every record has an expiry unless STATE_TTL=0.
+    return eviction(info, is_limited=True)

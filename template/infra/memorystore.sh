@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# The bot on Cloud Run, and its records in Memorystore for Redis, in a network of their own.
+#
+#   infra/memorystore.sh create            network, instance, image repository, service account, secrets
+#   infra/memorystore.sh deploy            builds the image and runs it; also for updates
+#   infra/memorystore.sh bot COMMAND...    runs a command of the bot there: doctor, state forget 123
+#   infra/memorystore.sh delete            deletes all of that, and every record
+#
+# NAME (the bot's short name) and REGION must be in the environment; the project is gcloud's. Each step can be
+# run again. `create` reads the bot's token from standard input: infra/memorystore.sh create < token
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${NAME:?}" "${REGION:?}"
+
+project=$(gcloud config get-value core/project)
+account="$NAME@$project.iam.gserviceaccount.com"
+image="$REGION-docker.pkg.dev/$project/$NAME/bot:$(git rev-parse --short HEAD 2> /dev/null || date +%s)"
+
+is_there() { "$@" > /dev/null 2>&1; }
+
+keep() { # a secret, from standard input, that the bot alone may read
+    is_there gcloud secrets describe "$1" || gcloud secrets create "$1" --replication-policy=automatic
+    gcloud secrets versions add "$1" --data-file=-
+    gcloud secrets add-iam-policy-binding "$1" --member="serviceAccount:$account" \
+        --role=roles/secretmanager.secretAccessor > /dev/null
+}
+
+instance() { gcloud redis instances describe "$NAME" --region="$REGION" --format="value($1)"; }
+
+create() {
+    local token
+    token=$(cat)
+    exec < /dev/null # nothing else reads it
+    gcloud services enable compute.googleapis.com redis.googleapis.com run.googleapis.com \
+        secretmanager.googleapis.com artifactregistry.googleapis.com
+    is_there gcloud compute networks describe "$NAME" ||
+        gcloud compute networks create "$NAME" --subnet-mode=custom
+    is_there gcloud compute networks subnets describe "$NAME" --region="$REGION" ||
+        gcloud compute networks subnets create "$NAME" --network="$NAME" --region="$REGION" --range=10.10.0.0/24
+    # A replica in another zone, an hourly snapshot, and writes refused rather than users evicted.
+    is_there gcloud redis instances describe "$NAME" --region="$REGION" ||
+        gcloud redis instances create "$NAME" --region="$REGION" --network="$NAME" --tier=standard --size=1 \
+            --redis-version=redis_7_2 --enable-auth --transit-encryption-mode=server-authentication \
+            --persistence-mode=rdb --rdb-snapshot-period=1h --redis-config=maxmemory-policy=noeviction
+    is_there gcloud artifacts repositories describe "$NAME" --location="$REGION" ||
+        gcloud artifacts repositories create "$NAME" --location="$REGION" --repository-format=docker
+    is_there gcloud iam service-accounts describe "$account" || gcloud iam service-accounts create "$NAME"
+    printf %s "$token" | keep "$NAME-token"
+    instance "serverCaCerts[].cert" | tr ';' '\n' | keep "$NAME-redis-ca"
+    # The password is in no command line: printf is the shell's own.
+    printf 'rediss://:%s@%s:%s/0' \
+        "$(gcloud redis instances get-auth-string "$NAME" --region="$REGION" --format='value(authString)')" \
+        "$(instance host)" "$(instance port)" | keep "$NAME-redis-url"
+}
+
+settings() { # what the service and the command have in common; options of gcloud, one a line
+    local secrets="BOT_TOKEN=$NAME-token:latest,REDIS_URL=$NAME-redis-url:latest"
+    printf '%s\n' --region="$REGION" --service-account="$account" --network="$NAME" --subnet="$NAME" \
+        --vpc-egress=private-ranges-only --set-secrets="$secrets,/etc/redis/ca.pem=$NAME-redis-ca:latest"
+}
+
+deploy() {
+    local number url common
+    gcloud auth configure-docker "$REGION-docker.pkg.dev" --quiet
+    docker build --platform=linux/amd64 --tag="$image" .
+    docker push "$image"
+    mapfile -t common < <(settings)
+    number=$(gcloud projects describe "$project" --format="value(projectNumber)")
+    url="https://$NAME-$number.$REGION.run.app/telegram"
+    # Cloud Run gives a process 10 s to stop. Background work needs a processor between requests, too.
+    gcloud run deploy "$NAME" --image="$image" "${common[@]}" --allow-unauthenticated --port=8080 \
+        --min-instances=1 --max-instances=3 --concurrency=40 --timeout=60 --no-cpu-throttling \
+        --set-env-vars="NAMESPACE=$NAME,WEBHOOK_URL=$url,REDIS_CA_FILE=/etc/redis/ca.pem,SHUTDOWN_TIMEOUT=4" \
+        --liveness-probe="httpGet.path=/healthz,periodSeconds=10,timeoutSeconds=5,failureThreshold=3" \
+        --startup-probe="httpGet.path=/readyz,periodSeconds=5,timeoutSeconds=5,failureThreshold=12"
+    gcloud run jobs deploy "$NAME-command" --image="$image" "${common[@]}" --args=doctor --max-retries=0 \
+        --set-env-vars="NAMESPACE=$NAME,WEBHOOK_URL=$url,REDIS_CA_FILE=/etc/redis/ca.pem"
+}
+
+bot() {
+    local arguments
+    arguments=$(IFS=,; echo "$*")
+    gcloud run jobs execute "$NAME-command" --region="$REGION" --args="$arguments" --wait
+}
+
+delete() {
+    gcloud run services delete "$NAME" --region="$REGION" --quiet || true
+    gcloud run jobs delete "$NAME-command" --region="$REGION" --quiet || true
+    gcloud redis instances delete "$NAME" --region="$REGION" --quiet || true
+    for secret in token redis-ca redis-url; do gcloud secrets delete "$NAME-$secret" --quiet || true; done
+    gcloud artifacts repositories delete "$NAME" --location="$REGION" --quiet || true
+    gcloud iam service-accounts delete "$account" --quiet || true
+    gcloud compute networks subnets delete "$NAME" --region="$REGION" --quiet || true
+    gcloud compute networks delete "$NAME" --quiet || true
+}
+
+case "${1-} $#" in
+"create 1" | "deploy 1" | "delete 1") "$1" ;;
+bot\ [2-9]) shift && bot "$@" ;;
+*)
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,186 @@
+"""Redis Cloud: user, password and authority, and what `bot doctor` says of a database's settings."""
+
+import asyncio
+import json
+import os
+import re
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from pathlib import Path
+from shutil import copy, which
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bot.cloud.redis_cloud import RedisCloudStore
+from bot.config import Settings
+from bot.state.engine import NAMESPACE
+from bot.state.redis import RedisStore
+from bot.state.store import Changes, StateUnavailable
+from tests.redis.proxy import Proxy
+from tests.redis.server import Server
+from tests.redis.tls import WRONG, behind_tls, issue, named, resolve_here
+from tests.test_cli import run
+
+DOMAIN = ".redns.redis-cloud.com"
+NAME = f"redis-12345.c1.eu-west-1-3.ec2{DOMAIN}"
+RULES = f"~{NAMESPACE}:* +@read +@write +@scripting +@connection +info +time"
+"""What a user of the bot's own is permitted, as DEPLOY.md says it."""
+
+
+@pytest.fixture
+async def database(
+    server: Server, direct: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Proxy]:
+    """A database with a user of the bot's own."""
+    await direct.connection.ask("ACL", "SETUSER", "bot", "on", ">p@ss", *RULES.split())
+    resolve_here(monkeypatch, DOMAIN)
+    certificate = issue(tmp_path, NAME)
+    async with behind_tls(server.url, certificate) as proxy:
+        monkeypatch.setenv("REDIS_URL", named(proxy, NAME, "bot:p%40ss@"))
+        monkeypatch.setenv("REDIS_CA_FILE", str(certificate.ca_file))
+        monkeypatch.setenv("REDIS_CONNECT_TIMEOUT", "0.5")
+        yield proxy
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_user_of_its_own() -> None:
+    store = RedisCloudStore.from_settings(Settings())
+    await store.connect()
+    await store.claim(42)
+    await store.commit("1", Changes(state={"city": b'"Oslo"'}), expect=0)
+    assert (await store.load("1")).state == {"city": "Oslo"}
+    assert [user async for user in store.users()] == ["1"]
+    assert await store.forget("1") is True
+    findings = await store.examine()
+    assert {finding.level for finding in findings} == {"ok"}
+    assert any("the user bot" in finding.text for finding in findings)
+    assert "p@ss" not in str(findings)
+    await store.close()
+
+
+async def test_a_wrong_password(database: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", named(database, NAME, "bot:sesame@"))
+    store = RedisCloudStore.from_settings(Settings())
+    with pytest.raises(StateUnavailable, match="does not accept the user name and password") as caught:
+        await store.connect()
+    assert "sesame" not in str(caught.value)
+    await store.close()
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("flaw", WRONG)
+async def test_a_certificate_that_is_not_to_be_believed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flaw: str
+) -> None:
+    certificate = issue(tmp_path, NAME, flaw)
+    async with behind_tls(server.url, certificate) as proxy:
+        monkeypatch.setenv("REDIS_URL", named(proxy, NAME, "bot:p%40ss@"))
+        store = RedisCloudStore.from_settings(Settings())
+        with pytest.raises(StateUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await store.connect()
+        await store.close()
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("name", "value", "warning"),
+    [
+        ("maxmemory-policy", "volatile-lru", "evicts users (volatile-lru"),
+        ("maxmemory-policy", "allkeys-lru", "evicts users (allkeys-lru"),
+        ("appendonly", "no", "under Durability"),
+        ("maxclients", "30", "REDIS_MAX_CONNECTIONS"),
+    ],
+)
+async def test_settings_that_cost_records_or_answers(
+    direct: RedisStore, name: str, value: str, warning: str
+) -> None:
+    store = RedisCloudStore.from_settings(Settings())
+    await store.connect()
+    await direct.connection.ask("CONFIG", "SET", name, value)
+    (text,) = [finding.text for finding in await store.examine() if finding.level == "warning"]
+    assert warning in text
+    await store.close()
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_user_who_may_not_ask(direct: RedisStore) -> None:
+    await direct.connection.ask("ACL", "SETUSER", "bot", "-info")
+    store = RedisCloudStore.from_settings(Settings())
+    await store.connect()
+    (text,) = [finding.text for finding in await store.examine() if finding.level != "ok"]
+    assert "does not say how it is set up" in text
+    await store.close()
+
+
+@pytest.mark.skipif(not which("curl"), reason="infra/redis_cloud.sh takes curl")
+async def test_the_script_that_creates_the_database(tmp_path: Path) -> None:
+    """By Redis Cloud's REST API, of which this is as much as the script asks of it."""
+    asked: list[tuple[str, str, Any]] = []
+    place = "redis-1.example:1234"
+
+    async def answer(request: web.Request) -> web.Response:
+        assert (request.headers["x-api-key"], request.headers["x-api-secret-key"]) == ("key", "secret")
+        body = await request.text()
+        asked.append((request.method, request.path, json.loads(body) if body else None))
+        times = sum(path == request.path for _, path, _ in asked)
+        state = {"status": "active" if times > 1 else "pending"}
+        match request.path.split("/")[2:]:
+            case ["tasks", task]:
+                done = "processing-completed" if times > 1 else "received"
+                return web.json_response({"status": done, "response": {"resourceId": int(task)}})
+            case ["fixed", "subscriptions"]:
+                return web.json_response({"taskId": "7"})
+            case ["fixed", "subscriptions", "7", "databases"]:
+                return web.json_response({"taskId": "8"})
+        return web.json_response(state | {"publicEndpoint": place})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    (tmp_path / "infra").mkdir()
+    copy(Path(__file__).parents[2] / "infra/redis_cloud.sh", tmp_path / "infra")
+
+    async with TestServer(app) as api:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "REDIS_CLOUD_KEY": "key",
+            "REDIS_CLOUD_SECRET": "secret",
+            "REDIS_CLOUD_API": str(api.make_url("")).rstrip("/"),
+            "REDIS_CLOUD_PAUSE": "0.05",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "infra/redis_cloud.sh", "create", "my-bot", "42", "5"),
+            cwd=tmp_path,
+            env=environment,
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        said, _ = await process.communicate()
+    assert (process.returncode, said.decode()) == (0, f"subscription 7\ndatabase 8 at {place}\n")
+    written = re.fullmatch(
+        rf"REDIS_URL=rediss://default:(\w{{48}})@{place}\n", (tmp_path / ".env").read_text("utf-8")
+    )
+    assert written
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    posted = [(path, body) for method, path, body in asked if method == "POST"]
+    assert posted == [
+        ("/v1/fixed/subscriptions", {"name": "my-bot", "planId": 42, "paymentMethodId": 5}),
+        (
+            "/v1/fixed/subscriptions/7/databases",
+            {
+                "name": "my-bot",
+                "enableTls": True,
+                "dataPersistence": "aof-every-1-second",
+                "dataEvictionPolicy": "noeviction",
+                "password": written[1],
+            },
+        ),
+    ]
+
+
+async def test_a_database_that_is_open(server: Server, tmp_path: Path) -> None:
+    result = await asyncio.to_thread(run, tmp_path, "doctor", REDIS_URL=server.url)
+    assert "switch TLS on" in result.stdout
+    assert "who may do everything" in result.stdout

@@ -1,0 +1,76 @@
+"""What deploys a project for the cloud: scripts, descriptions of infrastructure, and the commands of DEPLOY.md."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Render
+from support import ROOT, Answers, combinations, label, run
+
+CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
+
+BASH = shutil.which("bash") or "bash"
+TOOLS = Path(sys.executable).parent
+
+
+def commands(text: str) -> list[str]:
+    """The shell commands of a document: what is indented, and what is fenced as `sh` or `bash`."""
+    plain, fenced = "", []
+    for number, part in enumerate(re.split(r"^```", text, flags=re.MULTILINE)):
+        if number % 2:
+            language, _, code = part.partition("\n")
+            fenced += [code] if language.strip() in {"sh", "bash"} else []
+        else:
+            plain += part
+    indented = re.findall(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)", plain)
+    return fenced + [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in indented]
+
+
+def shells(code: str, folder: Path) -> None:
+    """Fails where bash cannot read it."""
+    done = run(BASH, "-n", cwd=folder, stdin=code)
+    assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("answers", CLOUD, ids=label)
+def test_scripts(render: Render, answers: Answers) -> None:
+    """They can be run as they are, and a linter of shell scripts finds nothing."""
+    folder = render(**answers)
+    for script in sorted((folder / "infra").glob("*.sh")):
+        assert os.access(script, os.X_OK), script.name
+        shells(script.read_text("utf-8"), folder)
+        done = run(TOOLS / "shellcheck", script, cwd=ROOT)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("answers", CLOUD, ids=label)
+def test_stacks(render: Render, answers: Answers) -> None:
+    """CloudFormation takes them, by its own schemas; YAML's anchors it does not know."""
+    for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
+        text = stack.read_text("utf-8")
+        if "AWSTemplateFormatVersion" not in text:
+            continue
+        assert not re.search(r"^[^#\"]*: [&*]\w", text, re.MULTILINE)
+        done = run(TOOLS / "cfn-lint", stack, cwd=ROOT)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("answers", CLOUD, ids=label)
+def test_instructions(render: Render, answers: Answers) -> None:
+    """The commands can be read by bash, files they name are there, and it says what was tried and what costs."""
+    folder = render(**answers)
+    text = (folder / "DEPLOY.md").read_text("utf-8")
+    found = commands(text)
+    assert len(found) > 3
+    for block in found:
+        shells(block, folder)
+    for name in re.findall(r"\b((?:infra|bot|tests|grafana)/[\w/]+\.\w+)", text):
+        assert (folder / name).exists(), name
+    assert f"# Deploying {'My Bot'}" in text
+    assert "\n## What was tried\n" in text
+    assert "Nothing was tried at" in text
+    assert re.search(r"as of|read in November 2026", text), "whoever names a price or a limit says where it stands"

@@ -25,11 +25,12 @@ UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 Answers = Mapping[str, str]
 
 # Variables that would make a command behave unlike on a machine where nothing is set up.
-_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "HYBRID_", "TEST_")
+_FOREIGN = ("PYTEST_", "PYTHON", "GIT_", "COPIER_", "REDIS_", "HYBRID_", "TEST_", "AWS_", "GOOGLE_")
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
     "BOT_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET", "TELEGRAM_API_URL", "DATABASE_URL",
     "DATABASE_SCHEMA", "DATABASE_POOL_SIZE", "DATABASE_TIMEOUT", "DATABASE_POOLER",
+    "DATABASE_CA_CERT", "INSTANCE_CONNECTION_NAME", "DB_IAM_USER", "DB_NAME", "PRIVATE_IP",
     "FLOOD_LIMIT", "FLOOD_SECONDS", "PGPASSWORD", "STATE_TTL", "FSM_TTL", "STATE_MAX_BYTES", "HISTORY_LIMIT",
     "NAMESPACE", "LOG_LEVEL", "LOG_FORMAT",
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """What the address of a provider's PostgreSQL says: which server, and who may vouch for it.
 
-Providers sign their servers' certificates themselves, so no system knows their authorities, and `sslmode=require`,
-which they like to hand out, encrypts without asking who is at the other end. Here an address without a word on it
-means `verify-full`, with the authorities' certificates from where the provider's module says.
+Providers sign their servers' certificates themselves, so no system knows their authorities; and the addresses
+they hand out say `sslmode=require`, which encrypts without asking who is at the other end. Here an address
+without a word on it means `verify-full`, with the authorities' certificates from where the provider's module
+says.
 """
 
 import ssl

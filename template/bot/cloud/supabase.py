@@ -3,8 +3,8 @@
 So the bot's tables are closed to it: row-level security is on, without policies, and the API's roles hold no
 grants. The bot owns the tables, and an owner is not subject to it.
 
-There are three ways to the database: `db.REF.supabase.co:5432` itself, by IPv6; a pooler in session mode on port
-5432 of `NAME.pooler.supabase.com`; and one in transaction mode on its port 6543.
+There are three ways to the database: `db.REF.supabase.co:5432` itself, by IPv6; a pooler in session mode on
+port 5432 of `NAME.pooler.supabase.com`; and one in transaction mode on its port 6543.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from bot.config import load
 from bot.errors import OperatorError
 from bot.state.postgres import PostgresStore
 from bot.state.postgres_database import Connection, Database, DatabaseSettings
-from bot.state.store import Finding
+from bot.state.store import Finding, StateError
 
 DOMAINS = (".supabase.co", ".supabase.com")
 DIRECT = ".supabase.co"
@@ -53,7 +53,6 @@ END $$
 OPEN_TABLES = """
     SELECT c.relname AS name,
         c.relkind IN ('r', 'p') AND NOT c.relrowsecurity AS is_without_security,
-        row_security_active(c.oid) AS hides_rows,
         (SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles
             WHERE rolname IN ('anon', 'authenticated')
             AND has_table_privilege(oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')) AS granted_to
@@ -83,6 +82,20 @@ class SupabaseStore(PostgresStore):
             return settings.database()
         return settings.database(ssl=trust_file(AUTHORITY, HOW_TO_GET_IT))
 
+    async def _open(self) -> Database:
+        """As `PostgresStore._open`; but tables whose rows are hidden are no empty tables."""
+        database = await super()._open()
+        table = f"{self._schema}.{TABLES[0]}"
+
+        async def ask(connection: Connection) -> bool | None:
+            query = "SELECT row_security_active(to_regclass($1))"
+            is_hidden: bool | None = await connection.fetchval(query, table)
+            return is_hidden
+
+        if await database.run(ask):
+            raise StateError("row-level security hides every row from the bot: it has to own the tables")
+        return database
+
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there, or show them to others. See `StateStore.examine`."""
         settings = load(DatabaseSettings)
@@ -93,7 +106,7 @@ class SupabaseStore(PostgresStore):
             here = address.encryption()
         found = [here, *await super().examine(), await rights(self._opened)]
         if address and address.host.endswith(DIRECT) and address.port != TRANSACTION_PORT:
-            text = f"{address.host} has an IPv6 address only, unless you pay for IPv4: there is the session pooler"
+            text = f"{address.host} has IPv6 only, unless IPv4 was added; the session pooler has IPv4"
             found.append(Finding("warning", text))
         if address and address.port != TRANSACTION_PORT and settings.database_pooler:
             text = "DATABASE_POOLER=transaction costs a second round trip, and port 5432 does not need it"
@@ -111,9 +124,6 @@ class SupabaseStore(PostgresStore):
                     found.append(Finding(level, f"table {name} has no row-level security: {remedy}"))
                 if row["granted_to"]:
                     found.append(Finding(level, f"{name} is granted to {row['granted_to']}: {remedy}"))
-                if row["hides_rows"] and is_ours:
-                    text = f"row-level security hides every row of {name} from the bot, which has to own it"
-                    found.append(Finding("error", text))
             return found
 
         found = await self._opened.run(look)

@@ -1,8 +1,8 @@
-"""PostgreSQL at Amazon RDS: no password, but a token for each connection, signed with the bot's AWS credentials.
+"""PostgreSQL at Amazon RDS: no password, but for each connection a token that the bot's AWS credentials sign.
 
-That is so when neither `DATABASE_URL` nor `PGPASSWORD` has a password. A token is good for 15 minutes to open a
-connection, which then stays. After a failover of a Multi-AZ instance its name leads to another machine: each
-new connection looks it up again, and those to what has become a standby are given up.
+That is so when neither `DATABASE_URL` nor `PGPASSWORD` has a password. A token is good for 15 minutes, to
+open a connection, which then stays. After a failover of a Multi-AZ instance its name leads to another
+machine: each new connection looks it up again, and those to what has become a standby are given up.
 """
 
 import asyncio

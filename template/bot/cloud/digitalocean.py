@@ -58,6 +58,6 @@ class DigitaloceanStore(PostgresStore):
             here = address.encryption()
         found = [here, *await super().examine(), await rights(self._opened)]
         if address and address.port != POOL_PORT:
-            text = f"the way is to the server itself: a pool (port {POOL_PORT}) spares the few connections it has"
+            text = f"this is the server itself: a pool (port {POOL_PORT}) spares the few connections it has"
             found.append(Finding("warning", text))
         return found

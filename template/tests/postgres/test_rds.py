@@ -12,19 +12,25 @@ import asyncpg
 import pytest
 from botocore.session import Session
 
-from bot.cloud import rds
+from bot.cloud import rds, rds_setup
 from bot.cloud.rds import RdsStore
 from bot.config import Settings
 from bot.errors import OperatorError
-from bot.state.postgres_database import Connection
+from bot.state.postgres_database import Connection, Database
 from bot.state.store import Changes, StateUnavailable
 from tests.postgres.server import OwnServer
 from tests.postgres.standby import follow
-from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, names, problems  # noqa: F401 - fixtures
+from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from tests.test_cli import run
 
 INSTANCE = "bot.cabcdefghijk.eu-central-1.rds.amazonaws.com"
 URL = f"postgresql://bot@{INSTANCE}:5432/postgres"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Where the provider's names lead."""
+    return Names(monkeypatch)
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ async def test_a_token_for_each_connection(
     own_server: OwnServer,
     database: Connection,
     authority: Authority,
-    names: Names,  # noqa: F811
+    names: Names,
     store: RdsStore,
 ) -> None:
     async with Instance(own_server.url, authority) as instance:
@@ -162,7 +168,7 @@ async def test_credentials_that_were_renewed_sign_the_next_token(
     assert signed == [f"AKIA{served - 1}", f"AKIA{served}"]
 
 
-async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:  # noqa: F811
+async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StateUnavailable, match="there are no AWS credentials"):
         await store.connect()
@@ -171,7 +177,7 @@ async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
 async def test_a_server_that_is_not_the_one_gets_no_token(
     authority: Authority,
-    names: Names,  # noqa: F811
+    names: Names,
     store: RdsStore,
     what: str,
 ) -> None:
@@ -201,7 +207,7 @@ async def test_what_doctor_says_of_a_password(
     own_server: OwnServer,
     database: Connection,
     authority: Authority,
-    names: Names,  # noqa: F811
+    names: Names,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One in the address, for a user who administers the server, over a connection that is not verified."""
@@ -225,7 +231,7 @@ async def test_failover(
     own_server: OwnServer,
     database: Connection,
     authority: Authority,
-    names: Names,  # noqa: F811
+    names: Names,
     store: RdsStore,
 ) -> None:
     """The name leads to the standby, which has every commit that was acknowledged, and so does the bot."""
@@ -255,6 +261,27 @@ async def test_failover(
             assert secondary.tokens
             await store.close()
     await asyncio.to_thread(standby.remove)
+
+
+async def test_the_setup_makes_a_user_who_can_do_what_the_bot_does(own_server: OwnServer) -> None:
+    administrator = await asyncpg.connect(own_server.url)
+    await administrator.execute("CREATE ROLE rds_iam; REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    for _ in range(2):
+        await rds_setup.set_up(Database(own_server.url))
+    assert await administrator.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
+    # An administrator who becomes a member could not sign in by password any more.
+    members = await administrator.fetch(
+        "SELECT pg_get_userbyid(member) AS name FROM pg_auth_members"
+        " WHERE roleid IN ('rds_iam'::regrole, 'bot'::regrole)"
+    )
+    assert [row["name"] for row in members] == ["bot"]
+    await administrator.close()
+    store = RdsStore(Database(own_server.url.replace("//postgres:", "//bot:")))
+    await store.migrate()
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    assert problems(await store.examine(), "no database of Amazon RDS") == []
+    await store.close()
 
 
 def test_a_server_elsewhere(tmp_path: Path, harness: object) -> None:

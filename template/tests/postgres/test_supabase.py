@@ -1,6 +1,7 @@
 """PostgreSQL at Supabase: its poolers, its certificate, and tables closed to its Data API."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,11 +17,18 @@ from bot.state.postgres_database import Connection, Database
 from bot.state.store import Changes, StateError, StateUnavailable
 from tests.postgres.server import OwnServer
 from tests.postgres.test_pooler import PGBOUNCER, pooler  # noqa: F401 - a fixture
-from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, names, problems  # noqa: F401 - fixtures
+from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from tests.test_cli import run
 
 POOLER = "aws-0-eu-central-1.pooler.supabase.com"
+BOT_USER = Path("infra/supabase.sql").read_text("utf-8")
 DIRECT = "db.abcdefghijklmnopqrst.supabase.co"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Where the provider's names lead."""
+    return Names(monkeypatch)
 
 
 @pytest.fixture
@@ -40,9 +48,9 @@ async def project(own_server: OwnServer) -> AsyncIterator[Connection]:
         CREATE ROLE authenticated NOLOGIN;
         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO anon, authenticated;
         GRANT USAGE ON SCHEMA public TO anon, authenticated;
-        CREATE ROLE bot LOGIN;
-        GRANT USAGE, CREATE ON SCHEMA public TO bot;
     """)
+    for statement in re.findall(r"^[A-Z].*;$", BOT_USER, re.MULTILINE):
+        await connection.execute(statement)
     yield connection
     await connection.close()
 

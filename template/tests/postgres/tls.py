@@ -140,11 +140,6 @@ class Names:
         return self._look_up(host, port, *arguments, **options)
 
 
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    return Names(monkeypatch)
-
-
 def problems(findings: list[Finding], *besides: str) -> list[str]:
     """What is not well, but for those of which the test makes no point."""
     texts = [finding.text for finding in findings if finding.level != "ok"]

@@ -1,8 +1,8 @@
 """Makes the bot's user in a new database: `python -m bot.cloud.rds_setup`, as the administrator.
 
-The user signs in by IAM only, and may make tables in this database and its schema. It is made no member of any
-role but `rds_iam`, and the administrator no member of it: who is one of `rds_iam`, even by way of another role,
-can sign in by token only.
+The user signs in by IAM only, and may make tables in this database and its schema. It is made no member of
+any role but `rds_iam`, and the administrator no member of it: who is one of `rds_iam`, even by way of another
+role, can sign in by token only.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """PostgreSQL at Cloud SQL: Google's own connector, before a Google and an instance on this machine.
 
 What it asks Google for is answered here: the token of a service account, where the instance is and who
-vouches for it, a client's certificate with that token's rights. The instance takes only clients that show one.
+vouches for it, a certificate of the bot's with that token's rights. The instance takes only clients with one.
 """
 
 import asyncio

@@ -68,9 +68,11 @@ def test_instructions(render: Render, answers: Answers) -> None:
     assert len(found) > 3
     for block in found:
         shells(block, folder)
-    for name in re.findall(r"\b((?:infra|bot|tests|grafana)/[\w/]+\.\w+)", text):
+        assert "BOT_TOKEN=$" not in block, "whoever lists processes would see the token"
+    for name in re.findall(r"\b((?:infra|bot|tests|grafana|supabase)/[\w/]+\.\w+)", text):
         assert (folder / name).exists(), name
     assert f"# Deploying {'My Bot'}" in text
-    assert "\n## What was tried\n" in text
+    for part in ("Costs and limits", "Deleting everything", "What was tried"):
+        assert f"\n## {part}\n" in text
     assert "Nothing was tried at" in text
     assert re.search(r"as of|read in November 2026", text), "whoever names a price or a limit says where it stands"

@@ -1,0 +1,289 @@
+"""PostgreSQL at Amazon RDS: a token for each connection, and failover."""
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+from botocore.session import Session
+
+from bot.cloud import rds, rds_setup
+from bot.cloud.rds import RdsStore
+from bot.config import Settings
+from bot.errors import OperatorError
+from bot.state.postgres_database import Connection, Database
+from bot.state.store import Changes, StateUnavailable
+from tests.postgres.server import OwnServer
+from tests.postgres.standby import follow
+from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
+from tests.test_cli import run
+
+INSTANCE = "bot.cabcdefghijk.eu-central-1.rds.amazonaws.com"
+URL = f"postgresql://bot@{INSTANCE}:5432/postgres"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Where the provider's names lead."""
+    return Names(monkeypatch)
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """The one whose certificate lies where the bot looks for Amazon's."""
+    authority = Authority()
+    monkeypatch.setattr(rds, "AUTHORITIES", authority.write(tmp_path / "rds.pem"))
+    return authority
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of a role, as a container gets them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "IQoJb3JpZ2luX2VjEXAMPLE/+=")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+@pytest.fixture
+async def database(own_server: OwnServer) -> AsyncIterator[Connection]:
+    """A server with the bot's user in it."""
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute("CREATE ROLE bot LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO bot")
+    yield connection
+    await connection.close()
+
+
+def by_the_sdk(token: str) -> str:
+    """The token that the SDK's own function makes at the moment at which this one was made."""
+    (signed_at,) = parse_qs(urlsplit(f"https://{token}").query)["X-Amz-Date"]
+    then = datetime.datetime.strptime(signed_at, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+    client: Any = Session().create_client("rds", region_name="eu-central-1")
+    with patch("botocore.auth.get_current_datetime", lambda *_, **__: then):
+        made: str = client.generate_db_auth_token(DBHostname=INSTANCE, Port=5432, DBUsername="bot")
+    return made
+
+
+class Instance(TlsServer):
+    """Lets in who shows a token that is good now, as RDS does.
+
+    Attributes:
+        tokens: those that were shown.
+    """
+
+    def __init__(self, upstream: str, authority: Authority) -> None:
+        super().__init__(upstream, authority.server(INSTANCE))
+        self.tokens: list[str] = []
+
+    async def admit(self, startup: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"R" + (8).to_bytes(4) + (3).to_bytes(4))  # AuthenticationCleartextPassword
+        kind = await reader.readexactly(1)
+        password = await reader.readexactly(int.from_bytes(await reader.readexactly(4)) - 4)
+        assert kind == b"p"
+        token = password.rstrip(b"\0").decode()
+        self.tokens.append(token)
+        query = parse_qs(urlsplit(f"https://{token}").query)
+        made = datetime.datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ")
+        age = datetime.datetime.now(datetime.UTC) - made.replace(tzinfo=datetime.UTC)
+        if b"user\0bot\0" not in startup or token != await asyncio.to_thread(by_the_sdk, token):
+            raise PermissionError("PAM authentication failed")
+        if not 0 <= age.total_seconds() < int(query["X-Amz-Expires"][0]) <= 900:
+            raise PermissionError("PAM authentication failed")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> RdsStore:
+    """Not connected yet."""
+    monkeypatch.setenv("DATABASE_URL", URL)
+    return RdsStore.from_settings(Settings())
+
+
+async def test_a_token_for_each_connection(
+    own_server: OwnServer,
+    database: Connection,
+    authority: Authority,
+    names: Names,
+    store: RdsStore,
+) -> None:
+    async with Instance(own_server.url, authority) as instance:
+        names.lead(INSTANCE, 5432, instance.port)
+        assert (await store.migrate()).startswith("migrated")
+        await store.connect()
+        await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+        assert problems(await store.examine()) == []
+        assert 1 <= len(instance.tokens) <= 4
+        before = len(instance.tokens)
+        await asyncio.sleep(1.1)  # a token is the same within a second
+        instance.cut()
+        await store.load("1")
+        assert len(instance.tokens) == before + 1
+        assert instance.tokens[-1] not in instance.tokens[:-1]
+        await store.close()
+
+
+async def test_the_token_is_the_one_that_the_sdk_makes(authority: Authority) -> None:
+    from bot.cloud.postgres_address import PostgresAddress
+
+    token = await rds.tokens(PostgresAddress(URL))()
+    assert token.startswith(f"{INSTANCE}:5432/?Action=connect&DBUser=bot&")
+    assert token == by_the_sdk(token)
+
+
+async def test_credentials_that_were_renewed_sign_the_next_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a container's are: from an address that hands out others before these end."""
+    from bot.cloud.postgres_address import PostgresAddress
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    served = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        await reader.readuntil(b"\r\n\r\n")
+        served += 1
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)  # soon: renewed when used
+        body = (
+            f'{{"AccessKeyId": "AKIA{served}", "SecretAccessKey": "secret", "Token": "token",'
+            f' "Expiration": "{ends:%Y-%m-%dT%H:%M:%SZ}"}}'
+        )
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/")
+        token = rds.tokens(PostgresAddress(URL))
+        signed = [parse_qs(await token())["X-Amz-Credential"][0].partition("/")[0] for _ in range(2)]
+    assert signed == [f"AKIA{served - 1}", f"AKIA{served}"]
+
+
+async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StateUnavailable, match="there are no AWS credentials"):
+        await store.connect()
+
+
+@pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
+async def test_a_server_that_is_not_the_one_gets_no_token(
+    authority: Authority,
+    names: Names,
+    store: RdsStore,
+    what: str,
+) -> None:
+    signer = Authority() if what == "another authority" else authority
+    name = INSTANCE.replace("bot", "bob") if what == "another name" else INSTANCE
+    async with TlsServer(NOWHERE, signer.server(name, has_expired=what == "expired")) as server:
+        names.lead(INSTANCE, 5432, server.port)
+        async with asyncio.timeout(5):
+            with pytest.raises(StateUnavailable, match="certificate"):
+                await store.connect()
+
+
+def test_no_token_to_an_unverified_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{URL}?sslmode=require")
+    with pytest.raises(OperatorError, match="leave sslmode out"):
+        RdsStore.from_settings(Settings())
+
+
+def test_without_the_authorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rds, "AUTHORITIES", tmp_path / "is-not-there.pem")
+    monkeypatch.setenv("DATABASE_URL", URL)
+    with pytest.raises(OperatorError, match=r"curl --fail .*/global-bundle\.pem"):
+        RdsStore.from_settings(Settings())
+
+
+async def test_what_doctor_says_of_a_password(
+    own_server: OwnServer,
+    database: Connection,
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in the address, for a user who administers the server, over a connection that is not verified."""
+    async with TlsServer(own_server.url, authority.server(INSTANCE)) as server:
+        names.lead(INSTANCE, 5432, server.port)
+        monkeypatch.setenv(
+            "DATABASE_URL", f"postgresql://postgres:secret@{INSTANCE}:5432/postgres?sslmode=require"
+        )
+        store = RdsStore.from_settings(Settings())
+        await store.migrate()
+        await store.connect()
+        found = problems(await store.examine())
+        for part in ("sslmode=require", "grant it rds_iam", "an administrator"):
+            assert any(part in text for text in found), part
+        assert len(found) == 3
+        await store.close()
+
+
+@pytest.mark.timeout(180)
+async def test_failover(
+    own_server: OwnServer,
+    database: Connection,
+    authority: Authority,
+    names: Names,
+    store: RdsStore,
+) -> None:
+    """The name leads to the standby, which has every commit that was acknowledged, and so does the bot."""
+    async with Instance(own_server.url, authority) as primary:
+        names.lead(INSTANCE, 5432, primary.port)
+        await store.migrate()
+        standby = await asyncio.to_thread(follow, own_server)
+        await store.connect()
+        versions = {
+            str(n): await store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(20)
+        }
+        async with Instance(standby.url, authority) as secondary:
+            # For a moment the name leads to a server that can be read and not written to.
+            names.lead(INSTANCE, 5432, secondary.port)
+            primary.cut()
+            await database.close()
+            await asyncio.to_thread(own_server.embedded.stop_now)
+            writing = asyncio.create_task(store.commit("0", Changes(state={"n": b"2"}), expect=versions["0"]))
+            await asyncio.sleep(1)
+            assert not writing.done()
+            await asyncio.to_thread(standby.promote)
+            versions["0"] = await writing
+            for user, version in versions.items():
+                record = await store.load(user)
+                assert record.version == version
+                assert record.state == {"n": 2 if user == "0" else 1}
+            assert secondary.tokens
+            await store.close()
+    await asyncio.to_thread(standby.remove)
+
+
+async def test_the_setup_makes_a_user_who_can_do_what_the_bot_does(own_server: OwnServer) -> None:
+    administrator = await asyncpg.connect(own_server.url)
+    await administrator.execute("CREATE ROLE rds_iam; REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    for _ in range(2):
+        await rds_setup.set_up(Database(own_server.url))
+    assert await administrator.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
+    # An administrator who becomes a member could not sign in by password any more.
+    members = await administrator.fetch(
+        "SELECT pg_get_userbyid(member) AS name FROM pg_auth_members"
+        " WHERE roleid IN ('rds_iam'::regrole, 'bot'::regrole)"
+    )
+    assert [row["name"] for row in members] == ["bot"]
+    await administrator.close()
+    store = RdsStore(Database(own_server.url.replace("//postgres:", "//bot:")))
+    await store.migrate()
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    assert problems(await store.examine(), "no database of Amazon RDS") == []
+    await store.close()
+
+
+def test_a_server_elsewhere(tmp_path: Path, harness: object) -> None:
+    result = run(tmp_path, "doctor")
+    assert "DATABASE_URL names no database of Amazon RDS" in result.stdout

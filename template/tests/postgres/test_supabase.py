@@ -1,0 +1,258 @@
+"""PostgreSQL at Supabase: its poolers, its certificate, and tables closed to its Data API."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from bot.cloud import supabase, supabase_migrations
+from bot.cloud.supabase import SupabaseStore
+from bot.config import Settings
+from bot.errors import OperatorError
+from bot.state import postgres_schema
+from bot.state.postgres_database import Connection, Database
+from bot.state.store import Changes, StateError, StateUnavailable
+from tests.postgres.server import OwnServer
+from tests.postgres.test_pooler import PGBOUNCER, pooler  # noqa: F401 - a fixture
+from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
+from tests.test_cli import run
+
+POOLER = "aws-0-eu-central-1.pooler.supabase.com"
+BOT_USER = Path("infra/supabase.sql").read_text("utf-8")
+DIRECT = "db.abcdefghijklmnopqrst.supabase.co"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Where the provider's names lead."""
+    return Names(monkeypatch)
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """The one whose certificate lies where the bot looks for Supabase's."""
+    authority = Authority()
+    monkeypatch.setattr(supabase, "AUTHORITY", authority.write(tmp_path / "supabase.pem"))
+    return authority
+
+
+@pytest.fixture
+async def project(own_server: OwnServer) -> AsyncIterator[Connection]:
+    """A database as Supabase makes it: what `postgres` creates in `public` is granted to the API's roles."""
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute("""
+        CREATE ROLE anon NOLOGIN;
+        CREATE ROLE authenticated NOLOGIN;
+        ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO anon, authenticated;
+        GRANT USAGE ON SCHEMA public TO anon, authenticated;
+    """)
+    for statement in re.findall(r"^[A-Z].*;$", BOT_USER, re.MULTILINE):
+        await connection.execute(statement)
+    yield connection
+    await connection.close()
+
+
+def as_bot(server: OwnServer) -> str:
+    return server.url.replace("//postgres:", "//bot:")
+
+
+async def test_by_the_session_pooler(
+    own_server: OwnServer,
+    project: Connection,
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TlsServer(own_server.url, authority.server(POOLER)) as server:
+        names.lead(POOLER, 5432, server.port)
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres")
+        store = SupabaseStore.from_settings(Settings())
+        assert (await store.migrate()).startswith("migrated")
+        await store.connect()
+        await store.commit("1", Changes(state={"city": b'"Oslo"'}), expect=0)
+        assert (await store.load("1")).state == {"city": "Oslo"}
+        assert problems(await store.examine()) == []
+        await store.close()
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+async def test_by_the_transaction_pooler(
+    pooler: str,  # noqa: F811
+    empty_schema: str,
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TlsServer(pooler, authority.server(POOLER)) as server:
+        names.lead(POOLER, 6543, server.port)
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres:secret@{POOLER}:6543/postgres")
+        monkeypatch.setenv("DATABASE_POOLER", "transaction")
+        monkeypatch.setenv("DATABASE_SCHEMA", empty_schema)
+        store = SupabaseStore.from_settings(Settings())
+        await store.migrate()
+        await store.connect()
+        commits = (store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(50))
+        await asyncio.gather(*commits)
+        assert len([user async for user in store.users()]) == 50
+        assert problems(await store.examine(), "administrator", "fsync is off") == []
+        await store.close()
+
+
+def test_the_transaction_pooler_without_the_setting(tmp_path: Path) -> None:
+    url = f"postgresql://bot:hunter2@{POOLER}:6543/postgres"
+    result = run(tmp_path, "doctor", DATABASE_URL=url, DATABASE_POOLER="")
+    assert result.returncode == 1
+    assert "set DATABASE_POOLER=transaction" in result.stdout
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
+async def test_a_server_that_is_not_the_one(
+    authority: Authority, names: Names, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    signer = Authority() if what == "another authority" else authority
+    name = DIRECT if what == "another name" else POOLER
+    context = signer.server(name, has_expired=what == "expired")
+    async with TlsServer(NOWHERE, context) as server:
+        names.lead(POOLER, 5432, server.port)
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres")
+        store = SupabaseStore.from_settings(Settings())
+        async with asyncio.timeout(5):  # it does not wait for the certificate to become right
+            with pytest.raises(StateUnavailable, match="certificate") as caught:
+                await store.connect()
+        assert "hunter2" not in str(caught.value)
+
+
+def test_without_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supabase, "AUTHORITY", tmp_path / "is-not-there.pem")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres")
+    with pytest.raises(OperatorError, match="SSL Configuration"):
+        SupabaseStore.from_settings(Settings())
+
+
+async def test_what_doctor_says_of_addresses(
+    own_server: OwnServer,
+    project: Connection,
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for host, query, pooler_mode, said in (
+        (POOLER, "?sslmode=require", "", "sslmode=require, which believes any server"),
+        (POOLER, "", "transaction", "port 5432 does not need it"),
+        (DIRECT, "", "", "IPv6"),
+    ):
+        async with TlsServer(own_server.url, authority.server(host)) as server:
+            names.lead(host, 5432, server.port)
+            monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{host}:5432/postgres{query}")
+            monkeypatch.setenv("DATABASE_POOLER", pooler_mode)
+            store = SupabaseStore.from_settings(Settings())
+            await store.migrate()
+            await store.connect()
+            (problem,) = problems(await store.examine())
+            assert said in problem
+            await store.close()
+
+
+async def test_nobody_but_the_bot_sees_the_tables(own_server: OwnServer, project: Connection) -> None:
+    """Whoever creates them: here `postgres`, whose tables Supabase grants to everybody."""
+    store = SupabaseStore(Database(own_server.url))
+    await store.migrate()
+    tables = await project.fetch(
+        "SELECT relname, relrowsecurity FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY relname"
+    )
+    # Each one there is: a migration that adds a table has to name it in TABLES.
+    assert [(row["relname"], row["relrowsecurity"]) for row in tables] == [
+        (name, True) for name in sorted(supabase.TABLES)
+    ]
+    for role in ("anon", "authenticated"):
+        for name in supabase.TABLES:
+            async with project.transaction():
+                await project.execute(f"SET LOCAL ROLE {role}")
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    async with project.transaction():
+                        await project.fetch(f"SELECT * FROM {name}")
+    await store.connect()
+    assert problems(await store.examine(), "administrator", "no database of Supabase") == []
+    await store.close()
+
+
+async def test_doctor_names_tables_that_are_open(own_server: OwnServer, project: Connection) -> None:
+    store = SupabaseStore(Database(own_server.url))
+    await store.migrate()
+    await store.connect()
+    await project.execute("ALTER TABLE user_state DISABLE ROW LEVEL SECURITY")
+    await project.execute("GRANT SELECT ON user_message TO anon")
+    await project.execute("CREATE TABLE of_the_owner (id int)")
+    found = {finding.text.partition(":")[0]: finding.level for finding in await store.examine()}
+    assert found["table user_state has no row-level security"] == "error"
+    assert found["user_message is granted to anon"] == "error"
+    assert found["table of_the_owner has no row-level security"] == "warning"
+    assert found["of_the_owner is granted to anon, authenticated"] == "warning"
+    await store.migrate()  # there is nothing to migrate, and yet
+    of_no_matter = ("of_the_owner", "administrator", "no database of Supabase")
+    assert problems(await store.examine(), *of_no_matter) == []
+    await store.close()
+
+
+async def test_a_bot_that_sees_no_rows_does_not_start(own_server: OwnServer, project: Connection) -> None:
+    """The tables are somebody else's, so row-level security holds for it, too: it would find them empty."""
+    await SupabaseStore(Database(own_server.url)).migrate()
+    await project.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO bot")
+    store = SupabaseStore(Database(as_bot(own_server)))
+    for work in (store.connect, store.migrate):
+        with pytest.raises(StateError, match="hides every row"):
+            await work()
+
+
+async def schema_of(connection: Connection) -> list[str]:
+    """All that there is in `public`, in words."""
+    rows = await connection.fetch("""
+        SELECT concat_ws(' ', 'column', table_name, ordinal_position, column_name, data_type, udt_name,
+            column_default, is_nullable) AS text
+        FROM information_schema.columns WHERE table_schema = 'public'
+        UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid), convalidated)
+            FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION ALL SELECT concat_ws(' ', relname, relkind, relrowsecurity, reloptions, relacl,
+            obj_description(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT concat_ws(' ', objoid::regclass, objsubid, description)
+            FROM pg_description WHERE objoid IN ('user_state'::regclass, 'user_message'::regclass)
+        UNION ALL SELECT version_num FROM alembic_version
+        UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        ORDER BY text
+    """)
+    return [row["text"] for row in rows]
+
+
+async def test_by_sql_or_by_migrate_it_is_the_same(own_server: OwnServer, project: Connection) -> None:
+    store = SupabaseStore(Database(own_server.url))
+    await store.migrate()
+    by_migrate = await schema_of(project)
+    assert len(by_migrate) > 30
+    await project.execute("DROP TABLE user_state, user_message, user_state_owner, alembic_version")
+
+    for file in sorted(supabase_migrations.FOLDER.glob("*.sql")):
+        await project.execute(file.read_text("utf-8"))
+    assert await schema_of(project) == by_migrate
+    said = await store.migrate()
+    assert said == f"nothing to do: the database is at {postgres_schema.REVISION}"
+    assert await schema_of(project) == by_migrate
+
+
+def test_the_sql_is_what_the_migrations_say(tmp_path: Path) -> None:
+    """After a change of the migrations: python -m bot.cloud.supabase_migrations."""
+    files = {file.name: file.read_text("utf-8") for file in supabase_migrations.FOLDER.glob("*_state_*.sql")}
+    for name in files:
+        (tmp_path / name).touch()
+    supabase_migrations.write(tmp_path)
+    assert {file.name: file.read_text("utf-8") for file in tmp_path.iterdir()} == files
+
+
+def test_a_server_elsewhere(tmp_path: Path, harness: object) -> None:
+    result = run(tmp_path, "doctor")
+    assert "DATABASE_URL names no database of Supabase" in result.stdout

@@ -1,4 +1,4 @@
-"""`infra/dynamodb.yaml`: the table it describes is the one that `bot migrate` makes, and its role is enough."""
+"""`infra/dynamodb.yaml`: its table is the one that `bot migrate` makes, and its limits fit together."""
 
 from pathlib import Path
 from typing import Any

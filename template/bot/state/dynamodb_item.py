@@ -47,7 +47,7 @@ NUMBER_BYTES = 21
 """What a number takes at most."""
 
 AT_ONCE = 100
-"""Most attributes that one `UpdateItem` changes, whose expression may have 4 KB; with more, the item is put."""
+"""Most attributes that one `UpdateItem` changes, whose expression may have 4 KB; beyond, the item is put."""
 
 
 def version_of(item: Item) -> int:

@@ -1,4 +1,4 @@
-"""What a project for a cloud provider says of deploying it: shell commands that parse, templates that lint."""
+"""What a project for a cloud provider says of deploying it: commands that parse, templates that lint."""
 
 import re
 import sys

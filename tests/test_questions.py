@@ -22,6 +22,7 @@ from support import (
     clean_env,
     combinations,
     copier,
+    engine,
     label,
 )
 
@@ -310,12 +311,14 @@ def test_choices_say_what_they_cost() -> None:
 
 @pytest.mark.parametrize("answers", combinations(), ids=label)
 def test_engine_follows_from_the_answers(render: Render, answers: Answers) -> None:
-    """The rendered engine is the one the answers name, and no other engine's code is rendered."""
-    engine = answers.get("fsm_storage") or answers["backend"]
-    state = render(**answers) / "bot" / "state"
-    if answers["backend"] != "cloud":
-        assert (state / f"{engine}.py").is_file()
-    assert f"bot.state.{engine} " in (state / "engine.py").read_text("utf-8")
+    """The rendered engine is the one the answers name, by the provider's store where there is one."""
+    chosen, folder = engine(answers), render(**answers)
+    assert (folder / "bot" / "state" / f"{chosen}.py").is_file()
+    said = (folder / "bot" / "state" / "engine.py").read_text("utf-8")
+    assert f'ENGINE = "{chosen}"' in said
+    provider = answers.get("cloud_provider", chosen)
+    where = f"bot.cloud.{provider}" if provider != chosen else f"bot.state.{chosen}"
+    assert f"from {where} import" in said
 
 
 def test_an_fsm_storage_beside_another_backend_is_not_asked_for(template: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What deploys a project for the cloud: scripts, descriptions of infrastructure, and the commands of DEPLOY.md."""
+"""What deploys a project for the cloud: scripts, templates, and the commands of DEPLOY.md."""
 
 import os
 import re

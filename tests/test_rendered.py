@@ -50,6 +50,13 @@ TRICKY_NAMES = [
 ]
 
 
+class AnyTag(yaml.SafeLoader):
+    """Takes tags such as CloudFormation's `!Ref` for text."""
+
+
+AnyTag.add_multi_constructor("!", lambda loader, tag, node: tag)
+
+
 def documents(folder: Path) -> dict[str, Any]:
     """The content of every TOML and YAML file of a project; fails where one does not parse."""
     parsed: dict[str, Any] = {}
@@ -58,7 +65,7 @@ def documents(folder: Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             parsed[name] = tomllib.loads(path.read_text("utf-8"))
         elif path.suffix in {".yml", ".yaml"}:
-            parsed[name] = list(yaml.safe_load_all(path.read_text("utf-8")))
+            parsed[name] = list(yaml.load_all(path.read_text("utf-8"), AnyTag))
     return parsed
 
 

@@ -433,3 +433,7 @@ async def test_a_serverless_cache_taken_for_a_single_server(
 async def test_a_server_elsewhere(server: Server, tmp_path: Path) -> None:
     result = await asyncio.to_thread(run, tmp_path, "doctor", REDIS_URL=server.url)
     assert "REDIS_URL names no cache at ElastiCache" in result.stdout
+
+
+def test_the_tests_read_no_settings_of_the_owner() -> None:
+    assert elasticache.ElasticacheSettings.model_config["env_file"] is None

@@ -74,7 +74,8 @@ def edit(project: Path, *, migration: bool) -> None:
     _replace(project / "README.md", "\nA Telegram agent bot that does not forget.", f"\n{NOTE}")
     _append(project / "README.md", "\n## Who looks after it\n\nThe shop's night shift.\n")
     _add_dependencies(project)
-    _replace(project / "compose.yaml", '      PORT: "8080"\n', '      PORT: "8080"\n      TZ: Europe/Berlin\n')
+    port = '      PORT: "8080"\n'
+    _replace(project / "compose.yaml", port, f"{port}      TZ: Europe/Berlin\n")
     _append(project / "compose.yaml", SERVICE)
     _add_handler(project)
     if migration:

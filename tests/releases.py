@@ -13,6 +13,11 @@ VERSIONS: dict[str, str] = tomllib.loads((ROOT / "releases.toml").read_text("utf
 HEAD = "999999.0.0"
 """The version that a history gives to the working tree: newer than all others."""
 
+FORGETFUL = {"memory"}
+"""Engines that keep nothing beyond the running bot."""
+
+NOT_HERE = "this clone has no commit of that version: git fetch --unshallow"
+
 
 def is_shallow() -> bool:
     """Whether this clone was made without its history, so that old versions may be missing."""
@@ -31,7 +36,7 @@ def questions_at(version: str) -> Questions:
 
 
 def make_history(folder: Path) -> None:
-    """Clone this repository into `folder`, with a tag on every version that is here and one on the working tree."""
+    """Clone this repository, with a tag on every version that is here, and one on the working tree."""
     must("git", "clone", "--quiet", "--no-tags", "--no-checkout", ROOT, folder, cwd=ROOT)
     for version, commit in VERSIONS.items():
         if is_here(version):

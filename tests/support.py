@@ -108,12 +108,17 @@ def commit_all(repository: Path, message: str, tag: str | None = None) -> None:
         must("git", "tag", tag, cwd=repository)
 
 
-def copy_working_tree(folder: Path) -> None:
-    """Copy the files of this repository as they are, committed or not."""
+def repository_files() -> list[str]:
+    """The path of every file in this repository, committed or not, with forward slashes."""
     listed = must("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
-    for name in filter(None, listed):
+    return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
+
+
+def copy_working_tree(folder: Path) -> None:
+    """Copy the repository as it is, committed or not, without the examples: nothing is rendered from them."""
+    for name in repository_files():
         source = ROOT / name
-        if source.exists():  # listed and not there: deleted, and not committed yet
+        if not name.startswith("examples/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, folder / name, follow_symlinks=False)
 
@@ -152,11 +157,11 @@ def engine(answers: Answers, questions: Questions = QUESTIONS) -> str:
     return template.render(answers)
 
 
-def first_of_each_engine() -> dict[str, dict[str, str]]:
+def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str, str]]:
     """Every engine, and the combination that stands for it."""
     found: dict[str, dict[str, str]] = {}
-    for answers in combinations():
-        found.setdefault(engine(answers), answers)
+    for answers in combinations(questions):
+        found.setdefault(engine(answers, questions), answers)
     return found
 
 

@@ -1,8 +1,8 @@
 """A project changes its mind: from every combination of answers to every other, with what its owner wrote.
 
-Switched, it is what a new project with the owner's edits is, file by file. So what the tests of new projects prove
-holds for it, whichever it was before. `--all-pairs` tries all of them; else every pair of engines is tried, and
-some more, drawn anew for each commit.
+Switched, it is what a new project with the owner's edits is, file by file. So what the tests of new projects
+prove holds for it, whichever it was before. `--all-pairs` tries all of them; else every pair of engines is tried,
+and some more, drawn anew for each commit.
 """
 
 import random
@@ -29,6 +29,8 @@ from support import (
     tree,
 )
 
+Pair = tuple[dict[str, str], dict[str, str]]
+
 DRAWN = 12
 """Pairs beyond those of engines that an ordinary run tries."""
 
@@ -44,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def some_of(pairs: list[tuple[dict[str, str], dict[str, str]]]) -> list[tuple[dict[str, str], dict[str, str]]]:
+def some_of(pairs: list[Pair]) -> list[Pair]:
     """Every pair of engines, and some others: the same in every process of a run."""
     chosen = list(permutations(first_of_each_engine().values(), 2))
     others = [pair for pair in pairs if pair not in chosen]

@@ -18,8 +18,7 @@ from support import ROOT, Answers, combinations, commit_all, copier, label, must
 def projects(version: str) -> list[Any]:
     """Every combination of answers that a version had, as parameters."""
     if not releases.is_here(version):
-        reason = f"the clone has no commit of version {version}: git fetch --unshallow"
-        return [pytest.param(version, {}, id=version, marks=pytest.mark.skip(reason=reason))]
+        return [pytest.param(version, {}, id=version, marks=pytest.mark.skip(reason=releases.NOT_HERE))]
     found = combinations(releases.questions_at(version))
     return [pytest.param(version, each, id=f"{version}-{label(each)}") for each in found]
 
@@ -27,9 +26,7 @@ def projects(version: str) -> list[Any]:
 PROJECTS = pytest.mark.parametrize(
     ("version", "answers"), [each for version in VERSIONS for each in projects(version)]
 )
-ONE_OF_EACH = pytest.mark.parametrize(
-    ("version", "answers"), [projects(version)[0] for version in VERSIONS]
-)
+ONE_OF_EACH = pytest.mark.parametrize(("version", "answers"), [projects(version)[0] for version in VERSIONS])
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +61,8 @@ def test_every_version_is_listed() -> None:
         assert must("git", "rev-parse", f"{tag}^{{commit}}", cwd=ROOT).strip() in listed, tag
     if not releases.is_shallow():
         for version, commit in VERSIONS.items():
-            assert run("git", "merge-base", "--is-ancestor", commit, "HEAD", cwd=ROOT).returncode == 0, version
+            older = run("git", "merge-base", "--is-ancestor", commit, "HEAD", cwd=ROOT)
+            assert older.returncode == 0, version
 
 
 @PROJECTS

@@ -23,10 +23,12 @@ from tests.contract.test_json import VALUES
 REPLY = {"method": "sendMessage", "params": {"chat_id": "1", "text": "I <b>know</b>, ünd 👋"}, "files": {}}
 STEP = {"state": "Steps:name", "data": {"tries": [1, 2.0, None], "nested": {"": {}}}, "at": 1_790_000_000.25}
 
+EXACT = [value for value in VALUES if str(value) != "-0.0"]
+"""What comes back as it was written. Of -0.0, PostgreSQL's jsonb gives back the equal 0.0."""
+
 RECORDS = [
     UserRecord("1", state={"last_message": "hi", "message_count": 1}, applied=(4,)),
-    # PostgreSQL's jsonb has no -0.0, and gives back its equal.
-    UserRecord("22", state={str(number): value for number, value in enumerate(VALUES) if str(value) != "-0.0"}),
+    UserRecord("22", state={str(number): value for number, value in enumerate(EXACT)}),
     UserRecord(
         "333",
         state={"": [], " ": {}, "a.b:c/d\\e'\"$": "\u2028\x7f\t\n", "ключ 🔑": {"b": 1, "a": {"c": [[[]]]}}},

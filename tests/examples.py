@@ -1,4 +1,4 @@
-"""A project of each backend, to look at before copying. Rendered anew by `uv run python tests/examples.py`."""
+"""A project of each backend, to look at before copying. Rendered by `uv run python tests/examples.py`."""
 
 import shutil
 import sys

@@ -23,8 +23,10 @@ SUITES = [
     "tests/test_fsm.py",
     "tests/test_lazy.py",
     "tests/test_logs.py",
+    "tests/test_state_cli.py",
+    "tests/*/test_embedded.py",
 ]
-"""Tests that between them use every dependency."""
+"""Tests that between them use every dependency, where a project has them."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers
     shutil.copytree(render(**answers), project)
     uv(project, "sync", "--quiet", "--resolution=lowest-direct")
     uv(project, "run", "--no-sync", "mypy")
-    uv(project, "run", "--no-sync", "pytest", "-q", *SUITES, timeout=900)
+    found = [path for pattern in SUITES for path in sorted(project.glob(pattern))]
+    assert len(found) >= len(SUITES) - 2
+    uv(project, "run", "--no-sync", "pytest", "-q", *map(str, found), timeout=900)
 
 
 def test_ranges_are_widened_and_nothing_else(dependencies: ModuleType) -> None:

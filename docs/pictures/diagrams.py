@@ -227,32 +227,29 @@ def two_replicas() -> str:
 
 
 def decision() -> str:
-    """Which backend?"""
-    drawing = Drawing(760, "Which backend?")
+    """Which backend? Narrow enough for a telephone."""
+    drawing = Drawing(400, "Which backend?")
     questions: list[tuple[list[str], list[str]]] = [
         (["May everything be lost", "when the bot stops?"], ["memory", "nothing to set up"]),
         (
-            ["Session data, of which a power failure", "may take the last second?"],
+            ["Is it session data, of which a power failure", "may take the last second?"],
             ["redis", "expires after 24 h, or as set"],
         ),
         (
-            ["Redis and PostgreSQL at hand, and more", "turns than row writes wanted?"],
+            ["Do you run Redis and PostgreSQL anyway, and", "want fewer row writes than turns?"],
             ["hybrid", "Redis answers, PostgreSQL keeps"],
         ),
     ]
-    y = 20.0
+    y = 14.0
     for question, result in questions:
-        bottom = drawing.box(40, y, 290, question)
-        middle = (y + bottom) / 2
-        drawing.arrow(330, middle, 430, middle)
-        drawing.text(380, middle - 8, "yes", "small", "middle")
-        drawing.box(430, y, 290, result, "store")
-        drawing.arrow(185, bottom, 185, bottom + 44)
-        drawing.text(196, bottom + 27, "no", "small")
-        y = bottom + 44
-    drawing.box(40, y, 290, ["postgres", "on disk before it counts; SQL over it"], "store")
-    drawing.text(430, y + 22, "Conversations in steps: fsm, over any of these.", "small")
-    drawing.text(430, y + 42, "Servers that others look after: cloud.", "small")
+        bottom = drawing.box(12, y, 376, question)
+        drawing.arrow(274, bottom, 274, bottom + 34)
+        drawing.text(284, bottom + 21, "yes", "small")
+        end = drawing.box(160, bottom + 34, 228, result, "store")
+        drawing.arrow(70, bottom, 70, end + 18)
+        drawing.text(80, bottom + 62, "no", "small")
+        y = end + 18
+    drawing.box(12, y, 376, ["postgres", "on disk before it counts; SQL over it"], "store")
     return drawing.svg()
 
 

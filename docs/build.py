@@ -1,12 +1,14 @@
-"""Build the documentation site: `uv run python docs/build.py`, into `site/`; with `--serve`, watch it in a browser.
+"""Build the documentation site: `uv run python docs/build.py`, into `site/`; with `--serve`, watch it.
 
-The pages are Markdown that can be read in the repository as it stands. On the way to the site they are copied to
-`site/.pages`, where two things change:
+The pages are Markdown that can be read in the repository as it stands. On the way to the site they are copied
+to `site/.pages`, where two things change:
 
-- a line `<!-- insert: WHAT ARGUMENTS -->` is replaced by what `reference.py` reads from the template, or by a file;
-- links between files of the repository become links between pages, or to the repository where there is no page.
+- a line `<!-- insert: WHAT ARGUMENTS -->` is replaced by what `reference.py` reads from the template, or by a
+  file;
+- links between files of the repository become links between pages, or to the repository where there is none.
 
-Then Zensical builds them. A link that leads nowhere, an insertion that is unknown and a page that is missing are errors.
+Then Zensical builds them. A link that leads nowhere, an insertion that is unknown and a page that is missing
+are errors.
 """
 
 import argparse
@@ -19,8 +21,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import reference
 import yaml
+
+import reference
 from reference import ROOT
 
 REPOSITORY = "https://github.com/org/tg-state-template"
@@ -69,10 +72,8 @@ def sources() -> dict[str, str]:
 
 def page(path: str, pages: dict[str, str]) -> str:
     """A page as the site shows it."""
-    if (ROOT / path).exists():
-        text = (ROOT / path).read_text("utf-8")
-    else:
-        text = provider_page(Path(path).stem)
+    is_written = (ROOT / path).exists()
+    text = (ROOT / path).read_text("utf-8") if is_written else provider_page(Path(path).stem)
     text = relinked(text, path, path, pages)
 
     def insert(match: re.Match[str]) -> str:
@@ -95,10 +96,11 @@ def provider_page(name: str) -> str:
     answers = reference.answers_of(name)
     title, _, rest = reference.rendered("DEPLOY.md", answers).partition("\n")
     said = reference.choices("cloud_provider")[name]
+    engine = answers["engine"]
     return (
         f"{title}\n\n"
-        f"What follows is `DEPLOY.md` of a project with `backend: cloud` and `cloud_provider: {name}` ({said}). "
-        f"What is kept where, and what that engine promises: [{answers['engine']}](../backends/{answers['engine']}.md).\n"
+        f"What follows is `DEPLOY.md` of a project with `backend: cloud` and `cloud_provider: {name}` "
+        f"({said}). What is kept where, and what that engine promises: [{engine}](../backends/{engine}.md).\n"
         f"{rest}"
     )
 

@@ -1,12 +1,12 @@
 """What the pages say of questions, settings, commands, metrics and files: read from the template itself.
 
-Nothing is imported or rendered by Copier: `copier.yml` is YAML, the code is parsed, and which files a project gets is
-what `_exclude` says. So a page takes no longer to make than to read, and cannot say anything else than the code.
+Nothing is imported or rendered by Copier: `copier.yml` is YAML, the code is parsed, and which files a project
+gets is what `_exclude` says. tests/test_docs.py compares all of it with rendered projects.
 """
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def section(text: str, heading: str) -> str:
 # --- Markdown ---
 
 
-def table(*columns: str, rows: list[tuple[str, ...]]) -> str:
+def table(*columns: str, rows: Sequence[tuple[str, ...]]) -> str:
     """A table in Markdown; bars inside cells are escaped."""
     lines = [columns, ("---",) * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
@@ -197,7 +197,7 @@ def settings() -> str:
         for field in node.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
                 rows.append(_setting(field, field.value))
-        parts.append(table("variable", "default", "values", "meaning", rows=rows))
+        parts.append(table("variable", "meaning", "default", "values", rows=rows))
     return "\n\n".join(parts)
 
 
@@ -221,7 +221,7 @@ def _setting(field: ast.AnnAssign, call: ast.Call) -> tuple[str, ...]:
     default = _default(name, call.args[0] if call.args else options["default"])
     description = options.get("description")
     meaning = sentence(ast.literal_eval(description)) if description else ""
-    return f"`{name}`", default, _values(ast.unparse(field.annotation), options), meaning
+    return f"`{name}`", meaning, default, _values(ast.unparse(field.annotation), options)
 
 
 def _default(name: str, node: ast.expr) -> str:

@@ -1,7 +1,7 @@
 """Draw the diagrams of the pages: `uv run python docs/pictures/diagrams.py`, into `docs/assets/`.
 
-Plain SVG, without scripts and fonts of its own; colours follow the reader's system, light or dark. A test draws them
-again and compares.
+Plain SVG, without scripts and fonts of its own; colours follow the reader's system, light or dark. A test
+draws them again and compares.
 """
 
 import sys
@@ -39,9 +39,8 @@ class Drawing:
 
     def text(self, x: float, y: float, words: str, look: str = "", anchor: str = "start") -> None:
         """A line of text with its baseline at `y`."""
-        self._parts.append(
-            f'<text x="{x:g}" y="{y:g}" class="{look}" text-anchor="{anchor}">{escape(words, quote=False)}</text>'
-        )
+        place = f'x="{x:g}" y="{y:g}" class="{look}" text-anchor="{anchor}"'
+        self._parts.append(f"<text {place}>{escape(words, quote=False)}</text>")
         self._grow(y + 12)
 
     def box(self, x: float, y: float, width: float, lines: Sequence[str], look: str = "box") -> float:
@@ -157,10 +156,10 @@ def crashes() -> str:
     """The bot is killed at each step."""
     drawing = Drawing(860, "The bot is killed at each step")
     rows = [
-        ("1–4", "ordered, loaded, handled", "nothing", "delivered again: handled as if for the first time"),
+        ("1-4", "ordered, loaded, handled", "nothing", "delivered again: handled as if for the first time"),
         ("5", "commit on its way", "all of it, or nothing", "delivered again: known by its id, or handled"),
         (
-            "5–6",
+            "5-6",
             "committed, reply not sent",
             "state, id 17, reply",
             "delivered again: the reply is sent from the outbox",
@@ -172,7 +171,7 @@ def crashes() -> str:
             "delivered again: the reply is sent a second time",
         ),
         (
-            "6–7",
+            "6-7",
             "replied, not acknowledged",
             "state, id 17, reply",
             "delivered again: state untouched, reply sent again",

@@ -1,8 +1,9 @@
-"""Record the picture of a session: `uv run python docs/pictures/session.py`, into `docs/assets/session.svg`.
+"""Record the picture of a session: `uv run python docs/pictures/session.py`, as `docs/assets/session.svg`.
 
-A shell is started in a pseudo terminal, commands and answers are typed into it, and what a terminal would show is
-drawn: nothing else is. The template is the working tree, which git finds under the address that is typed. What is not
-shown is the installation of the bot's dependencies, between two of the commands. Needs uv, git, bash and the network.
+A shell is started in a pseudo terminal, commands and answers are typed into it, and what a terminal would
+show is drawn: nothing else is. The template is the working tree, which git finds under the address that is
+typed. What is not shown is the installation of the bot's dependencies, between two of the commands. Needs uv,
+git, bash and the network.
 """
 
 import os
@@ -62,8 +63,8 @@ class Session:
         home = folder / "home"
         home.mkdir()
         (home / ".gitconfig").write_text(
-            f'[user]\nname = Ada\nemail = ada@example.invalid\n[url "{snapshot(folder)}"]\ninsteadOf = {ADDRESS}\n'
-            "[safe]\ndirectory = *\n"
+            "[user]\nname = Ada\nemail = ada@example.invalid\n[safe]\ndirectory = *\n"
+            f'[url "{snapshot(folder)}"]\ninsteadOf = {ADDRESS}\n'
         )
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout
@@ -216,7 +217,8 @@ def drawn(frames: list[Frame]) -> str:
         "<title>copier copy, a chat with the bot, kill -9, and the bot remembers</title>",
     ]
     style = [
-        'text { font: 14px "DejaVu Sans Mono", "Noto Sans Mono", Menlo, Consolas, monospace; white-space: pre; }',
+        'text { font: 14px "DejaVu Sans Mono", "Noto Sans Mono", Menlo, Consolas, monospace; }',
+        "text { white-space: pre; }",
         ".f { visibility: hidden; } .f:last-of-type { visibility: visible; }",
         "@media (prefers-reduced-motion: no-preference) {",
     ]

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from support import ASKED, ROOT, Answers, choices, commit_all, label, must, uv
+from support import ASKED, Answers, choices, commit_all, copy_working_tree, label, uv
 
 Render = Callable[..., Path]
+Project = Callable[[Answers], Path]
 Workshop = Callable[[Answers], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of what takes long is wanted."""
+    parser.addoption(
+        "--all-pairs", action="store_true", help="switch from every combination of answers to every other"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,12 +49,7 @@ def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working tree, committed or not, as a clean git repository tagged v0.0.1."""
     snapshot = tmp_path_factory.mktemp("template") / "tg-state-template"
-    listed = must("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
-    for name in filter(None, listed):
-        source = ROOT / name
-        if source.exists():  # listed and not there: deleted, and not committed yet
-            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, snapshot / name, follow_symlinks=False)
+    copy_working_tree(snapshot)
     commit_all(snapshot, "Snapshot", tag="v0.0.1")
     return snapshot
 

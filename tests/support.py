@@ -14,9 +14,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
-QUESTIONS: dict[str, dict[str, Any]] = {
-    name: details for name, details in CONFIG.items() if not name.startswith("_")
-}
+Questions = dict[str, dict[str, Any]]
+
+
+def questions_of(config: dict[str, Any]) -> Questions:
+    """The questions of a `copier.yml`: all but Copier's own settings."""
+    return {name: details for name, details in config.items() if not name.startswith("_")}
+
+
+QUESTIONS = questions_of(CONFIG)
 ASKED = [name for name, details in QUESTIONS.items() if details.get("when") is not False]
 """The questions a person may be asked: all but the computed ones."""
 
@@ -102,38 +108,61 @@ def commit_all(repository: Path, message: str, tag: str | None = None) -> None:
         must("git", "tag", tag, cwd=repository)
 
 
-def choices(question: str) -> list[str]:
+def repository_files() -> list[str]:
+    """The path of every file in this repository, committed or not, with forward slashes."""
+    listed = must("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
+    return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
+
+
+def copy_working_tree(folder: Path) -> None:
+    """Copy the repository as it is, committed or not, without the examples: nothing is rendered from them."""
+    for name in repository_files():
+        source = ROOT / name
+        if not name.startswith("examples/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name, follow_symlinks=False)
+
+
+def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:
     """The values a question offers; empty for free text."""
-    offered = QUESTIONS[question].get("choices", [])
+    offered = questions[question].get("choices", [])
     values = offered.values() if isinstance(offered, dict) else offered
     return [value["value"] if isinstance(value, dict) else value for value in values]
 
 
-def combinations() -> list[dict[str, str]]:
-    """Every combination of choices that can be answered, as `copier.yml` has them."""
+def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
+    """Every combination of choices that can be answered, as `copier.yml` has them, or an older one had."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     found: list[dict[str, str]] = [{}]
-    for question in ASKED:
-        if not choices(question):
+    for question, details in questions.items():
+        if details.get("when") is False or not choices(question, questions):
             continue
-        condition = str(QUESTIONS[question].get("when", True))
+        condition = str(details.get("when", True))
         grown: list[dict[str, str]] = []
         for answers in found:
             rendered = environment.from_string(condition).render(answers)
             if rendered.strip().lower() == "true":
-                grown += [answers | {question: value} for value in choices(question)]
+                grown += [answers | {question: value} for value in choices(question, questions)]
             else:
                 grown.append(answers)
         found = grown
     return found
 
 
-def engine(answers: Answers) -> str:
-    """The engine that follows from a combination, as `copier.yml` computes it."""
+def engine(answers: Answers, questions: Questions = QUESTIONS) -> str:
+    """The engine that follows from a combination, as `copier.yml` computes it, or an older one did."""
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
-        QUESTIONS["engine"]["default"]
+        questions["engine"]["default"]
     )
     return template.render(answers)
+
+
+def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str, str]]:
+    """Every engine, and the combination that stands for it."""
+    found: dict[str, dict[str, str]] = {}
+    for answers in combinations(questions):
+        found.setdefault(engine(answers, questions), answers)
+    return found
 
 
 def proven_by(answers: Answers) -> dict[str, str] | None:
@@ -150,3 +179,12 @@ def label(answers: Answers) -> str:
 def text_files(project: Path) -> list[Path]:
     """Every file of a freshly rendered project. All of them are text."""
     return sorted(path for path in project.rglob("*") if path.is_file() and ".git" not in path.parts)
+
+
+def tree(project: Path) -> dict[str, bytes]:
+    """Every file of a project, by its path, and what is in it."""
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file() and path.relative_to(project).parts[0] != ".git"
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from copier import run_copy, run_update
 
-from support import CONFIG, ROOT, Answers, combinations, label, must
+from support import CONFIG, ROOT, Answers, combinations, label, must, repository_files
 
 ANSWERS_FILE = "{{_copier_conf.answers_file}}.jinja"
 ENGINE = "bot/state/engine.py.jinja"
@@ -19,14 +19,9 @@ RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com",
 Project = Callable[[Answers], Path]
 
 
-def repository_files(repository: Path) -> list[str]:
-    """The path of every file in the snapshot, with forward slashes."""
-    return must("git", "ls-files", "-z", cwd=repository).rstrip("\0").split("\0")
-
-
-def test_paths_fit_every_system(template: Path) -> None:
+def test_paths_fit_every_system() -> None:
     """A clone works on Windows and on a Mac: no odd characters, no names that differ by case."""
-    paths = repository_files(template)
+    paths = repository_files()
     for path in paths:
         assert len(path) < 120, path
         for part in path.split("/"):
@@ -37,10 +32,10 @@ def test_paths_fit_every_system(template: Path) -> None:
     assert len({path.lower() for path in paths}) == len(paths)
 
 
-def test_no_symlinks_and_unix_lines(template: Path) -> None:
+def test_no_symlinks_and_unix_lines() -> None:
     """Every file is a plain one, is UTF-8 text, and ends its lines with LF."""
-    for path in repository_files(template):
-        file = template / path
+    for path in repository_files():
+        file = ROOT / path
         assert not file.is_symlink(), path
         content = file.read_bytes()
         content.decode("utf-8")
@@ -50,7 +45,7 @@ def test_no_symlinks_and_unix_lines(template: Path) -> None:
 
 def test_python_files_are_plain(template: Path) -> None:
     """Jinja in Python is confined to one file; all others are Python where they stand."""
-    files = [path.removeprefix("template/") for path in repository_files(template / "template")]
+    files = must("git", "ls-files", "-z", cwd=template / "template").rstrip("\0").split("\0")
     assert [path for path in files if path.endswith(".py.jinja")] == [ENGINE]
     for path in files:
         assert path == ANSWERS_FILE or "{" not in path, "Jinja in a file name"

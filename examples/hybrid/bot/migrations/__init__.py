@@ -1,0 +1,1 @@
+"""Alembic's environment: what the database looks like, version by version."""

@@ -1,0 +1,38 @@
+"""The hybrid engine's servers: Redis, where turns commit, and PostgreSQL, where they rest."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from tests.torture.backend import Server, Trouble
+from tests.torture.backend_postgres import PostgresBackend
+from tests.torture.backend_redis import RedisBackend
+from tests.torture.link import Link
+
+
+class HybridBackend:
+    """Both, each with its own troubles."""
+
+    survives_exit: ClassVar[bool] = True
+
+    def __init__(self, folder: Path) -> None:
+        self._redis, self._postgres = RedisBackend(folder), PostgresBackend(folder)
+        self.servers: Sequence[Server] = [*self._redis.servers, *self._postgres.servers]
+
+    async def open(self) -> None:
+        await self._redis.open()
+        await self._postgres.open()
+
+    def settings(self, links: Sequence[Link]) -> dict[str, str]:
+        redis, postgres = links
+        return {**self._redis.settings([redis]), **self._postgres.settings([postgres])}
+
+    def troubles(self) -> Mapping[str, Trouble]:
+        return {**self._redis.troubles(), **self._postgres.troubles()}
+
+    async def close(self) -> None:
+        await self._redis.close()
+        await self._postgres.close()
+
+
+BACKEND = HybridBackend

@@ -1,0 +1,90 @@
+"""The rendered bots run with the newest and with the oldest releases that they admit.
+
+The newest is what every other test runs: a project is rendered without a lock file.
+"""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from conftest import Render
+from support import ROOT, Answers, first_of_each_engine, must, run, uv
+
+SUITES = [
+    "tests/contract",
+    "tests/e2e/test_commands.py",
+    "tests/e2e/test_conversation.py",
+    "tests/e2e/test_webhook.py",
+    "tests/test_cli.py",
+    "tests/test_fsm.py",
+    "tests/test_lazy.py",
+    "tests/test_logs.py",
+]
+"""Tests that between them use every dependency."""
+
+
+@pytest.fixture(scope="module")
+def dependencies() -> ModuleType:
+    """What the weekly workflow runs."""
+    spec = importlib.util.spec_from_file_location("dependencies", ROOT / ".ci/dependencies.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("answers", first_of_each_engine().values(), ids=list(first_of_each_engine()))
+def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers) -> None:
+    """Ranges begin where the bot works: typed and tested with the first release in each."""
+    project = tmp_path / "project"
+    shutil.copytree(render(**answers), project)
+    uv(project, "sync", "--quiet", "--resolution=lowest-direct")
+    uv(project, "run", "--no-sync", "mypy")
+    uv(project, "run", "--no-sync", "pytest", "-q", *SUITES, timeout=900)
+
+
+def test_ranges_are_widened_and_nothing_else(dependencies: ModuleType) -> None:
+    """A range that ends at or below the newest release ends after it, as finely as before."""
+    text = """
+        "kept>=1.2,<2",
+        "open>=1",
+        "major[extra,more]>=8.1,<9",
+        "minor>=0.6,<0.7; sys_platform != 'win32'", # why
+        {% if engine == "x" %}
+    """
+    newest = {"kept": "1.99.0", "major": "11.0.3", "minor": "0.7"}
+    assert dependencies.names(text) == set(newest)
+    assert dependencies.widened(text, newest) == text.replace("<9", "<12").replace("<0.7", "<0.8")
+
+
+def test_every_range_with_an_end_is_seen(dependencies: ModuleType) -> None:
+    """No way to write one escapes the workflow."""
+    for path in dependencies.FILES:
+        lines = [line for line in path.read_text("utf-8").splitlines() if '",' in line and ",<" in line]
+        assert lines
+        for line in lines:
+            assert dependencies.RANGE.search(line), line
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("vendor.github-workflows", ".github/workflows/*.yml"),
+        ("vendor.github-workflows", "template/.github/workflows/*.yml"),
+        ("vendor.dependabot", ".github/dependabot.yml"),
+    ],
+)
+def test_workflows_are_valid(schema: str, pattern: str) -> None:
+    """By GitHub's schemas; what a workflow runs of this repository is there."""
+    files = sorted(ROOT.glob(pattern))
+    assert files
+    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (".ci/dependencies.py", "tests/examples.py"):
+        assert path in (ROOT / ".github/workflows/dependencies.yml").read_text("utf-8")
+        assert must("git", "ls-files", "--cached", "--others", "--exclude-standard", path, cwd=ROOT)

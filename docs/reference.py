@@ -268,16 +268,19 @@ def _values(annotation: str, options: Mapping[str | None, ast.expr]) -> str:
 
 # --- commands ---
 
+ADDED_COMMANDS = {"adopt_fsm": "bot/state/aiogram_adopt.py", "flush": "bot/state/hybrid_flush.py"}
+"""Functions that `bot/state/engine.py` adds to `bot state` from elsewhere, and where they stand."""
+
 
 def commands() -> str:
     """What `bot --help` and `bot state --help` list, with arguments and options."""
+    engine = rendered("bot/state/engine.py", answers_of("redis"))
+    sources = [(TEMPLATE / "bot/cli.py").read_text("utf-8"), engine]
+    sources += [(TEMPLATE / path).read_text("utf-8") for path in ADDED_COMMANDS.values()]
     rows = []
-    for path in (
-        "bot/cli.py",
-        *(f"bot/state/{name}.py" for name in ("redis_adopt", "aiogram_adopt", "hybrid_flush")),
-    ):
-        for node in ast.walk(ast.parse((TEMPLATE / path).read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef) and (name := _command_name(path, node)):
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and (name := _command_name(node)):
                 doc = sentence(ast.get_docstring(node) or "")
                 rows.append((f"`{' '.join([name, *_parameters(node)])}`", doc))
     return table("command", "what it does", rows=rows)
@@ -288,22 +291,15 @@ def command_names() -> list[str]:
     return re.findall(r"^\| `(bot [a-z-]+(?: [a-z-]+)?)", commands(), re.MULTILINE)
 
 
-def _command_name(path: str, node: ast.FunctionDef) -> str | None:
-    extra = {
-        "redis_adopt.adopt": "adopt",
-        "aiogram_adopt.adopt_fsm": "adopt-fsm",
-        "hybrid_flush.flush": "flush",
-    }
-    if path != "bot/cli.py":
-        found = extra.get(f"{Path(path).stem}.{node.name}")
-        return f"bot state {found}" if found else None
+def _command_name(node: ast.FunctionDef) -> str | None:
+    if node.name in ADDED_COMMANDS:
+        return f"bot state {node.name.replace('_', '-')}"
     for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in (
-            "cli.command",
-            "state.command",
-        ):
+        if isinstance(decorator, ast.Call):
+            group = ast.unparse(decorator.func)
             own = ast.literal_eval(decorator.args[0]) if decorator.args else node.name
-            return f"bot {own}" if ast.unparse(decorator.func) == "cli.command" else f"bot state {own}"
+            if group in ("cli.command", "state.command"):
+                return f"bot {own}" if group == "cli.command" else f"bot state {own}"
     return None
 
 
@@ -315,8 +311,8 @@ def _parameters(node: ast.FunctionDef) -> Iterator[str]:
         metavar = re.search(r"metavar='(\w+)'", annotation)
         if "Option" in annotation:
             flag = re.search(r"'(--[a-z-]+)'", annotation)
-            kind = "" if "[bool" in annotation else metavar[1] if metavar else name.upper()
-            yield f"[{flag[1] if flag else '--' + name.replace('_', '-')}{kind and ' ' + kind}]"
+                        value = f" {metavar[1]}" if metavar else ""
+            yield f"[{flag[1] if flag else '--' + name.replace('_', '-')}{value}]"
         else:
             yield metavar[1] if metavar else name.upper() if default is None else f"[{name.upper()}]"
 

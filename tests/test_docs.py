@@ -35,6 +35,9 @@ COMBINATIONS = pytest.mark.parametrize(
     ],
 )
 
+MADE_UP = {"bot/steps"}
+"""Paths that pages make up: what a reader may call a folder of their own."""
+
 # Printed by a rendered project about itself, as JSON. Nothing is connected to.
 ABOUT = r"""
 import importlib, json, os, re
@@ -108,10 +111,10 @@ def build(repository: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built strictly."""
     folder = tmp_path_factory.mktemp("site")
-    done = build(template, folder)
+    done = build(ROOT, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "html"
 
@@ -157,6 +160,7 @@ def test_build_refuses(template: Path, tmp_path: Path, page: str, addition: str,
     """What leads nowhere ends the build, and is named."""
     repository = tmp_path / "repository"
     shutil.copytree(template, repository, ignore=shutil.ignore_patterns(".git"))
+    (repository / "examples").mkdir()  # the README leads there
     with (repository / page).open("a") as file:
         file.write(f"\n{addition}\n")
     done = build(repository, tmp_path / "site")

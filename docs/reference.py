@@ -311,7 +311,7 @@ def _parameters(node: ast.FunctionDef) -> Iterator[str]:
         metavar = re.search(r"metavar='(\w+)'", annotation)
         if "Option" in annotation:
             flag = re.search(r"'(--[a-z-]+)'", annotation)
-                        value = f" {metavar[1]}" if metavar else ""
+            value = f" {metavar[1]}" if metavar else ""
             yield f"[{flag[1] if flag else '--' + name.replace('_', '-')}{value}]"
         else:
             yield metavar[1] if metavar else name.upper() if default is None else f"[{name.upper()}]"

@@ -3,8 +3,8 @@
 The pages are Markdown that can be read in the repository as it stands. On the way to the site they are copied
 to `site/.pages`, where two things change:
 
-- a line `<!-- insert: WHAT ARGUMENTS -->` is replaced by what `reference.py` reads from the template, or by a
-  file;
+- a line `<!-- insert: WHAT ARGUMENTS -->` is replaced by what `reference.py` reads from the template, or by
+  what benchmarks/plot.py makes of measurements;
 - links between files of the repository become links between pages, or to the repository where there is none.
 
 Then Zensical builds them. A link that leads nowhere, an insertion that is unknown and a page that is missing
@@ -45,9 +45,12 @@ INSERTIONS: dict[str, Callable[..., str]] = {
     "files": reference.tree,
     "tests": reference.tests_of,
     "readme": lambda name, *heading: reference.readme_section(name, " ".join(heading)),
-    "file": lambda path: (ROOT / path).read_text("utf-8").strip("\n"),
+    "measured": lambda name: measured(name),
     "plots": lambda: plots(),
 }
+
+MEASURED = ROOT / "docs" / "assets" / "benchmarks"
+NOT_MEASURED = "Not measured yet: `uv run python benchmarks/run.py` does."
 
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
 SOURCE = re.compile(r'(<img[^>]* src=")([^"]+)(")')
@@ -84,8 +87,8 @@ def page(path: str, pages: dict[str, str]) -> str:
             inserted = INSERTIONS[what](*arguments)
         except (OSError, ValueError) as error:
             raise PageError(f"{path}: cannot insert {match[1]}: {error}") from error
-        # What is made here links from the root of the repository, a file from where it stands.
-        base = arguments[0] if what == "file" else "template/README.md" if what == "readme" else "README.md"
+        # What is made here links from the root of the repository, a README from its project's.
+        base = "template/README.md" if what == "readme" else "README.md"
         return relinked(inserted, base, path, pages)
 
     return re.sub(r"^<!-- insert: (.+?) -->$", insert, text, flags=re.MULTILINE)
@@ -145,14 +148,22 @@ def relinked(text: str, base: str, path: str, pages: dict[str, str]) -> str:
     return text
 
 
+def measured(name: str) -> str:
+    """A table that benchmarks/plot.py makes of `results.json`."""
+    path = MEASURED / name
+    return path.read_text("utf-8").strip("\n") if path.exists() else NOT_MEASURED
+
+
 def plots() -> str:
-    """Every plot of the benchmarks, by name."""
-    found = sorted((ROOT / "docs/assets/benchmarks").glob("*.svg"))
-    if not found:
-        raise ValueError("docs/assets/benchmarks has no plots")
-    return "\n\n".join(
-        f"![{path.stem.replace('-', ' ')}](docs/assets/benchmarks/{path.name})" for path in found
-    )
+    """Every plot that benchmarks/plot.py draws, by name."""
+    found = sorted(MEASURED.glob("*.svg"))
+    shown = [f"![{_title(path)}](docs/assets/benchmarks/{path.name})" for path in found]
+    return "\n\n".join(shown) or NOT_MEASURED
+
+
+def _title(plot: Path) -> str:
+    title = re.search(r"<title>(.*?)</title>", plot.read_text("utf-8"))
+    return title[1] if title else plot.stem
 
 
 def configuration(pages: dict[str, str]) -> dict[str, object]:

@@ -115,7 +115,7 @@ def table(*columns: str, rows: Sequence[tuple[str, ...]]) -> str:
 
 def sentence(text: str) -> str:
     """A docstring's or description's first sentence, with the names of settings as code."""
-    text = " ".join(text.split("\n\n")[0].split())
+    text = " ".join(text.split("\n\n")[0].split()).replace("<", "&lt;")
     return re.sub(r"(?<![`\w])([A-Z]+_[A-Z_]+)(?![`\w])", r"`\1`", text)
 
 

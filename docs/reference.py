@@ -212,7 +212,8 @@ def setting_names() -> list[str]:
 
 
 def _project_with(engine: str) -> str:
-    return next(name for name in project_names() if answers_of(name)["engine"] == engine)
+    names = [name for name in project_names() if answers_of(name)["engine"] == engine]
+    return min(names, key=lambda name: name.startswith("fsm-"))  # the worked conversation is not the engine's
 
 
 def _setting(field: ast.AnnAssign, call: ast.Call) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ begin is not touched: the tests run the rendered bots at both ends (tests/test_d
 
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,13 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = [ROOT / "pyproject.toml", ROOT / "template/pyproject.toml.jinja"]
 
 RANGE = re.compile(
-    r'"(?P<name>[a-z0-9-]+)(?P<extras>\[[a-z,]+\])?>=(?P<begin>[0-9.]+),<(?P<end>[0-9.]+)(?P<rest>[^"]*)"'
+    r'"(?P<name>[a-z0-9_-]+)(?P<extras>\[[a-z,]+\])?>=(?P<begin>[0-9.]+),<(?P<end>[0-9.]+)(?P<rest>[^"]*)"'
 )
 
 
 def names(text: str) -> set[str]:
     """The packages whose range has an end."""
-    return {match["name"] for match in RANGE.finditer(text)}
+    return {normal(match["name"]) for match in RANGE.finditer(text)}
+
+
+def normal(name: str) -> str:
+    """The name as package indexes write it."""
+    return name.replace("_", "-")
 
 
 def newest(packages: set[str]) -> dict[str, str]:
@@ -41,7 +45,7 @@ def widened(text: str, releases: Mapping[str, str]) -> str:
 
     def widen(match: re.Match[str]) -> str:
         digits = [int(digit) for digit in match["end"].split(".")]
-        release = [int(digit) for digit in re.findall(r"\d+", releases[match["name"]])]
+        release = [int(digit) for digit in re.findall(r"\d+", releases[normal(match["name"])])]
         if release[: len(digits)] < digits:
             return match[0]
         end = [*release[: len(digits) - 1], release[len(digits) - 1] + 1]
@@ -63,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

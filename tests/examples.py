@@ -1,7 +1,6 @@
-"""A project of each backend, to look at before copying. Rendered anew by `uv run python tests/examples.py`."""
+"""A project of each backend, to look at before copying. Rendered by `uv run python tests/examples.py`."""
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -64,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,7 @@
-"""What a bot of any version kept or exported, a bot of this one reads: on real servers, migrated where need be.
+"""What a bot of any version kept or exported, one of this version reads, migrated where need be.
 
 tests/records/ holds what the programs of each version wrote, made by tests/records/make.py. A release that
-cannot read it would cost its users their users.
+cannot read it would cost its owners their users. It is read from real servers.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """A project changes its mind: from every combination of answers to every other, with what its owner wrote.
 
 Switched, it is what a new project with the owner's edits is, file by file. So what the tests of new projects
-prove holds for it, whichever it was before. `--all-pairs` tries all of them; else every pair of engines is tried,
-and some more, drawn anew for each commit.
+prove holds for it, whichever it was before. `--all-pairs` tries all of them; else every pair of engines is
+tried, and some more, drawn anew for each commit.
 """
 
 import random

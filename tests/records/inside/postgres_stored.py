@@ -1,7 +1,7 @@
 """What PostgreSQL holds in a bot's schema, as a file: the SQL that makes tables and rows again.
 
-The wheel that brings the server has no `pg_dump` that fits it. Tables, columns, constraints and indexes are all
-that the bot has; anything else in the schema is refused.
+The wheel that brings the server has no `pg_dump` that fits it. Tables, columns, constraints and indexes are
+all that the bot has; anything else in the schema is refused.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ async def dump(settings: Mapping[str, str], folder: Path) -> None:
 
 async def restore(settings: Mapping[str, str], folder: Path) -> None:
     """Put those keys into another namespace."""
-    lines = (folder / "redis.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "redis.jsonl").read_bytes().splitlines()
     async with Redis.from_url(settings["REDIS_URL"]) as client:
         for name, kind, value in map(json.loads, lines):
             await client.execute_command(*_write(f"{settings['NAMESPACE']}:{name}", kind, value))

@@ -1,4 +1,4 @@
-"""What older versions kept and exported, this one reads. tests/test_records.py runs this in rendered projects."""
+"""What older versions kept and exported, this one reads. tests/test_records.py runs this in projects."""
 
 import asyncio
 import importlib

@@ -46,7 +46,7 @@ INSERTIONS: dict[str, Callable[..., str]] = {
     "tests": reference.tests_of,
     "readme": lambda name, *heading: reference.readme_section(name, " ".join(heading)),
     "measured": lambda name: measured(name),
-    "plots": lambda: plots(),
+    "plots": lambda *names: plots(*names),
 }
 
 MEASURED = ROOT / "docs" / "assets" / "benchmarks"
@@ -154,10 +154,14 @@ def measured(name: str) -> str:
     return path.read_text("utf-8").strip("\n") if path.exists() else NOT_MEASURED
 
 
-def plots() -> str:
-    """Every plot that benchmarks/plot.py draws, by name."""
-    found = sorted(MEASURED.glob("*.svg"))
-    shown = [f"![{_title(path)}](docs/assets/benchmarks/{path.name})" for path in found]
+def plots(*names: str) -> str:
+    """Plots that benchmarks/plot.py draws: those named, or all, by name."""
+    drawn = sorted(MEASURED.glob("*.svg"))
+    shown = [
+        f"![{_title(path)}](docs/assets/benchmarks/{path.name})"
+        for path in drawn
+        if not names or path.stem in names
+    ]
     return "\n\n".join(shown) or NOT_MEASURED
 
 

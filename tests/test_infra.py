@@ -61,7 +61,7 @@ def test_stacks(render: Render, answers: Answers) -> None:
 
 @pytest.mark.parametrize("answers", CLOUD, ids=label)
 def test_instructions(render: Render, answers: Answers) -> None:
-    """The commands can be read by bash, files they name are there, and it says what was tried and what costs."""
+    """Bash can read the commands, the files they name are there, and it says what was tried and what costs."""
     folder = render(**answers)
     text = (folder / "DEPLOY.md").read_text("utf-8")
     found = commands(text)
@@ -75,4 +75,4 @@ def test_instructions(render: Render, answers: Answers) -> None:
     for part in ("Costs and limits", "Deleting everything", "What was tried"):
         assert f"\n## {part}\n" in text
     assert "Nothing was tried at" in text
-    assert re.search(r"as of|read in November 2026", text), "whoever names a price or a limit says where it stands"
+    assert re.search(r"as of|read in November 2026", text), "when was the page read that names the price?"

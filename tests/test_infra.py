@@ -71,7 +71,7 @@ def test_instructions(render: Render, answers: Answers) -> None:
         assert "BOT_TOKEN=$" not in block, "whoever lists processes would see the token"
     for name in re.findall(r"\b((?:infra|bot|tests|grafana|supabase)/[\w/]+\.\w+)", text):
         assert (folder / name).exists(), name
-    assert f"# Deploying {'My Bot'}" in text
+    assert "# Deploying My Bot: " in text
     for part in ("Costs and limits", "Deleting everything", "What was tried"):
         assert f"\n## {part}\n" in text
     assert "Nothing was tried at" in text

@@ -61,7 +61,7 @@ def test_stacks(render: Render, answers: Answers) -> None:
 
 @pytest.mark.parametrize("answers", CLOUD, ids=label)
 def test_instructions(render: Render, answers: Answers) -> None:
-    """Bash can read the commands, the files they name are there, and it says what was tried and what costs."""
+    """Bash can read the commands, what they name is there, and it says what was tried and what it costs."""
     folder = render(**answers)
     text = (folder / "DEPLOY.md").read_text("utf-8")
     found = commands(text)
@@ -70,9 +70,10 @@ def test_instructions(render: Render, answers: Answers) -> None:
         shells(block, folder)
         assert "BOT_TOKEN=$" not in block, "whoever lists processes would see the token"
     for name in re.findall(r"\b((?:infra|bot|tests|grafana|supabase)/[\w/]+\.\w+)", text):
-        assert (folder / name).exists(), name
+        is_fetched = name.endswith(".pem")  # an authority's certificates, by a command in the text
+        assert is_fetched or (folder / name).exists(), name
     assert "# Deploying My Bot: " in text
     for part in ("Costs and limits", "Deleting everything", "What was tried"):
         assert f"\n## {part}\n" in text
-    assert "Nothing was tried at" in text
+    assert "Nothing was tried at" in " ".join(text.split())
     assert re.search(r"as of|read in November 2026", text), "when was the page read that names the price?"

@@ -12,7 +12,7 @@ from bot.state.store import StateUnavailable
 
 LIFETIME = 900
 """Seconds for which a token opens connections; those that are open stay so.
-https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html (read in November 2026)"""
+https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html"""
 
 
 class AwsSigner:

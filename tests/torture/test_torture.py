@@ -6,23 +6,29 @@ TORTURE_SEED and TORTURE_MINUTES repeat a run and make it longer.
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from conftest import Workshop
-from support import UV, clean_env, combinations, label, run
+from support import UV, clean_env, combinations, label, proven_by, run
 
-ENGINES = pytest.mark.parametrize(
-    "answers",
-    [
-        pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(f"torture of {label(each)}"))
-        for each in combinations()
-        if len(each) == 1
-    ],
-)
-"""Backends that ask for more, as where in the cloud, are one of these engines."""
+
+def projects(answers: Iterable[dict[str, str]]) -> pytest.MarkDecorator:
+    """What is told of one project is tortured by one process."""
+    return pytest.mark.parametrize(
+        "answers",
+        [
+            pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(f"torture of {label(each)}"))
+            for each in answers
+        ],
+    )
+
+
+ENGINES = projects(each for each in combinations() if proven_by(each) is None)
+SERVERS_OF_ONE_S_OWN = projects(each for each in combinations() if len(each) == 1)
+"""The naive bot knows no cloud."""
 
 SEED = os.environ.get("TORTURE_SEED", "1")
 MINUTES = os.environ.get("TORTURE_MINUTES", "0")
@@ -58,7 +64,7 @@ def test_nothing_is_lost(workshop: Workshop, answers: dict[str, str], record_pro
     record_property("torture", shown(printed))
 
 
-@ENGINES
+@SERVERS_OF_ONE_S_OWN
 def test_a_bot_without_transactions_fails(
     workshop: Workshop, answers: dict[str, str], record_property: Record
 ) -> None:

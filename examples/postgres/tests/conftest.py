@@ -3,6 +3,8 @@
 import asyncio
 import importlib
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pkgutil import iter_modules
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,7 +24,11 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a `.env` file of the owner decides what the tests see."""
-    importlib.import_module(f"bot.state.{ENGINE}")  # brings the engine's settings
+    provider = find_spec("bot.cloud")
+    places = provider.submodule_search_locations if provider else None
+    # They bring the settings of the engine, and of the provider where there is one.
+    for name in (f"bot.state.{ENGINE}", *(each.name for each in iter_modules(places or [], "bot.cloud."))):
+        importlib.import_module(name)
     for kind in Environment.__subclasses__():
         for name in kind.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)

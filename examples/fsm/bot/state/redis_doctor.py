@@ -2,10 +2,14 @@
 
 import re
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bot.state.redis_connection import RedisConnection
-from bot.state.store import Finding
+from bot.state.store import Finding, StateUnavailable
+
+Judge = Callable[[dict[str, Any]], Finding]
+"""Says what it makes of the answer to INFO."""
 
 OLDEST = (6, 2)
 """Before it, LPOP takes no count."""
@@ -14,42 +18,63 @@ CLOCK_SECONDS = 5
 """A difference of clocks that people would notice in the times of messages."""
 
 
-async def examine(connection: RedisConnection, ttl: float | None) -> list[Finding]:
+async def examine(
+    connection: RedisConnection, ttl: float | None, judges: Iterable[Judge] | None = None
+) -> list[Finding]:
     """Look at the server, or at every primary of the cluster.
 
+    Args:
+        connection: the way to it.
+        ttl: seconds that records are kept; `None` for ever.
+        judges: what to look for in what each server says of itself; not given: all there is here.
+
     Raises:
-        StateUnavailable: it did not answer, or does not permit INFO.
+        StateUnavailable: it did not answer.
     """
-    findings = [_lifetime(ttl)]
+    findings = [lifetime(ttl)]
     for server in await connection.servers():
-        info: dict[str, Any] = await connection.ask("INFO", server=server)
-        seconds, _ = await connection.ask("TIME", server=server)
-        findings += [
-            _version(info),
-            _role(info),
-            _persistence(info),
-            _eviction(info),
-            _clock(int(seconds) - time.time()),
-        ]
+        ahead = await seconds_ahead(connection, server)
+        try:
+            info: dict[str, Any] = await connection.ask("INFO", server=server)
+        except StateUnavailable as error:
+            findings.append(Finding("warning", f"the server does not say how it is set up (INFO): {error}"))
+        else:
+            findings += [judge(info) for judge in judges or (version, role, persistence, eviction)]
+        findings.append(clock(ahead))
     return list(dict.fromkeys(findings))
 
 
-def _lifetime(ttl: float | None) -> Finding:
+async def seconds_ahead(connection: RedisConnection, server: Any = None) -> float:
+    """How far a server's clock is ahead of this machine's.
+
+    Raises:
+        StateUnavailable: it did not answer.
+    """
+    seconds, microseconds = await connection.ask("TIME", server=server)
+    return int(seconds) + int(microseconds) / 1e6 - time.time()
+
+
+def lifetime(ttl: float | None) -> Finding:
+    """How long records are kept."""
     if ttl is None:
         return Finding("ok", "records are kept for ever (STATE_TTL=0)")
     return Finding("ok", f"records are kept for {ttl / 3600:g} hours after their last change (STATE_TTL)")
 
 
-def _version(info: dict[str, Any]) -> Finding:
+def version(info: dict[str, Any]) -> Finding:
+    """Whether the bot's scripts run there."""
+    if "redis_version" not in info:
+        return Finding("ok", "the server does not tell its version")
     name = "Valkey" if "valkey_version" in info else "Redis"
-    version = str(info.get("valkey_version") or info["redis_version"])
+    release = str(info.get("valkey_version") or info["redis_version"])
     numbers = re.findall(r"\d+", str(info["redis_version"]))[:2]
     if tuple(map(int, numbers)) < OLDEST:
-        return Finding("error", f"the server is {name} {version}; it takes Redis 6.2 or newer, or Valkey")
-    return Finding("ok", f"the server is {name} {version}")
+        return Finding("error", f"the server is {name} {release}; it takes Redis 6.2 or newer, or Valkey")
+    return Finding("ok", f"the server is {name} {release}")
 
 
-def _role(info: dict[str, Any]) -> Finding:
+def role(info: dict[str, Any]) -> Finding:
+    """Whether it takes writes, and what a failover may cost."""
     if info.get("role", "master") != "master":
         return Finding("error", "the server is a replica and takes no writes: REDIS_URL must name its master")
     replicas = info.get("connected_slaves", 0)
@@ -61,7 +86,8 @@ def _role(info: dict[str, Any]) -> Finding:
     return Finding("ok", "the server takes writes, and has no replicas")
 
 
-def _persistence(info: dict[str, Any]) -> Finding:
+def persistence(info: dict[str, Any]) -> Finding:
+    """What is left when it stops."""
     if not info.get("aof_enabled"):
         return Finding(
             "warning",
@@ -73,13 +99,18 @@ def _persistence(info: dict[str, Any]) -> Finding:
     return Finding("ok", "the server writes an append-only file")
 
 
-def _eviction(info: dict[str, Any]) -> Finding:
-    policy = info.get("maxmemory_policy", "noeviction")
+def eviction(info: dict[str, Any], *, is_limited: bool = False) -> Finding:
+    """What goes when memory runs out; `is_limited` says that it can, though the server does not."""
+    policy = info.get("maxmemory_policy")
     limit = info.get("maxmemory", 0)
     size = info.get("maxmemory_human", "no limit") if limit else "no limit"
+    if is_limited and not limit:
+        size = "what was booked"
+    if policy is None:
+        return Finding("warning", "the server does not tell whether it evicts users when memory runs out")
     if policy == "noeviction":
         return Finding("ok", f"the server evicts nothing (noeviction; memory: {size})")
-    if limit or policy.startswith("allkeys"):
+    if limit or is_limited or policy.startswith("allkeys"):
         return Finding(
             "warning",
             f"when memory runs out the server evicts users ({policy}; memory: {size}); "
@@ -88,7 +119,8 @@ def _eviction(info: dict[str, Any]) -> Finding:
     return Finding("ok", f"the server evicts nothing while its memory has no limit ({policy})")
 
 
-def _clock(difference: float) -> Finding:
+def clock(difference: float) -> Finding:
+    """Whether the server's clock, so many seconds ahead of this machine's, agrees with it."""
     if abs(difference) > CLOCK_SECONDS:
         way = "ahead of" if difference > 0 else "behind"
         return Finding("warning", f"the server's clock is {abs(difference):.0f} s {way} this machine's")

@@ -72,8 +72,8 @@ class Turn:
         self.is_anonymous = is_anonymous
         self._record = record
         self._limits = limits
-        self._loaded_state = {key: orjson.dumps(value) for key, value in record.state.items()}
-        self._loaded_fsm = {key: orjson.dumps(value) for key, value in record.fsm.items()}
+        self._loaded_state = _frozen(record.state)
+        self._loaded_fsm = _frozen(record.fsm)
         self._loaded_history = tuple(record.history)
         self._forget = False
         self._afterwards: list[Callable[[], None]] = []
@@ -119,9 +119,9 @@ class Turn:
         record = UserRecord(
             self.user_id,
             version=self.version,
-            state={key: orjson.loads(value) for key, value in self._loaded_state.items()},
+            state=_thawed(self._loaded_state),
             history=list(self._loaded_history),
-            fsm={key: orjson.loads(value) for key, value in self._loaded_fsm.items()},
+            fsm=_thawed(self._loaded_fsm),
         )
         return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
 
@@ -143,7 +143,7 @@ class Turn:
         state, state_size = _compare(self._loaded_state, self.state, "state")
         fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
         content = state_size + fsm_size
-        kept = self._fitting_history(self._limits.max_bytes - content)
+        kept, history_size = self._fitting_history(self._limits.max_bytes - content)
 
         loaded = self._loaded_history
         appended_only = tuple(self.history[: len(loaded)]) == loaded
@@ -158,7 +158,7 @@ class Turn:
             clear_history=clear,
             keep_history=len(kept),
             forget=self._forget,
-            size=content + sum(map(_message_size, kept)),
+            size=content + history_size,
         )
         is_nothing = not (changes.state or changes.fsm or messages or clear or changes.forget)
         return None if is_nothing else changes
@@ -186,16 +186,15 @@ class Turn:
             changes[update_id] = encode_outgoing(Outgoing(replies, now))
         return changes
 
-    def _fitting_history(self, max_bytes: int) -> list[Message]:
-        """The newest messages that the limits leave room for; history gives way to state."""
+    def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
+        """The newest messages that the limits leave room for, and their bytes; history gives way to state."""
         newest = self.history[-self._limits.history :] if self._limits.history else []
-        kept = 0
-        for message in reversed(newest):
-            max_bytes -= _message_size(message)
-            if max_bytes < 0:
-                break
-            kept += 1
-        return newest[len(newest) - kept :]
+        size = _text_size("".join(message.text for message in newest))
+        dropped = 0
+        while size > max_bytes and dropped < len(newest):
+            size -= _text_size(newest[dropped].text)
+            dropped += 1
+        return newest[dropped:], size
 
 
 def current_turn(user_id: str) -> Turn | None:
@@ -253,40 +252,52 @@ async def mutate(
     raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", user_id)
 
 
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are now: serialised, where they could be changed in place."""
+    return {
+        key: orjson.dumps(value) if type(value) in (list, dict) else value for key, value in values.items()
+    }
+
+
+def _thawed(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values again."""
+    return {key: orjson.loads(value) if type(value) is bytes else value for key, value in frozen.items()}
+
+
 def _compare(
-    before: Mapping[str, bytes], values: Mapping[str, Any], name: str
+    before: Mapping[str, Any], values: Mapping[str, Any], name: str
 ) -> tuple[dict[str, bytes | None], int]:
-    """What changed, serialised, and the bytes of everything there is now.
+    """What changed since `before` was frozen, serialised, and the bytes of everything there is now.
 
     Only what changed is checked: the rest was when it was written.
     """
     changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
-    size = 0
     for key, value in values.items():
-        serialised = before.get(key)
-        if serialised is None or serialised != _serialised(value):
+        if key not in before or not _is_same(before[key], value):
             dumps({key: None}, name)
-            changed[key] = serialised = dumps(value, f"{name}[{key!r}]")
-        size += _text_size(key) + len(serialised)
-    return changed, size
+            changed[key] = dumps(value, f"{name}[{key!r}]")
+    if not values:
+        return changed, 0
+    brackets_and_commas = len(values) + 1
+    size = len(orjson.dumps(list(values.values()))) - brackets_and_commas
+    return changed, size + _text_size("".join(values))
 
 
-def _serialised(value: Any) -> bytes | None:
-    """The value as it is compared; `None` when there is no telling."""
+def _is_same(before: Any, value: Any) -> bool:
+    """Whether a value is what it was when frozen, by its serialised form: in Python, `1 == True == 1.0`."""
+    if value is before:
+        return True
+    serialised = before if type(before) is bytes else orjson.dumps(before)
     try:
-        return orjson.dumps(value, option=_AS_IT_IS)
+        return serialised == orjson.dumps(value, option=_AS_IT_IS)
     except orjson.JSONEncodeError:
-        return None
+        return False
 
 
 _AS_IT_IS = (
     orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 )
 """Has orjson refuse what `dumps` refuses, where it can."""
-
-
-def _message_size(message: Message) -> int:
-    return _text_size(message.text)
 
 
 def _text_size(text: str) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from bot.state.hybrid_postgres import HybridPostgres
 from bot.state.hybrid_redis import HybridRedis
-from bot.state.redis_doctor import _clock, _role, _version
+from bot.state.redis_doctor import clock, role, version
 from bot.state.store import Finding
 
 WAITING_SECONDS = 60.0
@@ -25,7 +25,7 @@ async def examine(redis: HybridRedis, postgres: HybridPostgres, *, waits: bool) 
     info: dict[str, Any] = await redis.connection.ask("INFO")
     ahead = await redis.seconds_ahead()
     backlog = await redis.backlog()
-    findings = [_version(info), _role(info), _persistence(info, waits), _eviction(info), _clock(ahead)]
+    findings = [version(info), role(info), _persistence(info, waits), _eviction(info), clock(ahead)]
     if backlog.seconds > WAITING_SECONDS:
         text = f"{backlog.users} users' commits wait for PostgreSQL, the oldest for {backlog.seconds:.0f} s"
         findings.append(Finding("warning", f"{text}: the log of `bot run` says why"))

@@ -51,6 +51,8 @@ class PostgresStore:
 
     name: ClassVar[str] = "postgres"
     survives_exit: ClassVar[bool] = True
+    after_migrations: ClassVar[str] = ""
+    """SQL that ends every migration, in its transaction."""
 
     def __init__(
         self,
@@ -85,11 +87,20 @@ class PostgresStore:
         """
         own = load(DatabaseSettings)
         return cls(
-            own.database() or EmbeddedPostgres(),
+            cls.database_of(own) or EmbeddedPostgres(),
             schema=own.database_schema,
             limits=Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit),
             ttl=settings.state_ttl or None,
         )
+
+    @classmethod
+    def database_of(cls, settings: DatabaseSettings) -> Database | None:
+        """Make the way to the database that these settings describe; `None` when they name none.
+
+        Raises:
+            OperatorError: they do not fit together.
+        """
+        return settings.database()
 
     async def connect(self) -> None:
         """Wait for the server and see that the tables are what this code needs. See `StateStore.connect`.
@@ -104,7 +115,7 @@ class PostgresStore:
             database = await self._open()
             revision = await database.run(lambda connection: schema.applied(connection, self._schema))
             if self._embedded and revision != schema.REVISION:
-                await schema.migrate(database, self._schema)
+                await self._migrate(database)
                 revision = await database.run(lambda connection: schema.applied(connection, self._schema))
             schema.check(revision)
         except BaseException:
@@ -132,10 +143,13 @@ class PostgresStore:
         """Bring the tables to what this code needs. See `StateStore.migrate`."""
         is_connected = self._sweeper is not None
         try:
-            return await schema.migrate(await self._open(), self._schema)
+            return await self._migrate(await self._open())
         finally:
             if not is_connected:
                 await self.close()
+
+    async def _migrate(self, database: Database) -> str:
+        return await schema.migrate(database, self._schema, lastly=self.after_migrations)
 
     async def claim(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `StateStore.claim`."""

@@ -88,8 +88,8 @@ class DatabaseSettings(Environment):
             raise ValueError("has special characters in its password: write them %XX")
         return SecretStr(url)
 
-    def database(self) -> "Database | None":
-        """The database described; `None` when there is no URL."""
+    def database(self, **options: Any) -> "Database | None":
+        """The database described, with more of `Database`'s options; `None` when there is no URL."""
         if self.database_url is None:
             return None
         return Database(
@@ -97,6 +97,7 @@ class DatabaseSettings(Environment):
             pool_size=self.database_pool_size,
             timeout=self.database_timeout,
             pooler=self.database_pooler,
+            **options,
         )
 
 
@@ -104,7 +105,14 @@ class Database:
     """Runs work on connections of a pool, again when the server was away for a moment."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 10, timeout: float = 10, pooler: str | None = None
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        timeout: float = 10,
+        pooler: str | None = None,
+        connect: Callable[..., Awaitable[Connection]] = asyncpg.connect,
+        **options: Any,
     ) -> None:
         """Describe a database; nothing is opened yet.
 
@@ -113,10 +121,13 @@ class Database:
             pool_size: most connections.
             timeout: seconds a piece of work may take, retries included.
             pooler: `transaction` when the server is a pooler that gives each transaction another connection.
+            connect: opens each connection; takes the URL and what else `asyncpg.connect` does.
+            options: handed to it, such as `ssl`, or as `password` a function that is asked each time.
         """
         self.pool_size = pool_size
         self._url = url
         self._timeout = timeout
+        self._connect = connect
         # Behind a pooler nothing may depend on the session: no settings, and no statements with names. Those
         # without are sent once to learn their types and again to be executed, which takes two round trips.
         session: dict[str, Any] = {"statement_cache_size": 0}
@@ -129,7 +140,7 @@ class Database:
                     "idle_in_transaction_session_timeout": milliseconds,
                 }
             }
-        self._options = {"dsn": url, "timeout": timeout, **session}
+        self._options = {"dsn": url, "timeout": timeout, **session, **options}
         if "target_session_attrs" not in url:
             self._options["target_session_attrs"] = "read-write"
         self._pool: Any = None
@@ -154,7 +165,7 @@ class Database:
         """
         try:
             self._pool = await asyncpg.create_pool(
-                min_size=0, max_size=self.pool_size, reset=_keep, **self._options
+                min_size=0, max_size=self.pool_size, reset=_keep, connect=self._connect, **self._options
             )
             await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
         except BaseException:
@@ -178,7 +189,7 @@ class Database:
             StateUnavailable: the server refuses us.
         """
         try:
-            return await asyncpg.connect(**self._options)
+            return await self._connect(**self._options)
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 

@@ -53,7 +53,7 @@ def check(revision: str | None) -> None:
         )
 
 
-async def migrate(database: Database, schema: str, target: str = "heads") -> str:
+async def migrate(database: Database, schema: str, target: str = "heads", *, lastly: str = "") -> str:
     """Bring the tables to what this code needs.
 
     Args:
@@ -61,6 +61,7 @@ async def migrate(database: Database, schema: str, target: str = "heads") -> str
         schema: the schema they are in; it is created when it is not there.
         target: what Alembic calls a revision; `state@base` takes the engine's tables away again and leaves
             `user_state` with users' states.
+        lastly: SQL to execute after them, in their transaction; names without a schema are of this one.
 
     Returns:
         One line that says what was done.
@@ -86,6 +87,8 @@ async def migrate(database: Database, schema: str, target: str = "heads") -> str
                 in_the_end.push_async_callback(bind.close)
                 async with bind.begin():
                     await bind.run_sync(_run_alembic, schema, target)
+                if lastly:
+                    await connection.execute(lastly)
                 after = await _revisions(connection, schema)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StateUnavailable(describe(error)) from None

@@ -82,6 +82,8 @@ REASONS = {
 }
 """What lines of the server mean. They are not passed on as they are: some quote what was sent."""
 
+REFUSED = "the server does not accept the user name and password of REDIS_URL"
+
 log = structlog.get_logger(__name__)
 
 
@@ -200,15 +202,24 @@ class Script:
 
 
 class RedisConnection:
-    """Connections to one server, to the master that Sentinels name, or to a cluster."""
+    """Connections to one server, to the master that Sentinels name, or to a cluster.
 
-    def __init__(self, settings: RedisSettings) -> None:
+    Attributes:
+        address: where that is.
+    """
+
+    def __init__(self, settings: RedisSettings, **options: Any) -> None:
         """Make it; nothing is opened yet.
+
+        Args:
+            settings: where the server is, and what it wants to see.
+            options: further arguments of redis-py's connections.
 
         Raises:
             OperatorError: there is no address, and no server that could be started here.
         """
         self._settings = settings
+        self._options = options
         self._embedded: EmbeddedRedis | None = None
         # redis-py's pools give a free connection to whoever asks first, not to whoever has waited longest.
         self._places = asyncio.Semaphore(settings.redis_max_connections)
@@ -223,6 +234,7 @@ class RedisConnection:
                 "REDIS_URL is not set: put REDIS_URL=redis://HOST:6379/0 into .env "
                 "(on Linux and macOS, `uv sync` also brings a server for development)"
             )
+        self.address = address
         self._client = self._make_client(address)
 
     @property
@@ -358,6 +370,7 @@ class RedisConnection:
             "health_check_interval": IDLE_SECONDS,
             # redis-py would send a commit again without a word; `call` does, and says so.
             "retry": Retry(NoBackoff(), 0),
+            **self._options,
         }
         if address.is_tls:
             files = {
@@ -399,7 +412,7 @@ def explain(error: Exception) -> str:
         if re.search(rf"\b{sign}\b", f"{getattr(error, 'status_code', '')} {text}"):
             return reason
     if isinstance(error, AuthenticationError):
-        return "the server does not accept the user name and password of REDIS_URL"
+        return REFUSED
     if isinstance(error, NoPermissionError):
         return "the server's ACL does not permit this user what the bot needs (README.md says what that is)"
     if isinstance(error, MasterNotFoundError):

@@ -45,6 +45,11 @@ class Proxy:
         """Pass some answers on, and lose some after them."""
         self.answers_to_pass, self.answers_to_lose = passed, lost
 
+    def lead_to(self, url: str) -> None:
+        """Lead connections that are opened from now on to another server, as an address that changed does."""
+        target = urlsplit(url)
+        self._target = (target.hostname, target.port)
+
     def reset(self) -> None:
         """Count from zero."""
         self.round_trips = self.sent = self.received = 0

@@ -57,6 +57,7 @@ class PostgresBackend:
     """One server, which refuses connections and serializes transactions now and then."""
 
     survives_exit: ClassVar[bool] = True
+    spared: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, folder: Path) -> None:
         self._server = PostgresServer(folder)

@@ -46,6 +46,8 @@ class Backend(Protocol):
     survives_exit: ClassVar[bool]
     """Whether a process of the bot may end and lose nothing."""
     servers: Sequence[Server]
+    spared: ClassVar[Mapping[str, str]]
+    """Which of the faults that befall every server do not befall these, and why."""
 
     def __init__(self, folder: Path) -> None:
         """Make it; its servers will keep their data in the folder."""

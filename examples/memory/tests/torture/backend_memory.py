@@ -12,6 +12,7 @@ class MemoryBackend:
     """Nothing that could break."""
 
     survives_exit: ClassVar[bool] = False
+    spared: ClassVar[Mapping[str, str]] = {}
     servers: Sequence[Server] = ()
 
     def __init__(self, folder: Path) -> None:

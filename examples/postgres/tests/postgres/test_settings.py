@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from bot.config import Settings, load
@@ -94,6 +95,36 @@ async def test_a_refused_password_does_not_wait(own_server: OwnServer) -> None:
         with pytest.raises(StateUnavailable, match="password authentication failed") as caught:
             await store.connect()
     assert SECRET not in str(caught.value)
+
+
+async def test_a_password_is_asked_for_with_each_connection(own_server: OwnServer) -> None:
+    """One that is another each time: of a migration's connection, and of those of the pool."""
+    administrator = await asyncpg.connect(own_server.url)
+    await administrator.execute("CREATE ROLE bot LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO bot")
+    hba = own_server.folder / "pg_hba.conf"
+    hba.write_text("local all postgres trust\nlocal all bot scram-sha-256\n")
+    await administrator.execute("SELECT pg_reload_conf()")
+    asked = 0
+
+    async def next_password() -> str:
+        nonlocal asked
+        asked += 1
+        await administrator.execute(f"ALTER ROLE bot PASSWORD 'token {asked}'")
+        return f"token {asked}"
+
+    url = own_server.url.replace("//postgres:", "//bot:")
+    store = PostgresStore(Database(url, pool_size=1, password=next_password))
+    await store.migrate()
+    await store.connect()
+    for count in range(1, 4):
+        before = asked
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'"
+        await administrator.execute(query)
+        await store.commit("1", Changes(state={"n": b"%d" % count}), expect=None)
+        assert asked == before + 1
+    assert (await store.load("1")).state == {"n": 3}
+    await store.close()
+    await administrator.close()
 
 
 async def test_a_commit_whose_connection_is_cut_while_it_waits_is_tried_again(

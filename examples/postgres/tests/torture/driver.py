@@ -108,6 +108,8 @@ async def torture(
         backend = rendered_backend()(folder)
         stack.push_async_callback(backend.close)
         await backend.open()
+        for fault, reason in backend.spared.items():
+            tell(f"not tried: {fault}: {reason}")
         telegram = FakeTelegram(webhook_timeout=WEBHOOK_TIMEOUT, max_delay=0.3, max_retry_after=0.3)
         telegram.next_update_id = 1_000
         await telegram.start()

@@ -88,7 +88,16 @@ class RedisStore:
         """
         limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
         ttl = DEFAULT_TTL if settings.state_ttl is None else settings.state_ttl or None
-        return cls(RedisConnection(load(RedisSettings)), settings.namespace, limits, ttl)
+        return cls(cls.connection_to(load(RedisSettings)), settings.namespace, limits, ttl)
+
+    @classmethod
+    def connection_to(cls, settings: RedisSettings) -> RedisConnection:
+        """Make the way to the server that these settings describe.
+
+        Raises:
+            OperatorError: there is no address, and no server that could be started here.
+        """
+        return RedisConnection(settings)
 
     async def connect(self) -> None:
         """Wait for the server. See `StateStore.connect`."""

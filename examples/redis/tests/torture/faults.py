@@ -41,6 +41,8 @@ class Stage:
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
             turns = asyncio.Lock()
             for name, fault_of_server in OF_SERVERS.items():
+                if name in self.backend.spared:
+                    continue
                 faults[f"{server.name}: {name}"] = partial(_in_turn, turns, partial(fault_of_server, server))
         here = OF_WEBHOOKS if self.is_webhook else OF_POLLING
         return {**faults, **self.backend.troubles(), **{name: partial(do, self) for name, do in here.items()}}

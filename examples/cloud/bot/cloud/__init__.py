@@ -1,0 +1,1 @@
+"""What is special about the provider: the way to the server there, and what `bot doctor` looks for."""

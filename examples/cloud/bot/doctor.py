@@ -1,0 +1,77 @@
+"""`bot doctor`: what is in the way of running, and what puts records at risk."""
+
+from urllib.parse import urlsplit
+
+from bot.config import WEBHOOK_PORTS, Settings
+from bot.errors import OperatorError
+from bot.state.engine import create_store
+from bot.state.store import Finding, StateError
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything the bot needs. Speaks to Telegram only when there is a token."""
+    findings = [Finding("ok", "the settings can be used")]
+    findings += _examine_webhook(settings)
+    findings += await _examine_store(settings)
+    if settings.bot_token is None:
+        text = "BOT_TOKEN is not set: get one from @BotFather; `bot chat` works without"
+        return [*findings, Finding("error", text)]
+    return findings + await _examine_telegram(settings)
+
+
+def _examine_webhook(settings: Settings) -> list[Finding]:
+    if settings.webhook_url is None:
+        return [Finding("ok", "updates come by long polling (WEBHOOK_URL is not set)")]
+    url = urlsplit(settings.webhook_url)
+    if url.scheme != "https":
+        return [Finding("error", "WEBHOOK_URL is not https, which Telegram requires")]
+    if (url.port or 443) not in WEBHOOK_PORTS:
+        ports = ", ".join(map(str, WEBHOOK_PORTS))
+        return [Finding("error", f"WEBHOOK_URL names a port that Telegram does not use ({ports})")]
+    return [Finding("ok", f"updates come by webhook, under the path {settings.webhook_path}")]
+
+
+async def _examine_store(settings: Settings) -> list[Finding]:
+    try:
+        store = create_store(settings)
+    except OperatorError as error:
+        return [Finding("error", str(error))]
+    try:
+        await store.connect()
+        await store.ping()
+        return [Finding("ok", f"the {store.name} store answers"), *await store.examine()]
+    except (StateError, OperatorError) as error:
+        return [Finding("error", f"the {store.name} store cannot be used: {error}")]
+    finally:
+        await store.close()
+
+
+async def _examine_telegram(settings: Settings) -> list[Finding]:
+    from bot.telegram.lazy import import_aiogram
+
+    import_aiogram()
+    from aiogram import Bot
+    from aiogram.client.session.aiohttp import AiohttpSession
+    from aiogram.client.telegram import TelegramAPIServer
+    from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
+
+    api = TelegramAPIServer.from_base(settings.telegram_api_url)
+    async with Bot(settings.token, session=AiohttpSession(api=api, timeout=10)) as bot:
+        try:
+            me = await bot.get_me()
+            webhook = await bot.get_webhook_info()
+        except (TelegramUnauthorizedError, TelegramNotFound):
+            return [Finding("error", "Telegram does not know this bot: check BOT_TOKEN")]
+        except AiogramError as error:
+            reason = getattr(error, "message", type(error).__name__)
+            return [Finding("error", f"Telegram does not answer: {reason}")]
+    findings = [Finding("ok", f"Telegram knows this bot as @{me.username}")]
+    if webhook.url and webhook.url != settings.webhook_url:
+        findings.append(
+            Finding("warning", "another webhook is set; `bot run` replaces it, keeping its updates")
+        )
+    if webhook.pending_update_count:
+        findings.append(Finding("ok", f"{webhook.pending_update_count} updates are waiting"))
+    if webhook.last_error_message:
+        findings.append(Finding("warning", f"the last delivery failed: {webhook.last_error_message}"))
+    return findings

@@ -1,0 +1,1 @@
+"""What the bot keeps about its users, and how it is committed."""

@@ -1,0 +1,1 @@
+"""Everything that speaks to Telegram, or to the terminal in its place."""

@@ -1,0 +1,57 @@
+"""Agents the tests talk to. Yours, in `bot/agent.py`, has its own tests in `test_agent.py`."""
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from bot.agent_adapter import TelegramAgentAdapter
+
+
+class CountingAgent(TelegramAgentAdapter):
+    """Counts messages, and misbehaves when it is asked to."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        state["last_message"] = message
+        state["message_count"] = state.get("message_count", 0) + 1
+        await misbehave(message, state)
+        return f"Processed: {message} (#{state['message_count']})"
+
+
+class SourceStyleAgent(TelegramAgentAdapter):
+    """An agent that loads and updates state itself."""
+
+    def __init__(self, bot_token: str) -> None:
+        super().__init__(bot_token)
+
+    async def process_agent_request(self, message: str, user_id: str) -> str:
+        state = await self.get_user_state(user_id)
+        count = state.get("message_count", 0) + 1
+        await self.update_user_state(user_id, "message_count", count)
+        response = await self.agent_logic(message, state)
+        await self.update_user_state(user_id, "last_message", message)
+        return response
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        await misbehave(message, state)
+        return f"Processed: {message} (#{state['message_count']})"
+
+
+async def misbehave(message: str, state: dict[str, Any]) -> None:
+    """Do what the message says: `raise`, `leak`, `sleep SECONDS`, `hoard BYTES` and so on."""
+    match message.split():
+        case ["raise"]:
+            raise RuntimeError("the agent raised")
+        case ["leak"]:
+            names = ("BOT_TOKEN", "WEBHOOK_SECRET", "REDIS_URL", "DATABASE_URL")
+            raise RuntimeError(f"the environment is {[os.environ.get(name) for name in names]}")
+        case ["sleep", seconds]:
+            await asyncio.sleep(float(seconds))
+        case ["block", seconds]:
+            time.sleep(float(seconds))  # noqa: ASYNC251 - it is a bad agent
+        case ["thread", seconds]:
+            await asyncio.to_thread(time.sleep, float(seconds))
+        case ["hoard", size]:
+            state["hoard"] = "x" * int(size)
+        case ["spoil"]:
+            state["set"] = {1, 2}

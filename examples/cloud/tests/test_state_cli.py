@@ -1,0 +1,185 @@
+"""`bot state`, on engines whose records outlive the running bot."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.state.store import Changes, Message, StateStore
+from bot.state.turn import Turn, mutate
+from tests.contract.harness import Harness
+from tests.test_cli import BOT, environment, run
+
+MARK = "a-mark-of-its-own"
+
+
+async def put(store: StateStore, user_id: str, **state: object) -> None:
+    """Set keys of a user's state, and say something."""
+
+    async def change(turn: Turn) -> None:
+        turn.state.update(state)
+        turn.remember("user", f"hello from {user_id}")
+
+    await mutate(store, user_id, change)
+
+
+async def listed(store: StateStore) -> list[str]:
+    return sorted([user async for user in store.users()])
+
+
+def say(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Say something in a chat of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.counting_bot", "chat"],
+        cwd=folder,
+        env=environment(folder),
+        input=line,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+async def test_what_is_said_in_a_chat_is_there_in_the_next(tmp_path: Path, store: StateStore) -> None:
+    await asyncio.to_thread(say, tmp_path, "hi")
+    result = await asyncio.to_thread(say, tmp_path, "there")
+    assert result.stdout == "Processed: there (#2)\n"
+    assert (await store.load("1")).state == {"last_message": "there", "message_count": 2}
+
+
+async def test_show(tmp_path: Path, store: StateStore) -> None:
+    await put(store, "7", colour="blue", list=[1, {}])
+    result = run(tmp_path, "state", "show", "7")
+    assert result.returncode == 0
+    shown = json.loads(result.stdout)
+    assert shown["state"] == {"colour": "blue", "list": [1, {}]}
+    assert [message["text"] for message in shown["history"]] == ["hello from 7"]
+    assert shown["version"] == (await store.load("7")).version
+    nobody = run(tmp_path, "state", "show", "8")
+    assert (nobody.returncode, nobody.stderr) == (1, "error: nothing is kept about user 8\n")
+
+
+async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(
+    tmp_path: Path, store: StateStore, harness: Harness
+) -> None:
+    await put(store, "7", colour="blue")
+    await harness.corrupt("7")
+    result = run(tmp_path, "state", "show", "7")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: user 7: ")
+    assert result.stderr.count("\n") == 1
+    raw = run(tmp_path, "state", "show", "--raw", "7")
+    assert raw.returncode == 0
+    assert "blue" in raw.stdout
+    assert run(tmp_path, "state", "forget", "7", "--yes").stdout == "forgot user 7\n"
+    assert (await store.load("7")).is_empty
+
+
+async def test_forget_asks_first(tmp_path: Path, store: StateStore) -> None:
+    await put(store, "7", a=1)
+    assert run(tmp_path, "state", "forget", "7", stdin="n\n").returncode == 1
+    assert await listed(store) == ["7"]
+    assert run(tmp_path, "state", "forget", "7", stdin="y\n").returncode == 0
+    assert await listed(store) == []
+    again = run(tmp_path, "state", "forget", "7", "--yes")
+    assert (again.returncode, again.stdout) == (0, "nothing was kept about user 7\n")
+
+
+async def test_export_and_import(tmp_path: Path, store: StateStore) -> None:
+    for user in range(45):
+        await put(store, str(user), number=user, text="ünïcode 👋", mark=MARK)
+    before = {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)}
+    result = run(tmp_path, "state", "export", "all.jsonl")
+    assert (result.returncode, result.stdout) == (0, "exported 45 users to all.jsonl\n")
+    lines = (tmp_path / "all.jsonl").read_bytes().splitlines()
+    assert {json.loads(line)["user_id"]: json.loads(line) for line in lines} == before
+    assert not (tmp_path / "all.jsonl").stat().st_mode & 0o077, "it is nobody else's business"
+    piped = run(tmp_path, "state", "export", "-").stdout
+    assert sorted(piped.splitlines()) == sorted(line.decode() for line in lines)
+
+    for user_id in before:
+        await store.forget(user_id)
+    for _ in range(2):
+        result = run(tmp_path, "state", "import", "all.jsonl")
+        assert (result.returncode, result.stdout) == (0, "imported 45 users from all.jsonl\n")
+        assert {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)} == before
+
+
+async def test_an_import_that_was_cut_off_can_be_run_again(tmp_path: Path, store: StateStore) -> None:
+    for user in range(5):
+        await put(store, str(user), number=user)
+    run(tmp_path, "state", "export", "all.jsonl")
+    whole = (tmp_path / "all.jsonl").read_bytes()
+    for user in range(5):
+        await store.forget(str(user))
+    (tmp_path / "all.jsonl").write_bytes(whole[:-20])
+    result = run(tmp_path, "state", "import", "all.jsonl")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: all.jsonl, line 5: ")
+    assert "the lines before it are imported" in result.stderr
+    assert len(await listed(store)) == 4
+    (tmp_path / "all.jsonl").write_bytes(whole)
+    assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
+    assert await listed(store) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_user_who_stands_there_twice_is_as_the_last_line_has_them(
+    tmp_path: Path, store: StateStore
+) -> None:
+    await put(store, "7", number=1)
+    first = run(tmp_path, "state", "export", "-").stdout
+    await put(store, "7", number=2)
+    (tmp_path / "all.jsonl").write_text(first + run(tmp_path, "state", "export", "-").stdout)
+    await store.forget("7")
+    assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
+    assert (await store.load("7")).state == {"number": 2}
+
+
+async def test_an_export_that_fails_leaves_nothing_half_done(
+    tmp_path: Path, store: StateStore, harness: Harness
+) -> None:
+    await put(store, "7", a=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    before = (tmp_path / "all.jsonl").read_bytes()
+    await harness.corrupt("7")
+    result = run(tmp_path, "state", "export", "all.jsonl")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: user 7: ")
+    assert (tmp_path / "all.jsonl").read_bytes() == before
+    assert os.listdir(tmp_path) == ["all.jsonl"]
+
+
+@pytest.mark.parametrize("what", ["export", "import"])
+async def test_progress_is_shown_to_whoever_watches(tmp_path: Path, store: StateStore, what: str) -> None:
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+    await put(store, "7", a=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    parent, child = pty.openpty()
+    done = await asyncio.to_thread(
+        lambda: subprocess.run(
+            [BOT, "state", what, "all.jsonl"],
+            cwd=tmp_path,
+            env=environment(tmp_path, TERM="xterm-256color"),
+            stdout=subprocess.PIPE,
+            stderr=child,
+            timeout=60,
+        )
+    )
+    os.close(child)
+    seen = os.read(parent, 65_536)
+    os.close(parent)
+    assert done.returncode == 0
+    assert b"users " in seen
+
+
+async def test_of_a_user_that_was_only_forgotten_there_is_nothing_to_export(
+    tmp_path: Path, store: StateStore
+) -> None:
+    message = Message("user", "hello", 1.0)
+    await store.commit("7", Changes(messages=(message,), applied=(1,)), expect=0)
+    await store.forget("7")
+    assert run(tmp_path, "state", "export", "-").stdout == ""

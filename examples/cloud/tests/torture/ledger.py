@@ -1,0 +1,134 @@
+"""What people wrote, and what became of it: the books that have to balance in the end."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+
+class Place(NamedTuple):
+    """Where somebody writes. Telegram keeps the order within one."""
+
+    user_id: int
+    chat_id: int
+
+
+@dataclass
+class Balance:
+    """The outcome of a run; every fault of the bot is named.
+
+    Attributes:
+        sent: updates that people caused.
+        lost: those without an effect on state.
+        doubled: effects beyond the first, and effects of nothing.
+        missing: updates without a reply.
+        untrue: replies that say something else than what was kept.
+        disorder: effects and replies that came after one that should have followed them.
+    """
+
+    sent: int = 0
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)
+    disorder: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.doubled or self.missing or self.untrue or self.disorder)
+
+    @property
+    def row(self) -> list[int]:
+        """The numbers."""
+        return [self.sent, *map(len, (self.lost, self.doubled, self.missing, self.untrue, self.disorder))]
+
+    def __add__(self, other: "Balance") -> "Balance":
+        return Balance(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+@dataclass
+class Ledger:
+    """What was written, by place, in order. Every message has a name, which is unique per user."""
+
+    written: dict[Place, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))  # name: update
+    shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
+
+    def write(self, place: Place, name: str, update_id: int) -> None:
+        self.written[place][name] = update_id
+
+    def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
+        """Compare.
+
+        Args:
+            exports: per user, what the bot says it keeps about them (`/export`).
+            said: per chat, the texts that the bot sent there.
+        """
+        balance = Balance()
+        for user_id in {place.user_id for place in self.written}:
+            places = [place for place in self.written if place.user_id == user_id]
+            effects = exports[user_id]["state"].get("effects", [])
+            balance += self._effects(user_id, places, effects)
+            balance += _history(user_id, effects, exports[user_id].get("history", ()))
+            for place in places:
+                balance += self._replies(place, effects, said.get(place.chat_id, ()))
+        return balance
+
+    def _effects(self, user_id: int, places: Iterable[Place], effects: Sequence[str]) -> Balance:
+        written = Counter(name for place in places for name in self.written[place])
+        balance = Balance(
+            sent=written.total(),
+            lost=_labels(user_id, written - Counter(effects)),
+            doubled=_labels(user_id, Counter(effects) - written),
+        )
+        for place in places:
+            balance.disorder += self._disorder(place, effects)
+        return balance
+
+    def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Balance:
+        truth = {f"{name} #{number}" for number, name in enumerate(effects, start=1)}
+        replies = [text for text in dict.fromkeys(said) if re.fullmatch(r"\w+ #\d+", text)]
+        answered = [text.split()[0] for text in replies]
+        unanswered = self.written[place].keys() - set(answered)
+        return Balance(
+            missing=[f"{name} of user {place.user_id}, {self.written[place][name]}" for name in unanswered],
+            untrue=_labels(place.user_id, set(replies) - truth),
+            disorder=self._disorder(place, answered),
+        )
+
+    def _disorder(self, place: Place, names: Iterable[str]) -> list[str]:
+        """Those that came, for the first time, after one that was written later."""
+        updates = self.written[place]
+        came = [name for name in dict.fromkeys(names) if updates.get(name, 0) not in self.shuffled | {0}]
+        return [
+            f"{later} after {earlier} of user {place.user_id}, {updates[later]}, {updates[earlier]}"
+            for earlier, later in pairwise(came)
+            if updates[later] < updates[earlier]
+        ]
+
+
+def _history(user_id: int, effects: Sequence[str], history: Iterable[Mapping[str, Any]]) -> Balance:
+    """The conversation, of which the newest part is kept, is changed together with the state."""
+    talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
+    expected, found = Counter(effects[len(effects) - len(talked) :]), Counter(talked)
+    return Balance(lost=_labels(user_id, expected - found), doubled=_labels(user_id, found - expected))
+
+
+def _labels(user_id: int, names: Iterable[str]) -> list[str]:
+    return [f"{name} of user {user_id}" for name in names]
+
+
+HEADINGS = (
+    "updates sent", "effects lost", "effects doubled", "replies missing", "replies untrue", "order broken"
+)  # fmt: skip
+
+
+def table(rows: Mapping[str, Balance]) -> str:
+    """The outcome of several runs, for people."""
+    width = max(map(len, rows))
+    lines = ["  ".join([" " * width, *HEADINGS])]
+    for name, balance in rows.items():
+        cells = (f"{n:,}".rjust(len(heading)) for n, heading in zip(balance.row, HEADINGS, strict=True))
+        lines.append("  ".join([name.ljust(width), *cells]))
+    return "\n".join(lines)

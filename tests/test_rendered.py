@@ -27,7 +27,7 @@ COMBINATIONS = pytest.mark.parametrize(
 )
 
 # Where projects share an engine, the first of them runs every test. In the others these files may differ, and
-# those of conversations in steps be missing; the rest is the same, byte by byte, and only a few tests run again.
+# those of conversations in steps be missing; the rest is the same, byte by byte, and a few tests run again.
 MAY_DIFFER = {".copier-answers.yml", ".env.example", "README.md", "pyproject.toml", "bot/state/engine.py"}
 OF_FLOWS = ("bot/flow/", "tests/flow/", "bot/state/aiogram_adopt.py")
 RUN_AGAIN = [

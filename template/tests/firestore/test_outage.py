@@ -12,14 +12,14 @@ import pytest
 
 from bot.config import Settings
 from bot.logs import configure_logs
-from bot.state import firestore, firestore_client
+from bot.state import firestore
 from bot.state.firestore import FirestoreStore
 from bot.state.store import Changes, StateUnavailable
 from bot.telegram import transaction
 from tests.e2e.conftest import mode  # noqa: F401 - a fixture
 from tests.e2e.runtime import Mode, Runtime
 from tests.fake_telegram import FakeTelegram
-from tests.firestore.server import Emulator, free_port, make_store
+from tests.firestore.server import Emulator, free_port, make_client
 from tests.torture.link import Link
 
 USERS, MESSAGES = 10, 30
@@ -45,12 +45,9 @@ async def network(emulator: Emulator) -> AsyncIterator[Network]:
 @pytest.fixture
 async def store(network: Network, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FirestoreStore]:
     """A store that soon loses patience."""
-    monkeypatch.setattr(firestore_client, "ATTEMPT_SECONDS", 0.5)
     monkeypatch.setattr(transaction, "RETRY_DELAYS", (0.05, 0.3))
-    for function in (firestore_client.FirestoreClient.call, FirestoreStore._get):
-        assert function.__kwdefaults__["seconds"] == firestore.CALL_SECONDS
-        monkeypatch.setitem(function.__kwdefaults__, "seconds", 1.0)
-    store = make_store(f"127.0.0.1:{network.link.port}", "demo-bot")
+    host = f"127.0.0.1:{network.link.port}"
+    store = FirestoreStore(make_client(host, "demo-bot", seconds=1.0, attempt_seconds=0.5), "bot")
     yield store
     await store.close()
 

@@ -19,7 +19,7 @@ from bot.telegram import transaction
 from tests.e2e.conftest import mode  # noqa: F401 - a fixture
 from tests.e2e.runtime import Mode, Runtime
 from tests.fake_telegram import FakeTelegram
-from tests.firestore.server import Emulator, free_port, make_client
+from tests.firestore.server import Emulator, free_port, make_client, make_store
 from tests.torture.link import Link
 
 USERS, MESSAGES = 10, 30
@@ -37,6 +37,12 @@ class Network:
 
 @pytest.fixture
 async def network(emulator: Emulator) -> AsyncIterator[Network]:
+    """An emulator that has worked before: its first calls take seconds."""
+    warm = make_store(emulator.host, "demo-warm")
+    await warm.connect()
+    for user in range(20):
+        await warm.commit(str(user), Changes(state={"a": b"1"}), expect=0)
+    await warm.close()
     network = Network(emulator)
     async with network.link:
         yield network
@@ -47,7 +53,7 @@ async def store(network: Network, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     """A store that soon loses patience."""
     monkeypatch.setattr(transaction, "RETRY_DELAYS", (0.05, 0.3))
     host = f"127.0.0.1:{network.link.port}"
-    store = FirestoreStore(make_client(host, "demo-bot", seconds=1.0, attempt_seconds=0.5), "bot")
+    store = FirestoreStore(make_client(host, "demo-bot", seconds=2.0, attempt_seconds=1.0), "bot")
     yield store
     await store.close()
 
@@ -109,7 +115,7 @@ async def test_a_half_open_connection_is_left(network: Network, store: Firestore
     network.link.fall_silent(deaf=True)
     began = time.monotonic()
     assert (await store.load("1")).state == {"a": 1}
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 4
 
 
 async def test_who_comes_back_is_noticed_at_once(network: Network, store: FirestoreStore) -> None:
@@ -127,7 +133,7 @@ async def test_who_comes_back_is_noticed_at_once(network: Network, store: Firest
             break
         except StateUnavailable:
             continue
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
 
 
 async def test_connecting_waits_for_a_server_that_is_still_starting(

@@ -272,7 +272,7 @@ class FirestoreStore:
         written = answer.found.update_time.ToMicroseconds()
         return fields, _Loaded(written, read_at, expires=_expiry(fields))
 
-    async def _get(self, name: str, *, user_id: str | None = None, seconds: float = CALL_SECONDS) -> Any:
+    async def _get(self, name: str, *, user_id: str | None = None, seconds: float | None = None) -> Any:
         """Firestore's own answer to the question for a document."""
         client = self._opened
         request = BatchGetDocumentsRequest(database=client.database, documents=[self._path(name)])

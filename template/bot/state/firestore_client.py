@@ -96,9 +96,23 @@ class FirestoreSettings(Environment):
 class FirestoreClient:
     """One channel to one database, opened anew when it falls silent."""
 
-    def __init__(self, settings: FirestoreSettings) -> None:
-        """Name the database; nothing is opened yet."""
+    def __init__(
+        self,
+        settings: FirestoreSettings,
+        *,
+        seconds: float = CALL_SECONDS,
+        attempt_seconds: float = ATTEMPT_SECONDS,
+    ) -> None:
+        """Name the database; nothing is opened yet.
+
+        Args:
+            settings: where it is.
+            seconds: how long a call may take, all attempts together.
+            attempt_seconds: how long one attempt may take.
+        """
         self.settings = settings
+        self._seconds = seconds
+        self._attempt_seconds = attempt_seconds
         self.database = (
             f"projects/{settings.google_cloud_project or EMULATOR_PROJECT}"
             f"/databases/{settings.firestore_database}"
@@ -145,19 +159,19 @@ class FirestoreClient:
         work: Callable[[FirestoreAsyncClient, float], Awaitable[T]],
         *,
         user_id: str | None = None,
-        seconds: float = CALL_SECONDS,
+        seconds: float | None = None,
     ) -> T:
         """Do one piece of work, again when it fails for a passing reason.
 
         Args:
             work: given the service and how many seconds it has; it may run several times.
             user_id: for the error.
-            seconds: how long all attempts may take together.
+            seconds: how long all attempts may take together; `None` for the usual time.
 
         Raises:
             StateUnavailable: Firestore did not do it; the text says why.
         """
-        give_up = time.monotonic() + seconds
+        give_up = time.monotonic() + (self._seconds if seconds is None else seconds)
         delay = FIRST_DELAY
         while True:
             api = self._api
@@ -165,7 +179,7 @@ class FirestoreClient:
                 raise StateUnavailable("the store is not connected", user_id)
             left = give_up - time.monotonic()
             try:
-                return await work(api, max(0.1, min(ATTEMPT_SECONDS, left)))
+                return await work(api, max(0.1, min(self._attempt_seconds, left)))
             except (GoogleAPICallError, grpc.RpcError) as error:
                 code = code_of(error)
                 if code == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -183,7 +197,7 @@ class FirestoreClient:
         log.warning("firestore fell silent: connecting anew")
         left, self._api = self._channel, None
         self.open()
-        task = asyncio.create_task(left.close(ATTEMPT_SECONDS))
+        task = asyncio.create_task(left.close(self._attempt_seconds))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 

@@ -109,10 +109,10 @@ def clear(host: str, project: str) -> None:
     connection.close()
 
 
-def make_client(host: str, project: str) -> FirestoreClient:
+def make_client(host: str, project: str, **patience: float) -> FirestoreClient:
     """A client for an emulator."""
     settings = {"firestore_emulator_host": host, "google_cloud_project": project}
-    return FirestoreClient(FirestoreSettings.model_validate(settings))
+    return FirestoreClient(FirestoreSettings.model_validate(settings), **patience)
 
 
 def make_store(host: str, project: str, **options: Any) -> FirestoreStore:

@@ -12,14 +12,14 @@ import pytest
 
 from bot.config import Settings
 from bot.logs import configure_logs
-from bot.state import firestore, firestore_client
+from bot.state import firestore
 from bot.state.firestore import FirestoreStore
 from bot.state.store import Changes, StateUnavailable
 from bot.telegram import transaction
 from tests.e2e.conftest import mode  # noqa: F401 - a fixture
 from tests.e2e.runtime import Mode, Runtime
 from tests.fake_telegram import FakeTelegram
-from tests.firestore.server import Emulator, free_port, make_store
+from tests.firestore.server import Emulator, free_port, make_client, make_store
 from tests.torture.link import Link
 
 USERS, MESSAGES = 10, 30
@@ -37,6 +37,12 @@ class Network:
 
 @pytest.fixture
 async def network(emulator: Emulator) -> AsyncIterator[Network]:
+    """An emulator that has worked before: its first calls take seconds."""
+    warm = make_store(emulator.host, "demo-warm")
+    await warm.connect()
+    for user in range(20):
+        await warm.commit(str(user), Changes(state={"a": b"1"}), expect=0)
+    await warm.close()
     network = Network(emulator)
     async with network.link:
         yield network
@@ -45,12 +51,9 @@ async def network(emulator: Emulator) -> AsyncIterator[Network]:
 @pytest.fixture
 async def store(network: Network, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FirestoreStore]:
     """A store that soon loses patience."""
-    monkeypatch.setattr(firestore_client, "ATTEMPT_SECONDS", 0.5)
     monkeypatch.setattr(transaction, "RETRY_DELAYS", (0.05, 0.3))
-    for function in (firestore_client.FirestoreClient.call, FirestoreStore._get):
-        assert function.__kwdefaults__["seconds"] == firestore.CALL_SECONDS
-        monkeypatch.setitem(function.__kwdefaults__, "seconds", 1.0)
-    store = make_store(f"127.0.0.1:{network.link.port}", "demo-bot")
+    host = f"127.0.0.1:{network.link.port}"
+    store = FirestoreStore(make_client(host, "demo-bot", seconds=2.0, attempt_seconds=1.0), "bot")
     yield store
     await store.close()
 
@@ -112,7 +115,7 @@ async def test_a_half_open_connection_is_left(network: Network, store: Firestore
     network.link.fall_silent(deaf=True)
     began = time.monotonic()
     assert (await store.load("1")).state == {"a": 1}
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 4
 
 
 async def test_who_comes_back_is_noticed_at_once(network: Network, store: FirestoreStore) -> None:
@@ -130,7 +133,7 @@ async def test_who_comes_back_is_noticed_at_once(network: Network, store: Firest
             break
         except StateUnavailable:
             continue
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
 
 
 async def test_connecting_waits_for_a_server_that_is_still_starting(

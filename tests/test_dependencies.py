@@ -15,15 +15,12 @@ from conftest import Render
 from support import ROOT, Answers, first_of_each_engine, must, run, uv
 
 SUITES = [
-    "tests/contract",
-    "tests/e2e/test_commands.py",
+    "tests/contract/test_store.py",
     "tests/e2e/test_conversation.py",
     "tests/e2e/test_webhook.py",
     "tests/test_cli.py",
-    "tests/test_fsm.py",
     "tests/test_lazy.py",
     "tests/test_logs.py",
-    "tests/test_state_cli.py",
     "tests/*/test_embedded.py",
 ]
 """Tests that between them use every dependency, where a project has them."""
@@ -42,13 +39,12 @@ def dependencies() -> ModuleType:
 
 @pytest.mark.parametrize("answers", first_of_each_engine().values(), ids=list(first_of_each_engine()))
 def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers) -> None:
-    """Ranges begin where the bot works: typed and tested with the first release in each."""
+    """Ranges begin where the bot works: tested with the first release in each."""
     project = tmp_path / "project"
     shutil.copytree(render(**answers), project)
     uv(project, "sync", "--quiet", "--resolution=lowest-direct")
-    uv(project, "run", "--no-sync", "mypy")
     found = [path for pattern in SUITES for path in sorted(project.glob(pattern))]
-    assert len(found) >= len(SUITES) - 2
+    assert len(found) >= len(SUITES) - 1
     uv(project, "run", "--no-sync", "pytest", "-q", *map(str, found), timeout=900)
 
 

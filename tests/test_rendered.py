@@ -33,8 +33,6 @@ OF_FLOWS = ("bot/flow/", "tests/flow/", "bot/state/aiogram_adopt.py")
 RUN_AGAIN = [
     "tests/test_agent.py",
     "tests/test_cli.py",
-    "tests/test_fsm.py",
-    "tests/e2e/test_commands.py",
     "tests/e2e/test_conversation.py",
 ]
 

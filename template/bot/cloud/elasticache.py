@@ -45,9 +45,7 @@ class ElasticacheSettings(Environment):
         pattern=r"^[a-z][a-z0-9-]*$",
         description="Name of the cache or replication group, to log in by IAM. Unset: by password.",
     )
-    aws_region: str | None = Field(
-        None, description="Region of the cache. Unset: what the AWS configuration says."
-    )
+    aws_region: str | None = Field(None, description="Region at AWS, such as eu-central-1.")
 
 
 class ElasticacheStore(RedisStore):

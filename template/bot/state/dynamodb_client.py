@@ -79,7 +79,7 @@ class DynamodbSettings(Environment):
         10, description="Seconds to wait at start for a server that does not answer yet."
     )
     dynamodb_max_connections: int = Field(50, ge=1, description="Most requests at once.")
-    aws_region: str | None = Field(None, description="Where the table is, such as eu-central-1.")
+    aws_region: str | None = Field(None, description="Region at AWS, such as eu-central-1.")
     aws_default_region: str | None = Field(None, description="The same; AWS_REGION wins.")
     aws_profile: str | None = Field(None, description="Section of ~/.aws/config with region and credentials.")
     aws_access_key_id: SecretStr | None = Field(

@@ -18,7 +18,9 @@ Workshop = Callable[[Answers], Path]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of what takes long is wanted."""
     parser.addoption(
-        "--all-pairs", action="store_true", help="switch from every combination of answers to every other"
+        "--full",
+        action="store_true",
+        help="every switch, the oldest dependencies of every engine, and long torture in the clouds, too",
     )
 
 

@@ -1,7 +1,7 @@
 """A project changes its mind: from every combination of answers to every other, with what its owner wrote.
 
 Switched, it is what a new project with the owner's edits is, file by file. So what the tests of new projects
-prove holds for it, whichever it was before. `--all-pairs` tries all of them; else every pair of engines is
+prove holds for it, whichever it was before. `--full` tries all of them; else every pair of engines is
 tried, and some more, drawn anew for each commit.
 """
 
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the pairs."""
     if {"old", "new"} <= set(metafunc.fixturenames):
         pairs = list(permutations(combinations(), 2))
-        if not metafunc.config.getoption("all_pairs"):
+        if not metafunc.config.getoption("full"):
             pairs = some_of(pairs)
         metafunc.parametrize(
             ("old", "new"), pairs, ids=[f"{label(old)} to {label(new)}" for old, new in pairs]

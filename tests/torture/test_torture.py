@@ -6,7 +6,7 @@ TORTURE_SEED and TORTURE_MINUTES repeat a run and make it longer.
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,19 @@ from conftest import Workshop
 from support import UV, clean_env, combinations, label, proven_by, run
 
 
-def projects(answers: Iterable[dict[str, str]]) -> pytest.MarkDecorator:
-    """What is told of one project is tortured by one process."""
-    return pytest.mark.parametrize(
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the engines: those of the clouds, whose projects run the short form, too, with `--full`."""
+    chosen = [each for each in combinations() if proven_by(each) is None]
+    if not metafunc.config.getoption("full") or metafunc.function is test_a_bot_without_transactions_fails:
+        chosen = [each for each in chosen if len(each) == 1]
+    metafunc.parametrize(
         "answers",
         [
             pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(f"torture of {label(each)}"))
-            for each in answers
+            for each in chosen
         ],
     )
 
-
-ENGINES = projects(each for each in combinations() if proven_by(each) is None)
-SERVERS_OF_ONE_S_OWN = projects(each for each in combinations() if len(each) == 1)
-"""The naive bot knows no cloud."""
 
 SEED = os.environ.get("TORTURE_SEED", "1")
 MINUTES = os.environ.get("TORTURE_MINUTES", "0")
@@ -51,7 +50,6 @@ def shown(printed: str) -> str:
     return printed[printed.rfind("\n\n", 0, printed.rfind("\n\n")) :].strip("\n")
 
 
-@ENGINES
 def test_nothing_is_lost(workshop: Workshop, answers: dict[str, str], record_property: Record) -> None:
     """Whatever happens: each effect once, each reply at least once, all in order."""
     code, printed, table = torture(workshop(answers), "--seed", SEED, "--minutes", MINUTES)
@@ -64,7 +62,6 @@ def test_nothing_is_lost(workshop: Workshop, answers: dict[str, str], record_pro
     record_property("torture", shown(printed))
 
 
-@SERVERS_OF_ONE_S_OWN
 def test_a_bot_without_transactions_fails(
     workshop: Workshop, answers: dict[str, str], record_property: Record
 ) -> None:

@@ -1,8 +1,10 @@
 """The way to Firestore: its settings, one channel, what to try again, and what errors mean."""
 
 import asyncio
+import logging
 import random
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -216,10 +218,15 @@ def credentials(settings: FirestoreSettings) -> Any:
         OperatorError: there is nothing, or nothing that can be used.
     """
     scopes = FirestoreGrpcAsyncIOTransport.AUTH_SCOPES
+    logging.getLogger("google.auth").setLevel(logging.ERROR)  # its warnings say what our error does
     try:
-        if file := settings.google_application_credentials:
+        file = settings.google_application_credentials
+        if file is None:
+            return google.auth.default(scopes=scopes)[0]
+        with warnings.catch_warnings():
+            # Of files from strangers. This is the operator's own, named by Google's own variable.
+            warnings.simplefilter("ignore", DeprecationWarning)
             return google.auth.load_credentials_from_file(str(file), scopes=scopes)[0]  # type: ignore[no-untyped-call]
-        return google.auth.default(scopes=scopes)[0]
     except (GoogleAuthError, ValueError, OSError):
         raise OperatorError(
             "Google does not know who this is: run `gcloud auth application-default login`, "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from bot.state import embedded_firestore
 from bot.state.embedded_firestore import FOLDER, EmbeddedFirestore
 from bot.state.engine import create_store
 from bot.state.firestore_client import FirestoreSettings
-from bot.state.store import Changes
+from bot.state.store import Changes, StateUnavailable
 from tests.firestore.server import NONE
 from tests.test_cli import environment, run
 
@@ -59,15 +60,21 @@ def is_alive(pid: int) -> bool:
     return status.exists() and ") Z " not in status.read_text()
 
 
+def process_id() -> int | None:
+    """The process of the emulator."""
+    wanted = f"--port={embedded_firestore._port(FOLDER)}".encode()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if wanted in line.read_bytes().split(b"\0"):
+                return int(line.parent.name)
+    return None
+
+
 def process_ids() -> tuple[int, int]:
     """The process of the emulator, and of whoever looks after it."""
-    wanted = f"--port={embedded_firestore._port(FOLDER)}"
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        arguments = line.read_bytes().split(b"\0") if line.exists() else []
-        if wanted.encode() in arguments:
-            pid = int(line.parent.name)
-            return pid, int((line.parent / "stat").read_text().rpartition(")")[2].split()[1])
-    raise AssertionError("it does not run")
+    pid = process_id()
+    assert pid, "it does not run"
+    return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def put(user_id: str, **state: bytes) -> None:
@@ -142,7 +149,13 @@ async def test_an_emulator_that_is_killed_is_started_again_with_what_was_exporte
     await store.commit("1", Changes(state={"b": b"2"}), expect=None)
     emulator, _ = process_ids()
     os.kill(emulator, signal.SIGKILL)
-    assert (await store.load("1")).state == {"a": 1}, "what came after the last export is lost, as is said"
+    wait_until(lambda: process_id() not in (None, emulator))
+    for _ in range(10):  # a call waits for ten seconds, and an emulator may take longer to start
+        with suppress(StateUnavailable):
+            assert (await store.load("1")).state == {"a": 1}, "what came after the last export is lost"
+            break
+    else:
+        raise AssertionError("it does not answer")
     await store.close()
 
 
@@ -153,6 +166,7 @@ async def test_an_emulator_whose_keeper_was_killed_is_replaced() -> None:
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)
     before, keeper = process_ids()
     os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: not is_alive(keeper))
     await store.close()
     assert await get("1") == {"a": 1}
     wait_until(lambda: not is_running())

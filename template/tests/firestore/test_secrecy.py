@@ -7,14 +7,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth.transport.grpc import AuthMetadataPlugin as GoogleProof
+from google.auth.transport.requests import Request
 
+from bot.state.firestore import FirestoreStore
+from bot.state.firestore_client import FirestoreClient, FirestoreSettings, credentials
+from bot.state.store import StateUnavailable
 from tests.e2e.conftest import mode  # noqa: F401 - a fixture
 from tests.e2e.runtime import Mode
 from tests.e2e.secrecy import everything_written, expect_secret
-from tests.firestore.server import Emulator
+from tests.firestore.server import Emulator, shared_host
 from tests.test_cli import run
 
 pytestmark = pytest.mark.timeout(180)
@@ -85,8 +91,25 @@ async def test_no_secret_is_written(
         broken=account,
         FIRESTORE_EMULATOR_HOST=emulator.host,
     )
-    assert "GOOGLE_APPLICATION_CREDENTIALS" in written
+    assert "the firestore store cannot be used" in written
     expect_secret(written, *key.splitlines()[1:-1], "id-of-the-key", SAID)
+
+
+async def test_an_account_that_google_refuses(tmp_path: Path, project: str, refusing: str) -> None:
+    """Told by gRPC in the words of the refusal, as if the server were away."""
+    file = key_file(tmp_path, refusing, new_key())
+    settings = {"google_cloud_project": project, "google_application_credentials": file}
+    client = FirestoreClient(FirestoreSettings.model_validate(settings))
+    proof = GoogleProof(credentials(client.settings), Request())  # type: ignore[no-untyped-call]
+    client._make_channel = lambda: grpc.aio.secure_channel(  # type: ignore[method-assign]
+        shared_host(),
+        grpc.composite_channel_credentials(
+            grpc.local_channel_credentials(), grpc.metadata_call_credentials(proof)
+        ),
+    )
+    with pytest.raises(StateUnavailable, match="GOOGLE_APPLICATION_CREDENTIALS") as caught:
+        await FirestoreStore(client, "bot").connect()
+    assert SAID not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "no JSON hunter2", "a key"])

@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -129,14 +130,22 @@ async def dripped(bot: Runtime, start: str) -> bytes:
     """What the bot answers to a request of which a byte comes now and then, until it has had enough."""
     reader, writer = await asyncio.open_connection("127.0.0.1", bot.port)
     writer.write(start.encode())
-    answer = asyncio.create_task(reader.read())
+    received = b""
+
+    async def receive() -> None:
+        nonlocal received
+        with suppress(ConnectionError):  # whoever writes to what is closed is told so, after the answer
+            while chunk := await reader.read(2**16):
+                received += chunk
+
+    answer = asyncio.create_task(receive())
     async with asyncio.timeout(5):
         while not answer.done():
             if start:
                 writer.write(b"x")
             await asyncio.sleep(0.02)
     writer.close()
-    return b"" if answer.exception() else answer.result()
+    return received
 
 
 async def test_a_hundred_connections_at_once(bot: Runtime, telegram: FakeTelegram) -> None:
@@ -152,7 +161,7 @@ async def test_a_hundred_connections_at_once(bot: Runtime, telegram: FakeTelegra
 
         started = time.monotonic()
         assert await asyncio.gather(*map(deliver, range(1, 101))) == [200] * 100
-        assert time.monotonic() - started < 10, "beside one another, not one after the other"
+        assert time.monotonic() - started < 25, "beside one another, not one after the other in 50 s"
     assert all(telegram.texts(number) == ["Processed: sleep 0.5 (#1)"] for number in range(1, 101))
 
 
@@ -169,6 +178,7 @@ async def test_a_delivery_during_shutdown_is_put_off(
     bot = await make_runtime("webhook").start()
     slow = telegram.message("sleep 1", user_id=1)
     await telegram.wait_for(lambda: telegram.attempts[slow])
+    await asyncio.sleep(0.2)  # it is on its way
     bot._stop.set()
     late = telegram.message("hi", user_id=2)
     await telegram.wait_for(lambda: telegram.attempts[late])

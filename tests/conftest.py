@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="every switch, the oldest dependencies of every engine, and long torture in the clouds, too",
+        help="every switch, and the oldest dependencies and the long torture of every engine",
     )
 
 

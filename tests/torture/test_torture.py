@@ -16,10 +16,15 @@ from support import UV, clean_env, combinations, label, proven_by, run
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the engines: those of the clouds, whose projects run the short form, too, with `--full`."""
+    """Choose the engines: at length the hybrid one, which uses both servers, and with `--full` each of them.
+
+    Every project's own suite has the short form.
+    """
     chosen = [each for each in combinations() if proven_by(each) is None]
-    if not metafunc.config.getoption("full") or metafunc.function is test_a_bot_without_transactions_fails:
+    if metafunc.function is test_a_bot_without_transactions_fails:
         chosen = [each for each in chosen if len(each) == 1]
+    elif not metafunc.config.getoption("full"):
+        chosen = [each for each in chosen if each["backend"] == "hybrid"]
     metafunc.parametrize(
         "answers",
         [

@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="every switch, and the oldest dependencies and the long torture of every engine",
+        help="every switch; of every engine: the oldest dependencies, all tests, long torture",
     )
 
 

@@ -54,6 +54,7 @@ class DynamodbBackend:
     """One server, before which requests are refused now and then, as beyond a table's throughput."""
 
     survives_exit: ClassVar[bool] = True
+    spared: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, folder: Path) -> None:
         self._server = DynamodbServer(folder)

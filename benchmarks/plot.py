@@ -52,6 +52,8 @@ NOTES = """\
   are as they are filled; room for updates is left in them, which a vacuum frees again.
 - In the background, a replica brings up to `HYBRID_FLUSH_BATCH` users together to PostgreSQL, and of several
   turns of one user only what came of them.
+- DynamoDB and Firestore are the stand-ins of development, so no rate of theirs is told. Bytes at rest are
+  counted by the providers' own rules, indexes not included. TLS adds to every request, as it does elsewhere.
 - A user who has written 256 times has the ids of 256 updates, not of ten; up to `HISTORY_LIMIT` messages."""
 """What has to be known beside the tables of `storage.md`."""
 

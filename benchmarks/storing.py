@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ ENGINES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "redis": (("redis",), 100_000),
     "postgres": (("postgres",), 100_000),
     "hybrid": (("redis", "postgres"), 20_000),
+    "dynamodb": (("dynamodb",), 2_000),
+    "firestore": (("firestore",), 2_000),
 }
 """The engines, the servers of each as `inside/storage.py` names them, and the most users put there in a
 reasonable time. What more take up is worked out (`plot.py`)."""
@@ -27,6 +30,9 @@ def measure(workshop: Workshop) -> Iterator[Row]:
     """Counted, not timed; each engine in a process of its own, with servers of its own."""
     for engine in ENGINES:
         found = _found(workshop, engine)
+        if "missing" in found:
+            print(f"storage, {engine}: not measured: {found['missing']}", file=sys.stderr)
+            continue
         for kept in found["kept"]:
             users = kept["users"]
             for what, size in kept["bytes"].items():

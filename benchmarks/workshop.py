@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from support import ROOT, UV, clean_env, commit_all, must
+from support import ROOT, UV, choices, clean_env, commit_all, must
 
 INSIDE = ROOT / "benchmarks" / "inside"
 """Programs that run in the rendered project's environment."""
@@ -53,11 +53,12 @@ class Workshop:
         return self.rendered("memory", "--no-dev")
 
     def rendered(self, backend: str, *sync: str) -> Path:
-        """A project of a backend, with the environment that `uv sync` makes with these options, compiled."""
+        """A project of a backend or provider, with the environment `uv sync` makes with these options, compiled."""
         if backend not in self._projects:
             folder = self.folder / f"{backend}-bot"
-            answers = ("--defaults", "--data", f"backend={backend}")
-            copy = (sys.executable, "-m", "copier", "copy", "--quiet", *answers)
+            provider = () if backend in choices("backend") else ("--data", f"cloud_provider={backend}")
+            answers = ("--data", f"backend={'cloud' if provider else backend}", *provider)
+            copy = (sys.executable, "-m", "copier", "copy", "--quiet", "--defaults", *answers)
             must(*copy, str(self.template), str(folder), cwd=self.folder)
             environment = (UV, "sync", "--quiet", "--compile-bytecode", "--python", sys.executable, *sync)
             must(*environment, cwd=folder, timeout=600)

@@ -214,7 +214,9 @@ def test_reference_and_readme_agree_with_the_code(workshop: Workshop, answers: A
     assert set(found["metrics"]) <= set(reference.metric_names())
     assert set(re.findall(r"`(bot_[a-z_]+)", readme)) <= set(found["metrics"])
     deploy = folder / "DEPLOY.md"
-    added_by_owner = re.findall(r"^git add (\S+)$", deploy.read_text("utf-8"), re.MULTILINE) if deploy.exists() else []
+    added_by_owner = (
+        re.findall(r"^git add (\S+)$", deploy.read_text("utf-8"), re.MULTILINE) if deploy.exists() else []
+    )
     for path in re.findall(r"`((?:bot|tests|grafana|infra)/[\w./-]+)`", readme):
         assert (folder / path).exists() or path in added_by_owner, f"README.md: {path}"
 

@@ -2,10 +2,11 @@
 
 Usage: storage.py USERS,USERS... SERVER...   (servers of `SERVERS`, those the project's engine works with)
 
-Prints JSON: per number of users, bytes by what holds them; bytes of such a record as JSON; per turn and
-server, round trips and bytes, of those that a user waits for and of those in the background. It fills by the
-code of `bot state import`. A user has 10 keys, a conversation of 20 messages of a line each, the ids of its
-10 updates, and one reply not yet known to be delivered. Its texts are random words, because servers compress.
+Prints JSON: what is missing here to start a server; or, per number of users, bytes by what holds them; bytes
+of such a record as JSON; per turn and server, round trips and bytes, of those that a user waits for and of
+those in the background. It fills by the code of `bot state import`. A user has 10 keys, a conversation of 20
+messages of a line each, the ids of its 10 updates, and one reply not yet known to be delivered. Its texts are
+random words, because servers compress.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -64,6 +65,10 @@ class Server(Protocol):
 
     async def kept(self) -> dict[str, int]:
         """Bytes it holds at rest, by what holds them."""
+
+
+class MissingError(Exception):
+    """A server cannot be started here; the text says what it needs."""
 
 
 class Process:
@@ -166,7 +171,115 @@ class Postgres:
         return {"PostgreSQL, tables": row["tables"], "PostgreSQL, indexes": row["indexes"]}
 
 
-SERVERS: Mapping[str, type[Server]] = {"process": Process, "redis": Redis, "postgres": Postgres}
+class Dynamodb:
+    """The stand-in that a project starts; the bytes of an item are counted as DynamoDB bills them."""
+
+    SETTINGS: ClassVar = {
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "nobodys-key",
+        "AWS_SECRET_ACCESS_KEY": "nobodys-secret",
+    }
+
+    async def start(self, folder: Path) -> None:
+        """See `Server`."""
+        from bot.state.embedded_dynamodb import EmbeddedDynamodb
+
+        self._server = EmbeddedDynamodb(folder)
+        self._url = await asyncio.to_thread(self._server.join)
+
+    async def stop(self) -> None:
+        """See `Server`."""
+        self._server.leave()
+
+    def settings(self, port: int | None = None) -> dict[str, str]:
+        """See `Server`."""
+        url = f"http://127.0.0.1:{port}" if port else self._url
+        return {"AWS_ENDPOINT_URL_DYNAMODB": url, **self.SETTINGS}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See `Server`."""
+        return await asyncio.open_connection("127.0.0.1", urlsplit(self._url).port)
+
+    async def kept(self) -> dict[str, int]:
+        """See `Server`: storage adds 100 bytes an item, says AWS ("Item sizes and formats").
+
+        https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+        """
+        from botocore.session import get_session
+
+        from bot.state.dynamodb_item import size_of
+
+        def scanned() -> list[dict[str, Any]]:
+            client = get_session().create_client("dynamodb", endpoint_url=self._url)
+            pages = client.get_paginator("scan").paginate(
+                TableName=f"{Settings(_env_file=None).namespace}-state"
+            )
+            return [item for page in pages for item in page["Items"]]
+
+        return {"DynamoDB, items": sum(size_of(item) + 100 for item in await asyncio.to_thread(scanned))}
+
+
+class Firestore:
+    """Google's emulator; the bytes of a document are counted as Firestore's documentation says."""
+
+    PROJECT = "demo-benchmark"
+
+    async def start(self, folder: Path) -> None:
+        """See `Server`."""
+        from bot.errors import OperatorError
+        from bot.state.embedded_firestore import EmbeddedFirestore
+        from bot.state.firestore_client import FirestoreSettings
+
+        self._server = EmbeddedFirestore(FirestoreSettings(_env_file=None), folder)
+        try:
+            self._host = await asyncio.to_thread(self._server.join)
+        except OperatorError as error:
+            raise MissingError(str(error)) from None
+
+    async def stop(self) -> None:
+        """See `Server`."""
+        self._server.leave()
+
+    def settings(self, port: int | None = None) -> dict[str, str]:
+        """See `Server`."""
+        host = f"127.0.0.1:{port}" if port else self._host
+        return {"FIRESTORE_EMULATOR_HOST": host, "GOOGLE_CLOUD_PROJECT": self.PROJECT}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See `Server`."""
+        host, _, port = self._host.partition(":")
+        return await asyncio.open_connection(host, int(port))
+
+    async def kept(self) -> dict[str, int]:
+        """See `Server`: without the indexes, of which the project's index exemptions leave few."""
+        from google.cloud.firestore import AsyncClient
+
+        from bot.state.firestore_document import document_size
+
+        collection = Settings(_env_file=None).namespace
+        size = 0
+        client = AsyncClient(project=self.PROJECT)
+        async for document in client.collection(collection).stream():
+            fields = {
+                (name, *inner): each
+                for name, value in document.to_dict().items()
+                for inner, each in (
+                    [((key,), part) for key, part in value.items()]
+                    if isinstance(value, dict)
+                    else [((), value)]
+                )
+            }
+            size += document_size(f"{collection}/{document.id}", fields)
+        return {"Firestore, documents": size}
+
+
+SERVERS: Mapping[str, type[Server]] = {
+    "process": Process,
+    "redis": Redis,
+    "postgres": Postgres,
+    "dynamodb": Dynamodb,
+    "firestore": Firestore,
+}
 
 
 def record(user_id: int) -> bytes:
@@ -247,7 +360,9 @@ async def on_the_wire(servers: Mapping[str, Server]) -> dict[str, dict[str, dict
         # Nothing is flushed but when `settle` says so.
         settings: dict[str, str] = {"HYBRID_FLUSH_INTERVAL": "86400"}
         for name, server in servers.items():
-            proxies[name] = await in_the_end.enter_async_context(CountingProxy(server.connect))
+            proxies[name] = await in_the_end.enter_async_context(
+                CountingProxy(server.connect, is_http2=name == "firestore")
+            )
             settings |= server.settings(proxies[name].port)
         store = await in_the_end.enter_async_context(opened(settings))
         keeper = Ours(store)
@@ -293,7 +408,11 @@ async def main(counts: list[int], names: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="storage-") as folder:
         async with AsyncExitStack() as in_the_end:
             for name, server in servers.items():
-                await server.start(Path(folder) / name)
+                try:
+                    await server.start(Path(folder) / name)
+                except MissingError as missing:
+                    print(json.dumps({"missing": str(missing)}))
+                    return
                 in_the_end.push_async_callback(server.stop)
             sizes = await filled(counts, servers)
             wire = await on_the_wire(servers) if "process" not in servers else {}

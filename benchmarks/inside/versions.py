@@ -6,7 +6,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-PACKAGES = ("aiogram", "aiohttp", "pydantic", "uvloop", "structlog", "orjson", "redis", "hiredis", "asyncpg")
+PACKAGES = (
+    *("aiogram", "aiohttp", "pydantic", "uvloop", "structlog", "orjson"),
+    *("redis", "hiredis", "asyncpg", "aiobotocore", "moto", "google-cloud-firestore"),
+)
 
 found = {"Python": platform.python_version()}
 for package in PACKAGES:

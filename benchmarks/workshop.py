@@ -53,7 +53,7 @@ class Workshop:
         return self.rendered("memory", "--no-dev")
 
     def rendered(self, backend: str, *sync: str) -> Path:
-        """A project of a backend or provider, with the environment `uv sync` makes with these options, compiled."""
+        """A project of a backend or provider, with the environment that `uv sync` makes, compiled."""
         if backend not in self._projects:
             folder = self.folder / f"{backend}-bot"
             provider = () if backend in choices("backend") else ("--data", f"cloud_provider={backend}")

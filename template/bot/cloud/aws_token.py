@@ -11,8 +11,9 @@ from botocore.session import Session
 from bot.state.store import StateUnavailable
 
 LIFETIME = 900
-"""Seconds for which a token opens connections; those that are open stay so.
-https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html"""
+"""Seconds for which a token opens connections, as RDS and ElastiCache have it; those that are open stay so.
+https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html
+https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html"""
 
 
 class AwsSigner:

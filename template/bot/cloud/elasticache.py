@@ -11,25 +11,20 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.auth import SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError
-from botocore.session import Session, get_session
+from botocore.session import Session
 from pydantic import Field, SecretStr
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError
 
+from bot.cloud.aws_token import AwsSigner
 from bot.config import Environment, load
 from bot.errors import OperatorError
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import REFUSED, Address, RedisConnection, RedisSettings
 from bot.state.redis_doctor import eviction, examine, role, version
 from bot.state.store import Finding, StateUnavailable
-
-TOKEN_SECONDS = 900
-"""How long a token opens connections: as long as ElastiCache allows."""
 
 CONNECTION_SECONDS = 11 * 3600.0
 """Age at which a connection is replaced."""
@@ -97,11 +92,10 @@ class IamConnection(RedisConnection):
         user = address.options.get("username") if address else None
         if not address or not address.is_tls or not user or address.options.get("password"):
             raise OperatorError("ELASTICACHE_NAME wants REDIS_URL=rediss://USER@HOST:6379, and no password")
-        session = get_session()
-        region = region or session.get_config_variable("region")
+        region = region or Session().get_config_variable("region")
         if region is None:
             raise OperatorError("AWS_REGION is not set: the token names the region of the cache")
-        tokens = Tokens(session, region, name, user, is_serverless=is_serverless(address))
+        tokens = Tokens(region, name, user, is_serverless=is_serverless(address))
         parts = urlsplit(url)
         place = SecretStr(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
         super().__init__(settings.model_copy(update={"redis_url": place}), credential_provider=tokens)
@@ -152,12 +146,11 @@ class ShortLivedConnection(SSLConnection):
 class Tokens(CredentialProvider):
     """A token for each connection: signing is cheap, and none is used when it is old."""
 
-    def __init__(self, session: Session, region: str, name: str, user: str, *, is_serverless: bool) -> None:
+    def __init__(self, region: str, name: str, user: str, *, is_serverless: bool) -> None:
         """Make it; credentials are looked for when the first connection is opened."""
-        self._session = session
-        self._region = region
+        self._signer = AwsSigner("elasticache", region)
+        self._name = name
         self._user = user
-        self._url = f"http://{name}/"
         self._asked = {"Action": "connect", "User": user}
         if is_serverless:
             self._asked["ResourceType"] = "ServerlessCache"
@@ -178,15 +171,9 @@ class Tokens(CredentialProvider):
             ConnectionError: see `get_credentials_async`.
         """
         try:
-            credentials = self._session.get_credentials()
-            frozen = credentials.get_frozen_credentials() if credentials else None
-        except BotoCoreError as error:
-            raise ConnectionError(f"AWS gives no credentials now ({type(error).__name__})") from None
-        if frozen is None:
-            raise ConnectionError("there are no AWS credentials: run the bot as a role (DEPLOY.md)")
-        request = AWSRequest("GET", self._url, params=self._asked)
-        SigV4QueryAuth(frozen, "elasticache", self._region, expires=TOKEN_SECONDS).add_auth(request)
-        return str(request.url).removeprefix("http://")
+            return self._signer.token(self._name, **self._asked)
+        except StateUnavailable as error:
+            raise ConnectionError(str(error)) from None
 
 
 def is_serverless(address: Address) -> bool:

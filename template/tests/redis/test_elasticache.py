@@ -343,12 +343,11 @@ def test_a_token_is_the_one_that_the_sdk_signs(
 ) -> None:
     if session_token:
         monkeypatch.setenv("AWS_SESSION_TOKEN", session_token)
-    session = get_session()
-    token = Tokens(session, "eu-west-1", "my-bot", "my-user", is_serverless=serverless).sign()
+    token = Tokens("eu-west-1", "my-bot", "my-user", is_serverless=serverless).sign()
     asked = {"Action": "connect", "User": "my-user"}
     if serverless:
         asked["ResourceType"] = "ServerlessCache"
-    expected = by_the_sdk(session, asked, "my-bot")
+    expected = by_the_sdk(get_session(), asked, "my-bot")
     ours, theirs = urlsplit(f"//{token}"), urlsplit(f"//{expected}")
     assert (ours.netloc, ours.path) == (theirs.netloc, theirs.path) == ("my-bot", "/")
     assert parse_qs(ours.query, strict_parsing=True) == parse_qs(theirs.query, strict_parsing=True)
@@ -361,11 +360,10 @@ def test_a_token_is_the_one_that_the_sdk_signs(
 
 @pytest.mark.usefixtures("iam")
 async def test_each_token_is_signed_with_the_credentials_of_now() -> None:
-    session = get_session()
-    tokens = Tokens(session, "eu-west-1", "my-bot", "my-user", is_serverless=True)
+    tokens = Tokens("eu-west-1", "my-bot", "my-user", is_serverless=True)
     user, first = await tokens.get_credentials_async()
     assert user == "my-user"
-    session._credentials = Credentials("AKIAOTHER", "other")  # as a role's are renewed
+    tokens._signer._credentials = Credentials("AKIAOTHER", "other")  # as a role's are renewed
     _, second = await tokens.get_credentials_async()
     assert "AKIAEXAMPLE" in first
     assert "AKIAOTHER" in second

@@ -365,6 +365,8 @@ class HybridStore:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 left = await self.flusher.drain(0)
+                if left.users:
+                    left = await self.flusher.take_over()
         except (StateError, TimeoutError) as error:
             log.warning("not everything could be flushed; it waits in Redis", reason=str(error))
         else:

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from bot.state.hybrid_postgres import HybridPostgres
 from bot.state.hybrid_record import Backlog
-from bot.state.hybrid_redis import HybridRedis
+from bot.state.hybrid_redis import LEASE_SECONDS, HybridRedis
 from bot.state.store import StateError, StateUnavailable
 
 WORKERS = 6
@@ -121,6 +121,16 @@ class Flusher:
                 return backlog
             else:
                 await asyncio.sleep(0.1)
+
+    async def take_over(self) -> Backlog:
+        """Flush now also what is claimed: by another, whom it spares the work, or by one who is gone.
+
+        Returns:
+            What is left.
+        """
+        while await self._round(ahead=self._interval + LEASE_SECONDS):
+            pass
+        return await self._redis.backlog()
 
     async def _work(self) -> None:
         pause = max(FIRST_SECONDS, self._interval)

@@ -178,6 +178,16 @@ async def test_closing_flushes(hybrid: HybridHarness) -> None:
     assert (await rested(other)).state == {"n": 1}
 
 
+async def test_closing_flushes_what_was_taken_and_left(hybrid: HybridHarness) -> None:
+    """As when Redis dies with the answer to who is taken, or a flush is cut off."""
+    store, other = await lazy(hybrid), await lazy(hybrid)
+    await put(store, n=1)
+    assert (await store.redis.take(1, ahead=3600))[0] == ["1"]
+    await store.close()
+    assert (await rested(other)).state == {"n": 1}
+    assert not await is_dirty(other)
+
+
 async def test_a_bot_that_was_here_before_starts_without_postgres(hybrid: HybridHarness) -> None:
     first = await lazy(hybrid)
     await first.claim(42)

@@ -16,6 +16,7 @@
 -- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
 
 local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local KINDS = { 'hash', 'list', 'hash', 'string' }
 local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
 
 local LONG_ID = 11 -- characters: Telegram's ids have up to ten digits
@@ -39,26 +40,12 @@ local function call(command, key, items)
   end
 end
 
-local function kind(key)
-  return redis.call('TYPE', key).ok
-end
-
-local function is_all(kinds)
-  for index, expected in ipairs(kinds) do
-    local found = kind(KEYS[index])
-    if found ~= expected and found ~= 'none' then
-      return false
-    end
-  end
-  return true
-end
-
 -- What the record consists of; `load` misses a part that was evicted or deleted.
-local function parts()
+local function parts(messages, ids)
   local found = {}
   if redis.call('EXISTS', STATE) == 1 then table.insert(found, 'state') end
-  if redis.call('EXISTS', HISTORY) == 1 then table.insert(found, 'history') end
-  if redis.call('EXISTS', APPLIED) == 1 then table.insert(found, 'applied') end
+  if messages > 0 then table.insert(found, 'history') end
+  if ids > 0 then table.insert(found, 'applied') end
   for _, field in ipairs(redis.call('HKEYS', META)) do
     if field:sub(1, 4) == 'fsm:' then
       table.insert(found, 'fsm')
@@ -96,14 +83,21 @@ local messages, applied, outbox = list(), list(), list()
 
 -- What is there.
 
-local exists = redis.call('EXISTS', unpack(KEYS)) > 0
+local kinds, exists, is_record = {}, false, true
+for index, key in ipairs(KEYS) do
+  kinds[index] = redis.call('TYPE', key).ok
+  if kinds[index] ~= 'none' then
+    exists = true
+    is_record = is_record and kinds[index] == KINDS[index]
+  end
+end
 local meta = {}
-if kind(META) == 'hash' then
+if kinds[3] == 'hash' then
   meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
 
-if exists and forget == 0 and not (version and is_all({ 'hash', 'list', 'hash', 'string' })) then
+if exists and forget == 0 and not (version and is_record) then
   return { 'corrupt' }
 end
 if meta[2] == token then
@@ -123,7 +117,7 @@ local new_version = string.format('%.0f', math.max((version or 0) + 1, microseco
 if forget == 1 then
   redis.call('UNLINK', STATE, HISTORY, META)
   local ids = ''
-  if kind(APPLIED) == 'string' then
+  if kinds[4] == 'string' then
     for update_id in redis.call('GET', APPLIED):gmatch('[^,]+') do
       if update_id:match('^%d+$') then
         ids = ids .. update_id .. ','
@@ -146,21 +140,24 @@ if clear_history == 1 then
   redis.call('UNLINK', HISTORY)
 end
 call('RPUSH', HISTORY, messages)
-if keep >= 0 and redis.call('LLEN', HISTORY) > keep then
-  redis.call('LTRIM', HISTORY, redis.call('LLEN', HISTORY) - keep, -1)
+local kept = redis.call('LLEN', HISTORY)
+if keep >= 0 and kept > keep then
+  redis.call('LTRIM', HISTORY, kept - keep, -1)
+  kept = keep
 end
 
 for index = applied.first, applied.last do
   redis.call('APPEND', APPLIED, ARGV[index] .. ',')
 end
+local ids_length = redis.call('STRLEN', APPLIED)
 for index = outbox.first, outbox.last, 2 do
   redis.call('HSET', META, 'outbox:' .. ARGV[index], ARGV[index + 1])
 end
-if redis.call('STRLEN', APPLIED) > most_applied * LONG_ID * 2 then
+if ids_length > most_applied * LONG_ID * 2 then
   trim_applied(most_applied)
 end
 
-local found = parts()
+local found = parts(kept, ids_length)
 redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', forgotten, 'parts', found)
 
 local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime

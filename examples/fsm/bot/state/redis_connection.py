@@ -5,8 +5,7 @@ import builtins
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.util import find_spec
@@ -291,8 +290,11 @@ class RedisConnection:
         delay = FIRST_DELAY
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with self._place(user_id):
+                await self._take_place(user_id)
+                try:
                     return await command()
+                finally:
+                    self._places.release()
             except (RedisError, RedisClusterException) as error:
                 if "WRONGTYPE" in str(error):
                     raise StateCorrupt("a key of it has another type", user_id) from None
@@ -306,8 +308,7 @@ class RedisConnection:
             delay *= 4
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def _place(self, user_id: str | None) -> AsyncIterator[None]:
+    async def _take_place(self, user_id: str | None) -> None:
         if self._places.locked():
             try:
                 async with asyncio.timeout(SOCKET_SECONDS):
@@ -316,10 +317,6 @@ class RedisConnection:
                 raise StateUnavailable("every connection is in use", user_id) from None
         else:
             await self._places.acquire()
-        try:
-            yield
-        finally:
-            self._places.release()
 
     async def ask(self, *command: Any, server: Redis | ClusterNode | None = None) -> Any:
         """Send a command that may be repeated: to one of `servers`, or wherever its key is.

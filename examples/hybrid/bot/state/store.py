@@ -365,15 +365,20 @@ def decode_record(
             user_id=user_id,
             version=version,
             token=token,
-            state={key: loads(value) for key, value in state.items()},
+            state=_decoded(state),
             history=history,
-            fsm={key: loads(value) for key, value in fsm.items()},
+            fsm=_decoded(fsm),
             applied=applied,
             outbox={key: Outgoing.from_json(loads(value)) for key, value in outbox.items()},
             forgotten=forgotten,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def _decoded(values: Mapping[str, bytes]) -> dict[str, Any]:
+    """Read all at once, which takes a fraction of the time."""
+    return dict(zip(values, loads(b"[" + b",".join(values.values()) + b"]"), strict=True))
 
 
 def encode_outgoing(entry: Outgoing) -> bytes:

@@ -273,7 +273,7 @@ def _compare(
     """
     changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
     for key, value in values.items():
-        if key not in before or not _is_same(before[key], value):
+        if (old := before.get(key, _MISSING)) is not value and not _is_same(old, value):
             dumps({key: None}, name)
             changed[key] = dumps(value, f"{name}[{key!r}]")
     if not values:
@@ -285,14 +285,16 @@ def _compare(
 
 def _is_same(before: Any, value: Any) -> bool:
     """Whether a value is what it was when frozen, by its serialised form: in Python, `1 == True == 1.0`."""
-    if value is before:
-        return True
+    if before is _MISSING:
+        return False
     serialised = before if type(before) is bytes else orjson.dumps(before)
     try:
         return serialised == orjson.dumps(value, option=_AS_IT_IS)
     except orjson.JSONEncodeError:
         return False
 
+
+_MISSING = object()
 
 _AS_IT_IS = (
     orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME

@@ -14,6 +14,8 @@ import gc
 import json
 import os
 import random
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -65,6 +67,14 @@ class Server(Protocol):
 
     async def kept(self) -> dict[str, int]:
         """Bytes it holds at rest, by what holds them."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class MissingError(Exception):
@@ -182,14 +192,21 @@ class Dynamodb:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded_dynamodb import EmbeddedDynamodb
+        from bot.state.embedded_dynamodb import answers, start_server
 
-        self._server = EmbeddedDynamodb(folder)
-        self._url = await asyncio.to_thread(self._server.join)
+        folder.mkdir()
+        port = free_port()
+        (folder / "port").write_text(str(port))  # where `answers` looks for it
+        self._process = start_server(folder, port)
+        self._url = f"http://127.0.0.1:{port}"
+        while not await asyncio.to_thread(answers, folder):
+            assert self._process.poll() is None, "the server did not start"
+            await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
         """See `Server`."""
-        self._server.leave()
+        self._process.kill()
+        self._process.wait()
 
     def settings(self, port: int | None = None) -> dict[str, str]:
         """See `Server`."""
@@ -226,19 +243,22 @@ class Firestore:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.errors import OperatorError
-        from bot.state.embedded_firestore import EmbeddedFirestore
-        from bot.state.firestore_client import FirestoreSettings
+        from bot.state.embedded_firestore import MISSING, answers, command
 
-        self._server = EmbeddedFirestore(FirestoreSettings(_env_file=None), folder)
-        try:
-            self._host = await asyncio.to_thread(self._server.join)
-        except OperatorError as error:
-            raise MissingError(str(error)) from None
+        port = free_port()
+        program = command(port)
+        if program is None:
+            raise MissingError(MISSING)
+        self._process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._host = f"127.0.0.1:{port}"
+        while not await asyncio.to_thread(answers, port):
+            assert self._process.poll() is None, "the emulator did not start"
+            await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
         """See `Server`."""
-        self._server.leave()
+        self._process.kill()
+        self._process.wait()
 
     def settings(self, port: int | None = None) -> dict[str, str]:
         """See `Server`."""

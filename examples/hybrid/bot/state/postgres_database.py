@@ -138,6 +138,9 @@ class Database:
                     "application_name": "bot",
                     "statement_timeout": milliseconds,
                     "idle_in_transaction_session_timeout": milliseconds,
+                    # Each statement goes to one user by a key. On tables that have grown since their last
+                    # vacuum the server would plan each execution anew, which takes longer than to execute it.
+                    "plan_cache_mode": "force_generic_plan",
                 }
             }
         self._options = {"dsn": url, "timeout": timeout, **session, **options}

@@ -123,6 +123,6 @@ class Throttle:
         )
 
     def _break(self, request: web.Request) -> web.Response:
-        assert request.transport
-        request.transport.abort()
+        if request.transport:  # unless the client is gone
+            request.transport.abort()
         raise asyncio.CancelledError

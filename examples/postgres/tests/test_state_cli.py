@@ -99,7 +99,7 @@ async def test_export_and_import(tmp_path: Path, store: StateStore) -> None:
     assert {json.loads(line)["user_id"]: json.loads(line) for line in lines} == before
     assert not (tmp_path / "all.jsonl").stat().st_mode & 0o077, "it is nobody else's business"
     piped = run(tmp_path, "state", "export", "-").stdout
-    assert sorted(piped.splitlines()) == sorted(line.decode() for line in lines)
+    assert {json.loads(line)["user_id"]: json.loads(line) for line in piped.splitlines()} == before
 
     for user_id in before:
         await store.forget(user_id)

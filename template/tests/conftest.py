@@ -48,6 +48,7 @@ async def harness(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatc
     for name, value in (await asyncio.to_thread(harness.settings)).items():  # it may start a server
         monkeypatch.setenv(name, value)
     yield harness
+    configure_logs(Settings())  # where a test had standard error captured, that stream is closed by now
     await harness.close()
 
 

@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -67,14 +66,6 @@ class Server(Protocol):
 
     async def kept(self) -> dict[str, int]:
         """Bytes it holds at rest, by what holds them."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class MissingError(Exception):
@@ -192,21 +183,14 @@ class Dynamodb:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded_dynamodb import answers, start_server
+        from bot.state.embedded_dynamodb import EmbeddedDynamodb
 
-        folder.mkdir()
-        port = free_port()
-        (folder / "port").write_text(str(port))  # where `answers` looks for it
-        self._process = start_server(folder, port)
-        self._url = f"http://127.0.0.1:{port}"
-        while not await asyncio.to_thread(answers, folder):
-            assert self._process.poll() is None, "the server did not start"
-            await asyncio.sleep(0.1)
+        self._server = EmbeddedDynamodb(folder)
+        self._url = await asyncio.to_thread(self._server.join)
 
     async def stop(self) -> None:
         """See `Server`."""
-        self._process.kill()
-        self._process.wait()
+        self._server.leave()
 
     def settings(self, port: int | None = None) -> dict[str, str]:
         """See `Server`."""
@@ -243,7 +227,7 @@ class Firestore:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded_firestore import MISSING, answers, command
+        from bot.state.embedded_firestore import MISSING, answers, command, free_port
 
         port = free_port()
         program = command(port)

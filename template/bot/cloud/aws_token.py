@@ -11,7 +11,7 @@ from botocore.session import Session
 from bot.state.store import StateUnavailable
 
 LIFETIME = 900
-"""Seconds for which a token opens connections, as RDS and ElastiCache have it; those that are open stay so.
+"""Seconds for which a token opens connections, as RDS and ElastiCache have it; it ends none that is open.
 https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.html
 https://docs.aws.amazon.com/AmazonElastiCache/latest/dg/auth-iam.html"""
 

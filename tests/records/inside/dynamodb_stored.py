@@ -21,9 +21,7 @@ async def dump(settings: Mapping[str, str], folder: Path) -> None:
                 item.pop(EXPIRES, None)
                 if name.startswith(prefix):
                     lines.append([name.removeprefix(prefix), dict(sorted(item.items()))])
-    text = "".join(
-        f"{json.dumps(line, ensure_ascii=False)}\n" for line in sorted(lines, key=lambda line: line[0])
-    )
+    text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in sorted(lines))
     (folder / "dynamodb.jsonl").write_text(text, "utf-8")
 
 

@@ -22,9 +22,7 @@ async def dump(settings: Mapping[str, str], folder: Path) -> None:
         fields = document.get("fields", {})
         fields.pop(EXPIRES, None)
         lines.append([document["name"].rpartition("/")[2], dict(sorted(fields.items()))])
-    text = "".join(
-        f"{json.dumps(line, ensure_ascii=False)}\n" for line in sorted(lines, key=lambda line: line[0])
-    )
+    text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in sorted(lines))
     (folder / "firestore.jsonl").write_text(text, "utf-8")
 
 

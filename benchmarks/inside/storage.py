@@ -227,12 +227,14 @@ class Firestore:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded_firestore import MISSING, answers, command, free_port
+        from bot.state.embedded import choose_port
+        from bot.state.embedded_firestore import EmbeddedFirestore, answers, command
 
-        port = free_port()
+        folder.mkdir()
+        port = choose_port(folder)
         program = command(port)
         if program is None:
-            raise MissingError(MISSING)
+            raise MissingError(EmbeddedFirestore.missing)
         self._process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._host = f"127.0.0.1:{port}"
         while not await asyncio.to_thread(answers, port):

@@ -237,7 +237,7 @@ class DynamodbClient:
         self._client = None
         await self._stack.aclose()
         if self.embedded:
-            await asyncio.to_thread(self.embedded.leave)
+            self.embedded.leave()
 
     async def call(self, operation: str, user_id: str | None = None, **request: Any) -> dict[str, Any]:
         """Send a request that may be repeated, again while the server is busy or the connection breaks.

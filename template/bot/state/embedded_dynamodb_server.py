@@ -20,7 +20,7 @@ from aiohttp import web
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.test import Client
 
-from bot.state.embedded_dynamodb import HOST
+from bot.state.embedded import HOST
 
 PREFIX = "DynamoDB_20120810."
 OF_ITEMS = {"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems"}

@@ -1,43 +1,27 @@
-"""Google's Firestore emulator for development: started by the first who needs it, stopped after the last.
+"""Google's Firestore emulator for development, in `.data/firestore`.
 
-It keeps records in memory. So they are exported to `.data/firestore` every minute and when it stops, and
-imported when it starts: an emulator that is killed loses what came since. Two locks there, which the kernel
-drops with the process that holds them, however it ends, say all that has to be known:
-
-    users.lock    shared by every process that uses the emulator
-    server.lock   held by the process that looks after it, this module run by `python -m`
-
-That process starts the emulator, starts it again when it is killed, and stops it once it gets `users.lock`
-for itself. Killed itself, it leaves an emulator behind, which the next process to come has export and end.
+It keeps records in memory. So they are exported every minute and when it stops, and imported when it starts:
+an emulator that is killed loses what came since. One whose keeper was killed is left behind; the next keeper
+has it export, and end.
 """
 
-import asyncio
 import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import ClassVar
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-from bot.errors import OperatorError
-
-if TYPE_CHECKING:
-    from bot.state.firestore_client import FirestoreSettings
+from bot.state.embedded import HOST, START_SECONDS, EmbeddedServer, choose_port, keep, port_of
 
 EMULATOR_PROJECT = "demo-bot"
 """Where no project is named. One that begins with `demo-` can be no real one."""
 
-FOLDER = Path(".data/firestore")
 INSTALLED = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 """Where the emulator is below the folder of Google's command line, however that was installed."""
 
@@ -45,91 +29,30 @@ MAIN = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
 EXPORT = "records"
 EXPORT_SECONDS = 60.0
-START_SECONDS = 30.0
-WATCH_SECONDS = 0.2
-
-MISSING = (
-    "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: "
-    "set one of them, or install Java and `gcloud components install cloud-firestore-emulator`"
-)
 
 
-class EmbeddedFirestore:
-    """The emulator of a folder, as one of the processes that use it sees it."""
+class EmbeddedFirestore(EmbeddedServer):
+    """The emulator in a folder."""
 
-    def __init__(self, settings: "FirestoreSettings", folder: Path = FOLDER) -> None:
-        """Make it; nothing is started yet.
+    usual_folder: ClassVar[Path] = Path(".data/firestore")
+    missing: ClassVar[str] = (
+        "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: "
+        "set one of them, or install Java and `gcloud components install cloud-firestore-emulator`"
+    )
 
-        Args:
-            settings: what else there is to say of Firestore.
-            folder: where the records are kept.
-        """
-        self._settings = settings
-        self._folder = folder.absolute()
-        self._use: IO[bytes] | None = None
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{HOST}:{port_of(self.folder)}"
 
-    async def start(self) -> "FirestoreSettings":
-        """Use the emulator, and start it when nobody did.
+    @property
+    def is_startable(self) -> bool:
+        """Whether it is installed."""
+        return super().is_startable and command(1) is not None
 
-        Returns:
-            The settings, naming it.
-
-        Raises:
-            OperatorError: it is not installed, or does not start.
-        """
-        host = await asyncio.to_thread(self.join)
-        return self._settings.model_copy(update={"firestore_emulator_host": host})
-
-    async def stop(self) -> None:
-        """Use the emulator no longer."""
-        self.leave()
-
-    def join(self) -> str:
-        """Like `start`, blocking; returns host and port."""
-        if fcntl is None or not command(1):
-            raise OperatorError(MISSING)
-        if self._use is None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._use = (self._folder / "users.lock").open("ab")
-            except OSError as error:
-                raise OperatorError(f"cannot keep records in {self._folder}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._use, fcntl.LOCK_SH)  # waits while an emulator is just being stopped
-            return f"127.0.0.1:{self._wait_for_emulator()}"
-        except BaseException:
-            self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Like `stop`."""
-        if self._use:
-            self._use.close()
-            self._use = None
-
-    def _wait_for_emulator(self) -> int:
-        give_up = time.monotonic() + START_SECONDS
-        while True:
-            if not _is_locked(self._folder / "server.lock"):
-                self._start()
-            port = _port(self._folder)
-            if port and answers(port):
-                return port
-            if time.monotonic() > give_up:
-                raise OperatorError(f"the emulator in {self._folder} does not answer: see emulator.log there")
-            time.sleep(0.05)
-
-    def _start(self) -> None:
-        with (self._folder / "emulator.log").open("ab") as output:
-            done = subprocess.run(  # noqa: S603 - our own module
-                [sys.executable, "-m", "bot.state.embedded_firestore", str(self._folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                timeout=START_SECONDS,
-            )
-        if done.returncode:
-            raise OperatorError(f"the emulator in {self._folder} does not start: see emulator.log there")
+    def answers(self) -> bool:
+        """Whether it answers."""
+        return answers(port_of(self.folder))
 
 
 def command(port: int, *options: str) -> list[str] | None:
@@ -143,7 +66,7 @@ def command(port: int, *options: str) -> list[str] | None:
         return None
     # Its error messages are in English only.
     program = [java, "-Xmx1g", "-Duser.language=en", "-cp", str(jar), MAIN, "start"]
-    return [*program, "--host=127.0.0.1", f"--port={port}", *options]
+    return [*program, f"--host={HOST}", f"--port={port}", *options]
 
 
 def answers(port: int) -> bool:
@@ -151,50 +74,26 @@ def answers(port: int) -> bool:
     return _request(port, "GET", "/") is not None
 
 
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def look_after(folder: Path) -> None:
-    """Run the emulator of a folder in a process of its own, until nobody uses it; returns once it answers."""
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        sys.exit(0 if os.read(reading, 1) else 1)
-    os.close(reading)
-    os.setsid()  # Ctrl-C in the terminal is for the bot, which may have something left to commit
+def serve(folder: Path) -> Generator[None]:
+    """Look after the emulator. See `bot.state.embedded.Serve`."""
     os.chdir(folder)
-    with open("server.lock", "ab") as server_lock, open("users.lock", "ab") as users_lock:
-        try:
-            fcntl.flock(server_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.write(writing, b"+")  # another process was faster
-            return
-        _watch(users_lock, writing)
-
-
-def _watch(users_lock: IO[bytes], started: int) -> None:
     _stop_orphan()
-    port = free_port()
+    port = choose_port(Path())
     emulator = _run(port)
-    Path("port").write_text(str(port))
-    os.write(started, b"+")
-    os.close(started)
     exported = time.monotonic()
-    while not _lock_for_itself(users_lock):
-        time.sleep(WATCH_SECONDS)
-        if emulator.poll() is not None:
-            emulator = _run(port)
-        elif time.monotonic() - exported > EXPORT_SECONDS:
-            _export(port)
-            exported = time.monotonic()
-    _export(port)
-    emulator.terminate()
-    emulator.wait(START_SECONDS)
+    try:
+        while True:
+            yield
+            if emulator.poll() is not None:
+                emulator = _run(port)
+            elif time.monotonic() - exported > EXPORT_SECONDS:
+                _export(port)
+                exported = time.monotonic()
+    finally:
+        _export(port)
+        emulator.terminate()
+        emulator.wait(START_SECONDS)
+        Path("port").unlink()  # whose it is next, nobody knows
 
 
 def _run(port: int) -> "subprocess.Popen[bytes]":
@@ -231,8 +130,8 @@ def _export(port: int) -> None:
 
 def _stop_orphan() -> None:
     """Have an emulator whose keeper was killed export, and end."""
-    port = _port(Path.cwd())
-    if port and answers(port):
+    port = port_of(Path())
+    if answers(port):
         _export(port)
         _request(port, "POST", "/shutdown")
         while answers(port):
@@ -241,7 +140,7 @@ def _stop_orphan() -> None:
 
 def _request(port: int, method: str, path: str, body: object = None) -> bytes | None:
     """What the emulator answers; `None`: nothing, or that it will not."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    connection = http.client.HTTPConnection(HOST, port, timeout=START_SECONDS)
     try:
         connection.request(method, path, json.dumps(body or {}), {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -253,25 +152,5 @@ def _request(port: int, method: str, path: str, body: object = None) -> bytes | 
         connection.close()
 
 
-def _port(folder: Path) -> int:
-    try:
-        return int((folder / "port").read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _lock_for_itself(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    with path.open("ab") as file:
-        return not _lock_for_itself(file)
-
-
 if __name__ == "__main__":
-    look_after(Path(sys.argv[1]))
+    keep(Path(sys.argv[1]), serve)

@@ -32,7 +32,6 @@ from grpc import StatusCode
 
 from bot.config import load
 from bot.state import firestore_document as documents
-from bot.state.embedded_firestore import EmbeddedFirestore
 from bot.state.firestore_client import (
     CALL_SECONDS,
     FIRST_DELAY,
@@ -109,7 +108,7 @@ class FirestoreStore:
 
     def __init__(
         self,
-        client: FirestoreClient | EmbeddedFirestore,
+        client: FirestoreClient,
         namespace: str,
         limits: Limits | None = None,
         ttl: float | None = None,
@@ -118,7 +117,7 @@ class FirestoreStore:
         """Make a store; `connect` opens it.
 
         Args:
-            client: the way to Firestore, or an emulator, which is then started.
+            client: the way to Firestore; it belongs to the store from now on.
             namespace: the name of the collection; keeps several bots apart in one database.
             limits: what one record may hold.
             ttl: seconds after its last commit that a record is kept; `None` for ever.
@@ -126,8 +125,7 @@ class FirestoreStore:
                 commit takes a round trip more.
         """
         self.limits = limits or Limits()
-        self._embedded = client if isinstance(client, EmbeddedFirestore) else None
-        self._client = client if isinstance(client, FirestoreClient) else None
+        self._client = client
         self._namespace = namespace
         self._ttl = None if ttl is None else timedelta(seconds=ttl)
         self._turns = turns
@@ -140,9 +138,8 @@ class FirestoreStore:
         Raises:
             OperatorError: a setting of Firestore has a value that cannot be used.
         """
-        own = load(FirestoreSettings)
         return cls(
-            FirestoreClient(own) if own.is_set else EmbeddedFirestore(own),
+            FirestoreClient(load(FirestoreSettings)),
             settings.namespace,
             Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit),
             settings.state_ttl or None,
@@ -157,10 +154,7 @@ class FirestoreStore:
             OperatorError: there are no credentials, or no emulator can be started.
         """
         try:
-            if self._client is None:
-                assert self._embedded
-                self._client = FirestoreClient(await self._embedded.start())
-            self._client.open()
+            await self._client.open()
             await self._get(OWNER, seconds=START_SECONDS)
         except BaseException:
             await self.close()
@@ -169,11 +163,7 @@ class FirestoreStore:
 
     async def close(self) -> None:
         """Let go of the channel, and of the emulator."""
-        if self._client:
-            await self._client.close()
-        if self._embedded:
-            self._client = None
-            await self._embedded.stop()
+        await self._client.close()
 
     async def ping(self) -> None:
         """Ask Firestore for a sign of life. See `StateStore.ping`."""
@@ -188,7 +178,7 @@ class FirestoreStore:
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records, or money. See `StateStore.examine`."""
-        return await examine(self._opened, self._namespace, self.limits)
+        return await examine(self._client, self._namespace, self.limits)
 
     async def claim(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `StateStore.claim`."""
@@ -274,7 +264,7 @@ class FirestoreStore:
 
     async def _get(self, name: str, *, user_id: str | None = None, seconds: float | None = None) -> Any:
         """Firestore's own answer to the question for a document."""
-        client = self._opened
+        client = self._client
         request = BatchGetDocumentsRequest(database=client.database, documents=[self._path(name)])
 
         async def work(api: FirestoreAsyncClient, seconds: float) -> Any:
@@ -339,7 +329,7 @@ class FirestoreStore:
         Returns:
             When it was written.
         """
-        client = self._opened
+        client = self._client
         write = self._write_message(name, fields, written, mask)
         request = CommitRequest(database=client.database, writes=[write])
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
@@ -386,7 +376,7 @@ class FirestoreStore:
 
     async def _page(self, last: str) -> list[tuple[str, Mapping[str, Any], datetime]]:
         """The documents after one: id, those fields that tell whether they count, and when they were read."""
-        client = self._opened
+        client = self._client
         query: dict[str, Any] = {
             "from_": [{"collection_id": self._namespace}],
             "select": {"fields": [{"field_path": "marker"}, {"field_path": "expires_at"}]},
@@ -412,13 +402,7 @@ class FirestoreStore:
         ]
 
     def _path(self, name: str) -> str:
-        return f"{self._opened.database}/documents/{self._namespace}/{name}"
-
-    @property
-    def _opened(self) -> FirestoreClient:
-        if self._client is None:
-            raise StateUnavailable("the store is not connected")
-        return self._client
+        return f"{self._client.database}/documents/{self._namespace}/{name}"
 
 
 def _set(message: Any, value: Value) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field, FilePath
 
 from bot.config import Environment
 from bot.errors import OperatorError
-from bot.state.embedded_firestore import EMULATOR_PROJECT
+from bot.state.embedded_firestore import EMULATOR_PROJECT, EmbeddedFirestore
 from bot.state.store import StateUnavailable
 
 T = TypeVar("T")
@@ -96,7 +96,12 @@ class FirestoreSettings(Environment):
 
 
 class FirestoreClient:
-    """One channel to one database, opened anew when it falls silent."""
+    """One channel to one database, opened anew when it falls silent.
+
+    Attributes:
+        settings: where that is.
+        database: its name, project and all.
+    """
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class FirestoreClient:
         """Name the database; nothing is opened yet.
 
         Args:
-            settings: where it is.
+            settings: where it is; where they do not say it, an emulator is started.
             seconds: how long a call may take, all attempts together.
             attempt_seconds: how long one attempt may take.
         """
@@ -121,6 +126,7 @@ class FirestoreClient:
         )
         self._api: FirestoreAsyncClient | None = None
         self._channel: Any = None
+        self._embedded = None if settings.is_set else EmbeddedFirestore()
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
@@ -136,25 +142,30 @@ class FirestoreClient:
         """The open channel."""
         return self._channel
 
-    def open(self) -> None:
-        """Make the channel, unless there is one. It connects by itself.
+    async def open(self) -> None:
+        """Make the channel, unless there is one, and start the emulator where nothing else is named.
+
+        The channel connects by itself.
 
         Raises:
-            OperatorError: there are no credentials, or none that can be used.
+            OperatorError: there are no credentials, or none that can be used, or the emulator does not start.
         """
         if self._api is None:
-            self._channel = self._make_channel()
-            transport = FirestoreGrpcAsyncIOTransport(channel=self._channel)
-            self._api = FirestoreAsyncClient(transport=transport)
+            if self._embedded:
+                host = await asyncio.to_thread(self._embedded.join)
+                self.settings = self.settings.model_copy(update={"firestore_emulator_host": host})
+            self._open_channel()
 
     async def close(self) -> None:
-        """Close the channel, and those that were left."""
+        """Close the channel, and those that were left; leave the emulator."""
         channel, self._channel, self._api = self._channel, None, None
         if channel is not None:
             await channel.close()
         for task in self._leaving:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
+        if self._embedded:
+            self._embedded.leave()
 
     async def call(
         self,
@@ -198,10 +209,15 @@ class FirestoreClient:
             return
         log.warning("firestore fell silent: connecting anew")
         left, self._api = self._channel, None
-        self.open()
+        self._open_channel()
         task = asyncio.create_task(left.close(self._attempt_seconds))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+    def _open_channel(self) -> None:
+        self._channel = self._make_channel()
+        transport = FirestoreGrpcAsyncIOTransport(channel=self._channel)
+        self._api = FirestoreAsyncClient(transport=transport)
 
     def _make_channel(self) -> Any:
         if host := self.settings.firestore_emulator_host:

@@ -53,7 +53,7 @@ class FirestoreHarness:
 
 async def put(client: FirestoreClient, name: str, **fields: Any) -> None:
     """Write some fields of a document, whatever there is."""
-    client.open()
+    await client.open()
     request = CommitRequest(
         {
             "database": client.database,

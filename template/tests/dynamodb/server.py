@@ -18,7 +18,7 @@ from typing import Any, Self
 from bot.state import dynamodb_table
 from bot.state.dynamodb import DynamodbStore
 from bot.state.dynamodb_client import DynamodbClient, DynamodbSettings
-from bot.state.embedded_dynamodb import answers, start_server
+from bot.state.embedded_dynamodb import EmbeddedDynamodb, start_server
 
 START_SECONDS = 60.0
 
@@ -51,7 +51,7 @@ class Server:
         (self.folder / "port").write_text(str(self.port))
         self._process = start_server(self.folder, self.port)
         give_up = time.monotonic() + START_SECONDS
-        while not answers(self.folder):
+        while not EmbeddedDynamodb(self.folder).answers():
             assert self._process.poll() is None, "it ended"
             assert time.monotonic() < give_up, "it does not answer"
             time.sleep(0.02)

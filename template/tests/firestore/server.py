@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -118,8 +117,3 @@ def make_client(host: str, project: str, **patience: float) -> FirestoreClient:
 def make_store(host: str, project: str, **options: Any) -> FirestoreStore:
     """A store on an emulator; `options` are `limits`, `ttl` and `turns`."""
     return FirestoreStore(make_client(host, project), "bot", **options)
-
-
-def log_of(folder: Path) -> str:
-    """What an emulator in `.data` wrote."""
-    return (folder / "emulator.log").read_text("utf-8", errors="replace")

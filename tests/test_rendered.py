@@ -222,7 +222,7 @@ def test_rendered_suite_passes(
     """
     folder = workshop(answers)
     tests = suite_of(render, answers, full=pytestconfig.getoption("full"))
-    command = (UV, "run", "pytest", "-q", "-rs")
+    command = (UV, "run", "pytest", "-q", "-rsfE")
     done = run(*command, *tests, cwd=folder, env=clean_env(), timeout=2400)
     printed = done.stdout
     lines = [line for line in printed.splitlines() if line.startswith("SKIPPED")]

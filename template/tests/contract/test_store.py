@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import orjson
 import pytest
 
 from bot.state.codec import StateValueError
@@ -300,6 +301,17 @@ async def test_history_gives_way_to_state(harness: Harness) -> None:
     record = await store.load("1")
     assert [message.text for message in record.history] == ["new" * 100]
     assert record.state == {"blob": "x" * 500}
+
+
+async def test_history_counts_as_what_is_stored_of_it(harness: Harness) -> None:
+    """Engines that hold a record in one piece have no room for more: quotes are escaped, roles have names."""
+    store = await harness.open(Limits(max_bytes=3_000, history=200))
+    await say(store, "1", *['"' * 400] * 10)
+    assert len((await store.load("1")).history) == 3
+    await say(store, "2", *["x"] * 100)
+    record = await store.load("2")
+    stored = len(orjson.dumps([message.to_json() for message in record.history]))
+    assert 2_500 < stored <= 3_000
 
 
 async def test_a_record_beyond_the_limit_is_refused(harness: Harness) -> None:

@@ -132,7 +132,12 @@ class ShortLivedConnection(SSLConnection):
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Note the time, and log in."""
         self._opened = time.monotonic()
-        await super().on_connect_check_health(check_health)
+        try:
+            await super().on_connect_check_health(check_health)
+        except BaseException:
+            # redis-py takes whatever is open for logged in, also when signing failed or nobody waited for it.
+            await self.disconnect(nowait=True)
+            raise
 
     async def check_health(self) -> None:
         """Be asked before each command whether the connection can be used."""

@@ -365,6 +365,9 @@ async def test_a_cluster_by_tls_and_tokens(
         *(store.commit(str(n), Changes(state={"n": b"%d" % n}), expect=0) for n in range(60))
     )
     assert len({user async for user in store.users()}) == 60
+    for command in ("FLUSHALL", "KEYS *"):
+        with pytest.raises(StateUnavailable, match="ACL"):
+            await store.connection.ask(*command.split())
     assert await store.forget("7") is True
     assert {finding.level for finding in await store.examine()} == {"ok"}
 

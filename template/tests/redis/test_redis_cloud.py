@@ -20,14 +20,12 @@ from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
-from tests.redis.server import Server
+from tests.redis.server import RIGHTS, Server
 from tests.redis.tls import WRONG, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".redns.redis-cloud.com"
 NAME = f"redis-12345.c1.eu-west-1-3.ec2{DOMAIN}"
-RULES = f"~{NAMESPACE}:* +@read +@write +@scripting +@connection +info +time"
-"""What a user of the bot's own is permitted, as DEPLOY.md says it."""
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ async def database(
     server: Server, direct: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Proxy]:
     """A database with a user of the bot's own."""
-    await direct.connection.ask("ACL", "SETUSER", "bot", "on", ">p@ss", *RULES.split())
+    await direct.connection.ask("ACL", "SETUSER", "bot", "on", ">p@ss", f"~{NAMESPACE}:*", *RIGHTS.split())
     resolve_here(monkeypatch, DOMAIN)
     certificate = issue(tmp_path, NAME)
     async with behind_tls(server.url, certificate) as proxy:

@@ -19,6 +19,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError
 
 from bot.cloud.aws_token import AwsSigner
+from bot.cloud.redis_address import refuse_unchecked
 from bot.config import Environment, load
 from bot.errors import OperatorError
 from bot.state.redis import RedisStore
@@ -51,8 +52,9 @@ class ElasticacheStore(RedisStore):
         """Make the way there.
 
         Raises:
-            OperatorError: also when something is missing that IAM takes.
+            OperatorError: see `refuse_unchecked`; also when something is missing that IAM takes.
         """
+        refuse_unchecked(settings)
         ours = load(ElasticacheSettings)
         if ours.elasticache_name is None:
             return RedisConnection(settings)

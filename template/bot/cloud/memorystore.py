@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import SSLConnection
 from redis.exceptions import ConnectionError
 
+from bot.cloud.redis_address import refuse_unchecked
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import RedisConnection, RedisSettings
 from bot.state.redis_doctor import eviction, examine, version
@@ -21,8 +22,9 @@ class MemorystoreStore(RedisStore):
         """Make the way there; only the instance's own authority is trusted, when it is known.
 
         Raises:
-            OperatorError: see `RedisStore.connection_to`.
+            OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.
         """
+        refuse_unchecked(settings)
         connection = RedisConnection(settings)
         if settings.redis_ca_file and isinstance(connection.client, Redis):
             connection.client.connection_pool.connection_class = InstanceConnection

@@ -28,7 +28,7 @@ from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server, make_store
-from tests.redis.tls import WRONG, Certificate, behind_tls, issue, named, resolve_here
+from tests.redis.tls import UNCHECKED, WRONG, Certificate, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".cache.amazonaws.com"
@@ -493,6 +493,15 @@ def test_an_address_that_does_not_go_with_iam(monkeypatch: pytest.MonkeyPatch, u
     with pytest.raises(OperatorError, match="rediss://USER@HOST") as caught:
         ElasticacheStore.from_settings(Settings())
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("iam")
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://my-bot@{SINGLE}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        ElasticacheStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("iam")

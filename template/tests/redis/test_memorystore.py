@@ -16,12 +16,13 @@ from redis import Redis
 
 from bot.cloud.memorystore import MemorystoreStore
 from bot.config import Settings
+from bot.errors import OperatorError
 from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server, make_store
-from tests.redis.tls import Certificate, behind_tls, issue, named
+from tests.redis.tls import UNCHECKED, Certificate, behind_tls, issue, named
 from tests.test_cli import run
 
 ADDRESS = "127.0.0.1"
@@ -174,6 +175,15 @@ async def test_names_count_unless_the_authority_is_the_instance_s_own(
         with pytest.raises(StateUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await store.connect()
         await store.close()
+
+
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://:sesame@{ADDRESS}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        MemorystoreStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 async def test_a_failover_behind_the_address(instance: Proxy, server: Server, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from aiohttp.test_utils import TestServer
 
 from bot.cloud.redis_cloud import RedisCloudStore
 from bot.config import Settings
+from bot.errors import OperatorError
 from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import RIGHTS, Server
-from tests.redis.tls import WRONG, behind_tls, issue, named, resolve_here
+from tests.redis.tls import UNCHECKED, WRONG, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".redns.redis-cloud.com"
@@ -80,6 +81,15 @@ async def test_a_certificate_that_is_not_to_be_believed(
         with pytest.raises(StateUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await store.connect()
         await store.close()
+
+
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://bot:p%40ss@{NAME}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        RedisCloudStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
+    assert "p%40ss" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("database")

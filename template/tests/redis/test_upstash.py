@@ -15,12 +15,13 @@ from aiohttp.test_utils import TestServer
 
 from bot.cloud.upstash import REQUEST_BYTES, UpstashStore
 from bot.config import Settings
+from bot.errors import OperatorError
 from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server
-from tests.redis.tls import WRONG, behind_tls, issue, named, resolve_here
+from tests.redis.tls import UNCHECKED, WRONG, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".upstash.io"
@@ -188,6 +189,15 @@ async def test_a_lesser_user(upstash: Proxy, direct: RedisStore, monkeypatch: py
     with pytest.raises(StateUnavailable, match="ACL"):
         await store.connection.ask("FLUSHALL")
     await store.close()
+
+
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://default:sesame@{NAME}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        UpstashStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 async def test_a_server_elsewhere(server: Server, tmp_path: Path) -> None:

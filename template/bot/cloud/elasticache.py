@@ -72,7 +72,19 @@ class ElasticacheStore(RedisStore):
             _login(self.connection),
             _mode(address, isinstance(self.connection.client, RedisCluster)),
             *await examine(self.connection, self._ttl, judges),
+            await self._listing(),
         ]
+
+    async def _listing(self) -> Finding:
+        # A serverless cache was seen to refuse it to a user with few rights:
+        # https://github.com/redis/redis/issues/13402 (read in November 2026)
+        try:
+            for server in await self.connection.servers():
+                await self.connection.ask("SCAN", 0, "MATCH", self._key("*", "meta"), server=server)
+        except StateUnavailable as error:
+            text = f"the cache does not list users (SCAN), as `bot state export` does: {error}"
+            return Finding("warning", f"{text}; turns do not need it (DEPLOY.md)")
+        return Finding("ok", "the cache lists users (SCAN)")
 
 
 class IamConnection(RedisConnection):

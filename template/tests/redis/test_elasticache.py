@@ -246,6 +246,18 @@ async def test_what_doctor_says_by_iam_and_by_password(
     await store.close()
 
 
+async def test_a_cache_that_lists_no_keys(single: Proxy, server: Server) -> None:
+    """Turns go on without SCAN; to export and to look for users does not."""
+    with as_admin(server) as admin:
+        admin.execute_command("ACL", "SETUSER", "my-bot", "-scan")  # type: ignore[no-untyped-call]
+    store = ElasticacheStore.from_settings(Settings())
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    (text,) = [finding.text for finding in await store.examine() if finding.level != "ok"]
+    assert "bot state export" in text
+    await store.close()
+
+
 @pytest.mark.parametrize("flaw", WRONG)
 async def test_a_certificate_that_is_not_to_be_believed(
     server: Server, passwords: Passwords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flaw: str

@@ -12,6 +12,7 @@ from conftest import Render
 from support import ROOT, Answers, combinations, label, run
 
 CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
+ON_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
 
 BASH = shutil.which("bash") or "bash"
 TOOLS = Path(sys.executable).parent
@@ -77,3 +78,23 @@ def test_instructions(render: Render, answers: Answers) -> None:
         assert f"\n## {part}\n" in text
     assert "Nothing was tried at" in " ".join(text.split())
     assert re.search(r"as of|read in November 2026", text), "when was the page read that names the price?"
+
+
+@pytest.mark.parametrize("answers", [each for each in combinations() if ON_REDIS & {*each.values()}], ids=label)
+def test_rights_on_redis(render: Render, answers: Answers) -> None:
+    """The rights that documents name are those that the project's tests give their user."""
+    folder = render(**answers)
+    files = ["README.md", "DEPLOY.md", "infra/elasticache.yaml"]
+    said = {
+        (path.name, rights)
+        for path in map(folder.joinpath, files)
+        if path.exists()
+        for rights in re.findall(r"\+@read[ +|@\w-]*", path.read_text("utf-8"))
+    }
+    tried = (folder / "tests/redis/server.py").read_text("utf-8")
+    if answers.get("cloud_provider") == "upstash":
+        tried += (folder / "tests/redis/test_upstash.py").read_text("utf-8")
+    assert "README.md" in {name for name, _ in said}
+    for name, rights in said:
+        rights = rights.removesuffix(" +cluster|slots +command")  # without which there is no cluster to test
+        assert f'RIGHTS = "{rights}"\n' in tried, name

@@ -19,6 +19,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError
 
 from bot.cloud.aws_token import AwsSigner
+from bot.cloud.redis_address import refuse_unchecked
 from bot.config import Environment, load
 from bot.errors import OperatorError
 from bot.state.redis import RedisStore
@@ -51,8 +52,9 @@ class ElasticacheStore(RedisStore):
         """Make the way there.
 
         Raises:
-            OperatorError: also when something is missing that IAM takes.
+            OperatorError: see `refuse_unchecked`; also when something is missing that IAM takes.
         """
+        refuse_unchecked(settings)
         ours = load(ElasticacheSettings)
         if ours.elasticache_name is None:
             return RedisConnection(settings)
@@ -70,7 +72,19 @@ class ElasticacheStore(RedisStore):
             _login(self.connection),
             _mode(address, isinstance(self.connection.client, RedisCluster)),
             *await examine(self.connection, self._ttl, judges),
+            await self._listing(),
         ]
+
+    async def _listing(self) -> Finding:
+        # A serverless cache was seen to refuse it to a user with few rights:
+        # https://github.com/redis/redis/issues/13402 (read in November 2026)
+        try:
+            for server in await self.connection.servers():
+                await self.connection.ask("SCAN", 0, "MATCH", self._key("*", "meta"), server=server)
+        except StateUnavailable as error:
+            text = f"the cache does not list users (SCAN), as `bot state export` does: {error}"
+            return Finding("warning", f"{text}; turns do not need it (DEPLOY.md)")
+        return Finding("ok", "the cache lists users (SCAN)")
 
 
 class IamConnection(RedisConnection):
@@ -132,7 +146,12 @@ class ShortLivedConnection(SSLConnection):
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Note the time, and log in."""
         self._opened = time.monotonic()
-        await super().on_connect_check_health(check_health)
+        try:
+            await super().on_connect_check_health(check_health)
+        except BaseException:
+            # redis-py takes whatever is open for logged in, also when signing failed or nobody waited for it.
+            await self.disconnect(nowait=True)
+            raise
 
     async def check_health(self) -> None:
         """Be asked before each command whether the connection can be used."""

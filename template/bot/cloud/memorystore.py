@@ -3,21 +3,15 @@
 import ssl
 from typing import Any
 
+from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection
+from redis.exceptions import ConnectionError
+
+from bot.cloud.redis_address import refuse_unchecked
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import RedisConnection, RedisSettings
 from bot.state.redis_doctor import eviction, examine, version
 from bot.state.store import Finding
-
-AUTHORITY = {
-    # An instance has authorities of its own (REDIS_CA_FILE), which vouch for nobody else. Its certificate
-    # has the address where Python does not look for it: as the common name.
-    # https://github.com/envoyproxy/ratelimit/pull/409
-    "ssl_check_hostname": False,
-    # And it has no authority key identifier, which Python asks for from 3.13 on.
-    # https://github.com/redis/redis-py/issues/3685
-    "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
-}
-"""How the server's certificate is looked at."""
 
 
 class MemorystoreStore(RedisStore):
@@ -28,9 +22,13 @@ class MemorystoreStore(RedisStore):
         """Make the way there; only the instance's own authority is trusted, when it is known.
 
         Raises:
-            OperatorError: see `RedisStore.connection_to`.
+            OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.
         """
-        return RedisConnection(settings, **AUTHORITY if settings.redis_ca_file else {})
+        refuse_unchecked(settings)
+        connection = RedisConnection(settings)
+        if settings.redis_ca_file and isinstance(connection.client, Redis):
+            connection.client.connection_pool.connection_class = InstanceConnection
+        return connection
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there. See `StateStore.examine`."""
@@ -44,6 +42,32 @@ class MemorystoreStore(RedisStore):
             _password(bool(options.get("password"))),
             *await examine(self.connection, self._ttl, judges),
         ]
+
+
+class InstanceConnection(SSLConnection):
+    """A connection to an instance, which is known by its authorities (REDIS_CA_FILE) and not by a name."""
+
+    def __init__(self, **options: Any) -> None:
+        """Make it; nothing is opened yet.
+
+        Raises:
+            ConnectionError: a file cannot be read.
+        """
+        super().__init__(**options)
+        files = self.ssl_context
+        # redis-py's own context trusts whom the machine trusts, too, and they vouch for anybody. From Python
+        # 3.13 on it also asks for an authority key identifier, which these certificates lack:
+        # https://github.com/redis/redis-py/issues/3685
+        files.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # The address is where Python does not look for it, in the common name; these authorities vouch for
+        # nobody else. https://github.com/envoyproxy/ratelimit/pull/409
+        files.context.check_hostname = False
+        try:
+            files.context.load_verify_locations(files.ca_certs)
+            if files.certfile:
+                files.context.load_cert_chain(files.certfile, files.keyfile)
+        except OSError:
+            raise ConnectionError("REDIS_CA_FILE, REDIS_CERT_FILE or REDIS_KEY_FILE cannot be read") from None
 
 
 def _encryption(is_tls: bool) -> Finding:

@@ -2,15 +2,26 @@
 
 from typing import Any
 
+from bot.cloud.redis_address import refuse_unchecked
 from bot.config import load
 from bot.state.redis import RedisStore
-from bot.state.redis_connection import Address, RedisSettings
+from bot.state.redis_connection import Address, RedisConnection, RedisSettings
 from bot.state.redis_doctor import eviction, examine, version
 from bot.state.store import Finding
 
 
 class RedisCloudStore(RedisStore):
     """Keeps records in a database of Redis Cloud."""
+
+    @classmethod
+    def connection_to(cls, settings: RedisSettings) -> RedisConnection:
+        """Make the way there.
+
+        Raises:
+            OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.
+        """
+        refuse_unchecked(settings)
+        return RedisConnection(settings)
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there. See `StateStore.examine`."""

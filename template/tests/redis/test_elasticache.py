@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +19,7 @@ from botocore.signers import RequestSigner
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from bot.cloud import elasticache
+from bot.cloud import aws_token, elasticache
 from bot.cloud.elasticache import ElasticacheStore, IamConnection, Tokens
 from bot.config import Settings
 from bot.errors import OperatorError
@@ -27,7 +28,7 @@ from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server, make_store
-from tests.redis.tls import WRONG, Certificate, behind_tls, issue, named, resolve_here
+from tests.redis.tls import UNCHECKED, WRONG, Certificate, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".cache.amazonaws.com"
@@ -151,6 +152,59 @@ async def test_a_token_that_is_refused_is_one_line(
     await store.close()
 
 
+async def test_a_token_that_was_refused_once(single: Proxy, server: Server, passwords: Passwords) -> None:
+    """As while the clocks differ, or before the role has its rights: the next connection takes a new one."""
+    store = ElasticacheStore.from_settings(Settings())
+    await store.connect()
+    end_connections(server)
+    passwords.now = "stale"
+    with pytest.raises(StateUnavailable):
+        await store.load("1")
+    passwords.now = "first"
+    assert (await store.load("1")).version == 0
+    await store.close()
+
+
+async def test_a_token_that_could_not_be_signed_once(
+    single: Proxy, server: Server, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the SDK raises: a connection on which nobody is logged in is not used."""
+    store = ElasticacheStore.from_settings(Settings())
+    await store.connect()
+    end_connections(server)
+    with monkeypatch.context() as failing:
+        failing.setattr(Tokens, "sign", lambda _: int("no token"))
+        with pytest.raises(ValueError, match="no token"):
+            await store.load("1")
+    assert (await store.load("1")).version == 0
+    await store.close()
+
+
+async def test_whoever_waits_for_a_token_may_give_up(
+    single: Proxy, server: Server, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ElasticacheStore.from_settings(Settings())
+    await store.connect()
+    end_connections(server)
+    is_signing, may_end = Event(), Event()
+
+    def wait(_: Tokens) -> str:
+        is_signing.set()
+        may_end.wait()
+        return "late"
+
+    with monkeypatch.context() as slow:
+        slow.setattr(Tokens, "sign", wait)
+        loading = asyncio.create_task(store.load("1"))
+        await asyncio.to_thread(is_signing.wait)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        may_end.set()
+    assert (await store.load("1")).version == 0
+    await store.close()
+
+
 async def test_a_connection_is_replaced_before_it_is_too_old(
     single: Proxy, server: Server, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +246,18 @@ async def test_what_doctor_says_by_iam_and_by_password(
     await store.close()
 
 
+async def test_a_cache_that_lists_no_keys(single: Proxy, server: Server) -> None:
+    """Turns go on without SCAN; to export and to look for users does not."""
+    with as_admin(server) as admin:
+        admin.execute_command("ACL", "SETUSER", "my-bot", "-scan")  # type: ignore[no-untyped-call]
+    store = ElasticacheStore.from_settings(Settings())
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    (text,) = [finding.text for finding in await store.examine() if finding.level != "ok"]
+    assert "bot state export" in text
+    await store.close()
+
+
 @pytest.mark.parametrize("flaw", WRONG)
 async def test_a_certificate_that_is_not_to_be_believed(
     server: Server, passwords: Passwords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flaw: str
@@ -207,6 +273,39 @@ async def test_a_certificate_that_is_not_to_be_believed(
             await store.connect()
         assert passwords.given == []
         await store.close()
+
+
+async def test_a_failover_behind_the_address(
+    single: Proxy, server: Server, passwords: Passwords, tmp_path: Path
+) -> None:
+    """The replica takes the address over; the old master comes back as a replica that takes no writes."""
+    replica = Server(tmp_path / "replica").start()
+    admit(replica, "first", "second")
+    for each in (server, replica):
+        with as_admin(each) as admin:
+            admin.config_set("masteruser", "admin")
+            admin.config_set("masterauth", "admin")
+    try:
+        with as_admin(replica) as new, as_admin(server) as old:
+            new.replicaof("127.0.0.1", server.port)
+            store = ElasticacheStore.from_settings(Settings())
+            await store.connect()
+            version = await store.commit("1", Changes(state={"n": b"1"}), expect=0)
+            for _ in range(200):
+                if new.exists(f"{NAMESPACE}:user:{{1}}:state"):
+                    break
+                await asyncio.sleep(0.05)
+            passwords.now = "second"
+            single.lead_to(replica.url)
+            new.replicaof("NO", "ONE")
+            old.replicaof("127.0.0.1", replica.port)
+            await store.commit("1", Changes(state={"n": b"2"}, applied=(2,)), expect=version)
+            record = await store.load("1")
+            assert (record.state, record.applied) == ({"n": 2}, (2,))
+            assert new.hget(f"{NAMESPACE}:user:{{1}}:state", "n") == b"2"
+            await store.close()
+    finally:
+        replica.end()
 
 
 # A cluster (a serverless cache is one).
@@ -278,6 +377,9 @@ async def test_a_cluster_by_tls_and_tokens(
         *(store.commit(str(n), Changes(state={"n": b"%d" % n}), expect=0) for n in range(60))
     )
     assert len({user async for user in store.users()}) == 60
+    for command in ("FLUSHALL", "KEYS *"):
+        with pytest.raises(StateUnavailable, match="ACL"):
+            await store.connection.ask(*command.split())
     assert await store.forget("7") is True
     assert {finding.level for finding in await store.examine()} == {"ok"}
 
@@ -358,6 +460,12 @@ def test_a_token_is_the_one_that_the_sdk_signs(
     assert told["X-Amz-Credential"] == ["AKIAEXAMPLE/20261122/eu-west-1/elasticache/aws4_request"]
 
 
+def test_nothing_grows_older_than_elasticache_lets_it() -> None:
+    """It ends connections after twelve hours, and takes tokens for fifteen minutes."""
+    assert elasticache.CONNECTION_SECONDS < 12 * 3600
+    assert aws_token.LIFETIME <= 15 * 60
+
+
 @pytest.mark.usefixtures("iam")
 async def test_each_token_is_signed_with_the_credentials_of_now() -> None:
     tokens = Tokens("eu-west-1", "my-bot", "my-user", is_serverless=True)
@@ -397,6 +505,15 @@ def test_an_address_that_does_not_go_with_iam(monkeypatch: pytest.MonkeyPatch, u
     with pytest.raises(OperatorError, match="rediss://USER@HOST") as caught:
         ElasticacheStore.from_settings(Settings())
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("iam")
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://my-bot@{SINGLE}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        ElasticacheStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("iam")

@@ -16,12 +16,13 @@ from redis import Redis
 
 from bot.cloud.memorystore import MemorystoreStore
 from bot.config import Settings
+from bot.errors import OperatorError
 from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server, make_store
-from tests.redis.tls import Certificate, behind_tls, issue, named
+from tests.redis.tls import UNCHECKED, Certificate, behind_tls, issue, named
 from tests.test_cli import run
 
 ADDRESS = "127.0.0.1"
@@ -115,6 +116,51 @@ async def test_a_certificate_that_is_not_to_be_believed(
         await store.close()
 
 
+async def test_an_authority_that_everyone_trusts_does_not_vouch_for_an_instance(
+    instance: Proxy, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name is asked, so whoever has a certificate of any name could pass for the instance."""
+    (tmp_path / "public").mkdir()
+    public = issue(tmp_path / "public", "elsewhere.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(public.ca_file))  # stands for what the machine trusts
+    async with behind_tls(server.url, public) as proxy:
+        monkeypatch.setenv("REDIS_URL", named(proxy, ADDRESS, ":sesame@"))
+        store = MemorystoreStore.from_settings(Settings())
+        with pytest.raises(StateUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await store.connect()
+        await store.close()
+    monkeypatch.setenv("REDIS_URL", named(instance, ADDRESS, ":sesame@"))
+    await works(MemorystoreStore.from_settings(Settings()))
+
+
+async def test_a_file_of_two_authorities(
+    instance: Proxy, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an authority gives way to the next one, the file has both."""
+    (tmp_path / "next").mkdir()
+    following = issue(tmp_path / "next", ADDRESS)
+    both = tmp_path / "both.pem"
+    both.write_bytes((tmp_path / "ca.pem").read_bytes() + following.ca_file.read_bytes())
+    monkeypatch.setenv("REDIS_CA_FILE", str(both))
+    await works(MemorystoreStore.from_settings(Settings()))
+    async with behind_tls(server.url, following) as proxy:
+        monkeypatch.setenv("REDIS_URL", named(proxy, ADDRESS, ":sesame@"))
+        store = MemorystoreStore.from_settings(Settings())
+        await store.connect()
+        await store.close()
+
+
+async def test_a_file_without_certificates_is_one_line(
+    instance: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.pem").write_text("none", "utf-8")
+    monkeypatch.setenv("REDIS_CA_FILE", str(tmp_path / "empty.pem"))
+    store = MemorystoreStore.from_settings(Settings())
+    with pytest.raises(StateUnavailable, match="REDIS_CA_FILE"):
+        await store.connect()
+    await store.close()
+
+
 async def test_names_count_unless_the_authority_is_the_instance_s_own(
     instance: Proxy, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +175,15 @@ async def test_names_count_unless_the_authority_is_the_instance_s_own(
         with pytest.raises(StateUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await store.connect()
         await store.close()
+
+
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://:sesame@{ADDRESS}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        MemorystoreStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 async def test_a_failover_behind_the_address(instance: Proxy, server: Server, tmp_path: Path) -> None:

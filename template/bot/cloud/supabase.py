@@ -78,9 +78,7 @@ class SupabaseStore(PostgresStore):
                 "DATABASE_URL names Supabase's pooler in transaction mode (port 6543): "
                 "set DATABASE_POOLER=transaction, or take the session pooler (port 5432)"
             )
-        if not address.wants_authority:
-            return settings.database()
-        return settings.database(ssl=trust_file(AUTHORITY, HOW_TO_GET_IT))
+        return settings.database(**address.verifying(lambda: trust_file(AUTHORITY, HOW_TO_GET_IT)))
 
     async def _open(self) -> Database:
         """As `PostgresStore._open`; but tables whose rows are hidden are no empty tables."""

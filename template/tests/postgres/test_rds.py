@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bot.cloud import rds, rds_setup
 from bot.cloud.rds import RdsStore
 from bot.config import Settings
 from bot.errors import OperatorError
-from bot.state.postgres_database import Connection, Database
+from bot.state.postgres_database import Connection, Database, DatabaseSettings
 from bot.state.store import Changes, StateUnavailable
 from tests.postgres.server import OwnServer
 from tests.postgres.standby import follow
@@ -24,6 +25,8 @@ from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from tests.test_cli import run
 
 INSTANCE = "bot.cabcdefghijk.eu-central-1.rds.amazonaws.com"
+CHINA = "bot.cabcdefghijk.rds.cn-north-1.amazonaws.com.cn"
+CHINA_TOO = "bot.cabcdefghijk.cn-north-1.rds.amazonaws.com.cn"
 URL = f"postgresql://bot@{INSTANCE}:5432/postgres"
 
 
@@ -174,13 +177,23 @@ async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPa
         await store.connect()
 
 
+@pytest.mark.parametrize("url", [URL, URL.replace("bot@", "bot:hunter2@")], ids=["token", "password"])
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
-async def test_a_server_that_is_not_the_one_gets_no_token(
+async def test_a_server_that_is_not_the_one_gets_nothing(
     authority: Authority,
     names: Names,
-    store: RdsStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     what: str,
+    is_named: bool,
+    url: str,
 ) -> None:
+    if is_named:
+        monkeypatch.setattr(rds, "AUTHORITIES", tmp_path / "is-not-there.pem")
+        url = f"{url}?sslrootcert={authority.write(tmp_path / 'named.pem')}"
+    monkeypatch.setenv("DATABASE_URL", url)
+    store = RdsStore.from_settings(Settings())
     signer = Authority() if what == "another authority" else authority
     name = INSTANCE.replace("bot", "bob") if what == "another name" else INSTANCE
     async with TlsServer(NOWHERE, signer.server(name, has_expired=what == "expired")) as server:
@@ -190,14 +203,58 @@ async def test_a_server_that_is_not_the_one_gets_no_token(
                 await store.connect()
 
 
-def test_no_token_to_an_unverified_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"{URL}?sslmode=require")
-    with pytest.raises(OperatorError, match="leave sslmode out"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"{URL}?sslmode=require", "leave sslmode out"),
+        (f"postgresql://{INSTANCE}/bot", "neither user nor password"),
+        ("postgresql://bot@db.example.eu-central-1.amazonaws.com/bot", "is no instance"),
+        (f"postgresql://bot@{INSTANCE}:5432,{INSTANCE}:5433/bot", "several servers"),
+        (f"postgresql://bot@/bot?host={INSTANCE},{INSTANCE}", "several servers"),
+        (f"postgresql://bot@{INSTANCE}:port/bot", "no number"),
+        (f"postgresql://bot@{INSTANCE}/bot?sslrootcert=/is/not/there.pem", "names no certificates"),
+    ],
+)
+def test_addresses_that_cannot_be_used(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(OperatorError, match=said):
         RdsStore.from_settings(Settings())
 
 
-def test_without_the_authorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rds, "AUTHORITIES", tmp_path / "is-not-there.pem")
+@pytest.mark.parametrize(
+    ("url", "host", "region", "user"),
+    [
+        (f"bot@{CHINA}/x", CHINA, "cn-north-1", "bot"),
+        (f"bot@{CHINA_TOO}/x", CHINA_TOO, "cn-north-1", "bot"),
+        (f"bot%40home@{INSTANCE.upper()}/x", INSTANCE, "eu-central-1", "bot@home"),
+        (f"/x?host={INSTANCE}&user=bot", INSTANCE, "eu-central-1", "bot"),
+    ],
+)
+async def test_what_is_an_instance(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, url: str, host: str, region: str, user: str
+) -> None:
+    """However its address is written: the server is verified, and the token is for it."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{url}")
+    database = RdsStore.database_of(DatabaseSettings())
+    assert database
+    assert database._options["ssl"].verify_mode is ssl.CERT_REQUIRED
+    token = await database._options["password"]()
+    assert token.startswith(f"{host}:5432/")
+    query = parse_qs(urlsplit(f"https://{token}").query)
+    assert query["DBUser"] == [user]
+    assert query["X-Amz-Credential"][0].split("/")[2:4] == [region, "rds-db"]
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate, in any lánguage"])
+def test_without_the_authorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "rds.pem"
+    if content is not None:
+        file.write_text(content, "utf-8")
+    monkeypatch.setattr(rds, "AUTHORITIES", file)
     monkeypatch.setenv("DATABASE_URL", URL)
     with pytest.raises(OperatorError, match=r"curl --fail .*/global-bundle\.pem"):
         RdsStore.from_settings(Settings())

@@ -59,16 +59,23 @@ def as_bot(server: OwnServer) -> str:
     return server.url.replace("//postgres:", "//bot:")
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 async def test_by_the_session_pooler(
     own_server: OwnServer,
     project: Connection,
     authority: Authority,
     names: Names,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_named: bool,
 ) -> None:
+    query = ""
+    if is_named:
+        monkeypatch.setattr(supabase, "AUTHORITY", tmp_path / "is-not-there.pem")
+        query = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
     async with TlsServer(own_server.url, authority.server(POOLER)) as server:
         names.lead(POOLER, 5432, server.port)
-        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres{query}")
         store = SupabaseStore.from_settings(Settings())
         assert (await store.migrate()).startswith("migrated")
         await store.connect()
@@ -109,16 +116,26 @@ def test_the_transaction_pooler_without_the_setting(tmp_path: Path) -> None:
     assert "hunter2" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
 async def test_a_server_that_is_not_the_one(
-    authority: Authority, names: Names, monkeypatch: pytest.MonkeyPatch, what: str
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    what: str,
+    is_named: bool,
 ) -> None:
+    query = ""
+    if is_named:
+        monkeypatch.setattr(supabase, "AUTHORITY", tmp_path / "is-not-there.pem")
+        query = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
     signer = Authority() if what == "another authority" else authority
     name = DIRECT if what == "another name" else POOLER
     context = signer.server(name, has_expired=what == "expired")
     async with TlsServer(NOWHERE, context) as server:
         names.lead(POOLER, 5432, server.port)
-        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres{query}")
         store = SupabaseStore.from_settings(Settings())
         async with asyncio.timeout(5):  # it does not wait for the certificate to become right
             with pytest.raises(StateUnavailable, match="certificate") as caught:

@@ -193,9 +193,14 @@ class Transactions:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
                     outcome = await self._attempt(update, sender)
-            except (StateUnavailable, StateConflict, DeliveryFailed) as error:
+            except NotAcknowledged:
+                raise
+            except Exception as error:
                 metrics.RETRIES.inc()
-                log.warning("update has to wait", reason=str(error), retry=keep_trying)
+                if isinstance(error, StateUnavailable | StateConflict | DeliveryFailed):
+                    log.warning("update has to wait", reason=str(error), retry=keep_trying)
+                else:  # nobody foresaw it, and it may pass all the same
+                    log.exception("update has to wait", retry=keep_trying)
                 if not keep_trying:
                     raise NotAcknowledged(str(error)) from error
                 with contextlib.suppress(TimeoutError):

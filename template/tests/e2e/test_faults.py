@@ -22,6 +22,7 @@ class Faults:
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self.loads_to_refuse = 0
+        self.loads_to_break = 0
         self.commits_to_refuse = 0
         self.answers_to_lose = 0
         self.commits_to_overtake = 0
@@ -33,6 +34,9 @@ class Faults:
         if self.loads_to_refuse:
             self.loads_to_refuse -= 1
             raise StateUnavailable("connection refused", user_id)
+        if self.loads_to_break:
+            self.loads_to_break -= 1
+            raise LookupError("a driver's error of which the store knows nothing")
         return await self._store.load(user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
@@ -77,6 +81,20 @@ async def test_the_backend_is_away_for_a_while(
     await telegram.settled()
     assert telegram.texts(1) == [f"Processed: m{n} (#{n})" for n in range(1, 6)]
     assert (await bot.record(1)).state["message_count"] == 5
+
+
+async def test_an_error_of_the_backend_that_nobody_foresaw(
+    bot: Runtime, telegram: FakeTelegram, faults: Faults, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It must not hold up polling for ever; and who comes after waits, so that the order stays."""
+    configure_logs(bot.settings)
+    faults.loads_to_break = 3
+    written = [telegram.message(f"m{n}", user_id=1) for n in range(1, 4)]
+    await telegram.settled()
+    assert telegram.texts(1) == [f"Processed: m{n} (#{n})" for n in range(1, 4)]
+    assert set(written) <= telegram.acknowledged.keys()
+    await bot.stop()
+    assert "LookupError" in capfd.readouterr().err
 
 
 async def test_an_unreachable_backend_never_looks_like_a_new_user(

@@ -171,6 +171,35 @@ async def test_credentials_that_were_renewed_sign_the_next_token(
     assert signed == [f"AKIA{served - 1}", f"AKIA{served}"]
 
 
+async def test_a_role_that_is_refused(
+    store: RdsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: Names
+) -> None:
+    """By the service that hands out its credentials."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = (
+            "<ErrorResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><Error><Type>Sender</Type>"
+            "<Code>AccessDenied</Code><Message>me may not</Message></Error></ErrorResponse>"
+        )
+        head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+        await writer.drain()
+        writer.close()
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "bot")
+    (tmp_path / "credentials").write_text("[me]\naws_access_key_id = AKIA\naws_secret_access_key = secret\n")
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+        role = "role_arn = arn:aws:iam::123456789012:role/bot\nsource_profile = me\nregion = eu-central-1\n"
+        (tmp_path / "config").write_text(f"[profile bot]\n{role}")
+        with pytest.raises(StateUnavailable, match=r"AWS credentials cannot be renewed \(AccessDenied\)"):
+            await store.connect()
+
+
 async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StateUnavailable, match="there are no AWS credentials"):

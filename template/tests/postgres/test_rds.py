@@ -350,18 +350,22 @@ async def test_failover(
 
 
 async def test_the_setup_makes_a_user_who_can_do_what_the_bot_does(own_server: OwnServer) -> None:
-    administrator = await asyncpg.connect(own_server.url)
-    await administrator.execute("CREATE ROLE rds_iam; REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    """By one who administers the instance as Amazon lets its customers: short of a superuser."""
+    superuser = await asyncpg.connect(own_server.url)
+    await superuser.execute("""
+        CREATE ROLE administrator LOGIN CREATEROLE;
+        CREATE ROLE rds_iam;
+        GRANT rds_iam TO administrator WITH ADMIN OPTION;
+        ALTER DATABASE postgres OWNER TO administrator;
+        REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC
+    """)
     for _ in range(2):
-        await rds_setup.set_up(Database(own_server.url))
-    assert await administrator.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
-    # An administrator who becomes a member could not sign in by password any more.
-    members = await administrator.fetch(
-        "SELECT pg_get_userbyid(member) AS name FROM pg_auth_members"
-        " WHERE roleid IN ('rds_iam'::regrole, 'bot'::regrole)"
-    )
-    assert [row["name"] for row in members] == ["bot"]
-    await administrator.close()
+        await rds_setup.set_up(Database(own_server.url.replace("//postgres:", "//administrator:")))
+    assert await superuser.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
+    # Who becomes a member of the bot is one of rds_iam, too, and could not sign in by password any more.
+    assert await superuser.fetch("SELECT FROM pg_auth_members WHERE roleid = 'bot'::regrole") == []
+    assert not await superuser.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname LIKE 'bot_%')")
+    await superuser.close()
     store = RdsStore(Database(own_server.url.replace("//postgres:", "//bot:")))
     await store.migrate()
     await store.connect()

@@ -4,14 +4,34 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from conftest import Render
 from support import ROOT, Answers, combinations, label, run
 
 CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
+
+
+class AnyTags(yaml.SafeLoader):
+    """Reads CloudFormation, whose functions are tags such as !Ref, as what they are given."""
+
+
+def _bare(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    match node:
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node, deep=True)
+        case yaml.MappingNode():
+            return loader.construct_mapping(node, deep=True)
+        case _:
+            return node.value
+
+
+AnyTags.add_multi_constructor("!", _bare)
 
 BASH = shutil.which("bash") or "bash"
 TOOLS = Path(sys.executable).parent
@@ -28,6 +48,15 @@ def commands(text: str) -> list[str]:
             plain += part
     indented = re.findall(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)", plain)
     return fenced + [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in indented]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Everything in a document that holds nothing else."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    else:
+        yield value
 
 
 def shells(code: str, folder: Path) -> None:
@@ -57,6 +86,20 @@ def test_stacks(render: Render, answers: Answers) -> None:
         assert not re.search(r"^[^#\"]*: [&*]\w", text, re.MULTILINE)
         done = run(TOOLS / "cfn-lint", stack, cwd=ROOT)
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("answers", CLOUD, ids=label)
+def test_services_behind_load_balancers(render: Render, answers: Answers) -> None:
+    """ECS refuses a service whose target group no load balancer leads to yet, and would end one that starts."""
+    for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
+        resources = (yaml.load(stack.read_text("utf-8"), Loader=AnyTags) or {}).get("Resources", {})
+        rules = [name for name, each in resources.items() if each["Type"].endswith("::ListenerRule")]
+        for name, service in resources.items():
+            if service["Type"] != "AWS::ECS::Service" or "LoadBalancers" not in service["Properties"]:
+                continue
+            waits_for = {*leaves(service["Properties"]), *leaves(service.get("DependsOn", []))}
+            assert waits_for & set(rules), f"{name} may come before {rules}"
+            assert "HealthCheckGracePeriodSeconds" in service["Properties"], name
 
 
 @pytest.mark.parametrize("answers", CLOUD, ids=label)

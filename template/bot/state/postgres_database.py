@@ -127,6 +127,7 @@ class Database:
         self.pool_size = pool_size
         self._url = url
         self._timeout = timeout
+        self._pooler = pooler
         self._connect = connect
         # Behind a pooler nothing may depend on the session: no settings, and no statements with names. Those
         # without are sent once to learn their types and again to be executed, which takes two round trips.
@@ -168,7 +169,11 @@ class Database:
         """
         try:
             self._pool = await asyncpg.create_pool(
-                min_size=0, max_size=self.pool_size, reset=_keep, connect=self._connect, **self._options
+                min_size=0,
+                max_size=self.pool_size,
+                reset=_keep,
+                connect=self._connect_to_write,
+                **self._options,
             )
             await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
         except BaseException:
@@ -192,7 +197,7 @@ class Database:
             StateUnavailable: the server refuses us.
         """
         try:
-            return await self._connect(**self._options)
+            return await self._connect_to_write(**self._options)
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 
@@ -249,13 +254,27 @@ class Database:
         for setting, loss in RISKY_WHEN_OFF.items():
             if row[setting] == "off":
                 findings.append(Finding("warning", f"{setting} is off: if the server crashes, {loss}"))
-        if row["free"] < self.pool_size:
+        if self._pooler is None and row["free"] < self.pool_size:
             text = f"the server has {row['free']} connections left, DATABASE_POOL_SIZE is {self.pool_size}"
             findings.append(Finding("warning", text))
         ahead = row["now"] - time.time()
         if abs(ahead) > CLOCK_TOLERANCE:
             findings.append(Finding("warning", f"the server's clock differs from this one by {ahead:+.0f} s"))
         return findings
+
+    async def _connect_to_write(self, *arguments: Any, **options: Any) -> Connection:
+        """As `connect`; but a server that takes no writes is asked why."""
+        try:
+            return await self._connect(*arguments, **options)
+        except asyncpg.TargetServerAttributeNotMatched:
+            connection = await self._connect(*arguments, **options | {"target_session_attrs": "any"})
+            try:
+                is_standby = await connection.fetchval("SELECT pg_is_in_recovery()")
+            finally:
+                connection.terminate()
+            if is_standby:
+                raise
+            raise _IsReadOnly from None
 
     async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         pool = self._pool
@@ -268,6 +287,10 @@ class Database:
                 # A server that hangs would not answer a request to cancel either.
                 connection.terminate()
                 raise
+
+
+class _IsReadOnly(ConnectionError):
+    """The server is the one to write to, and was told to take no writes."""
 
 
 class _Waiting:
@@ -285,6 +308,8 @@ class _Waiting:
 
 def describe(error: BaseException) -> str:
     """Why PostgreSQL did not do it, in words that quote neither records nor passwords."""
+    if isinstance(error, _IsReadOnly):
+        return "PostgreSQL is read-only, and no standby: has it reached the size that its plan allows?"
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "PostgreSQL is a standby, which cannot be written to"
     if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in error.args[0]:
@@ -327,6 +352,7 @@ async def _look(connection: Connection) -> Any:
             current_setting('synchronous_commit') AS synchronous_commit,
             current_setting('max_connections')::int
                 - current_setting('superuser_reserved_connections')::int
-                - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS free,
+                - coalesce(current_setting('reserved_connections', true)::int, 0)
+                - (SELECT sum(numbackends) FROM pg_stat_database) AS free,
             extract(epoch FROM clock_timestamp())::float8 AS now
     """)

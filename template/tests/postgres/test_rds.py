@@ -336,6 +336,8 @@ async def test_failover(
             await database.close()
             await asyncio.to_thread(own_server.embedded.stop_now)
             writing = asyncio.create_task(store.commit("0", Changes(state={"n": b"2"}), expect=versions["0"]))
+            with pytest.raises(StateUnavailable, match="is a standby"):
+                await Database(standby.url).connect()
             await asyncio.sleep(1)
             assert not writing.done()
             await asyncio.to_thread(standby.promote)

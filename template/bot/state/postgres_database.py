@@ -102,7 +102,12 @@ class DatabaseSettings(Environment):
 
 
 class Database:
-    """Runs work on connections of a pool, again when the server was away for a moment."""
+    """Runs work on connections of a pool, again when the server was away for a moment.
+
+    Attributes:
+        pool_size: most connections.
+        session_settings: what each connection asks the server for, in its own units; none behind a pooler.
+    """
 
     def __init__(
         self,
@@ -132,18 +137,17 @@ class Database:
         # Behind a pooler nothing may depend on the session: no settings, and no statements with names. Those
         # without are sent once to learn their types and again to be executed, which takes two round trips.
         session: dict[str, Any] = {"statement_cache_size": 0}
+        self.session_settings: dict[str, str] = {}
         if pooler != "transaction":
             milliseconds = str(int(timeout * 1000))
-            session = {
-                "server_settings": {
-                    "application_name": "bot",
-                    "statement_timeout": milliseconds,
-                    "idle_in_transaction_session_timeout": milliseconds,
-                    # Each statement goes to one user by a key. On tables that have grown since their last
-                    # vacuum the server would plan each execution anew, which takes longer than to execute it.
-                    "plan_cache_mode": "force_generic_plan",
-                }
+            self.session_settings = {
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+                # Each statement goes to one user by a key. On tables that have grown since their last
+                # vacuum the server would plan each execution anew, which takes longer than to execute it.
+                "plan_cache_mode": "force_generic_plan",
             }
+            session = {"server_settings": {"application_name": "bot", **self.session_settings}}
         self._options = {"dsn": url, "timeout": timeout, **session, **options}
         if "target_session_attrs" not in url:
             self._options["target_session_attrs"] = "read-write"

@@ -83,6 +83,10 @@ class TlsServer:
     async def admit(self, startup: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Look at a client's first packet, and raise if it may not go on."""
 
+    def passed_on(self, startup: bytes) -> bytes:
+        """What the server is told of a client's first packet."""
+        return startup
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
@@ -98,7 +102,7 @@ class TlsServer:
                 size = await reader.readexactly(4)
                 startup = size + await reader.readexactly(int.from_bytes(size) - 4)
                 await self.admit(startup, reader, writer)
-                await self._pass_on(startup, reader, writer)
+                await self._pass_on(self.passed_on(startup), reader, writer)
             finally:
                 writer.close()
 

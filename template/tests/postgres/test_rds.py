@@ -312,15 +312,41 @@ async def test_what_doctor_says_of_a_password(
         await store.close()
 
 
+@pytest.mark.parametrize("value", ["0", "1"])
+async def test_doctor_asks_whether_encryption_may_be_left_out(
+    own_server: OwnServer,
+    database: Connection,
+    authority: Authority,
+    names: Names,
+    store: RdsStore,
+    value: str,
+) -> None:
+    """By the parameter that Amazon's servers have, and those of others take for a setting of somebody's."""
+    await database.execute(f"ALTER DATABASE postgres SET rds.force_ssl = '{value}'")
+    async with Instance(own_server.url, authority) as instance:
+        names.lead(INSTANCE, 5432, instance.port)
+        await store.migrate()
+        await store.connect()
+        found = problems(await store.examine())
+        assert any("rds.force_ssl is off" in text for text in found) is (value == "0")
+        assert len(found) == (value == "0")
+        await store.close()
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("falls_silent", [False, True], ids=["it ends", "it falls silent"])
 async def test_failover(
     own_server: OwnServer,
     database: Connection,
     authority: Authority,
     names: Names,
     store: RdsStore,
+    falls_silent: bool,
 ) -> None:
-    """The name leads to the standby, which has every commit that was acknowledged, and so does the bot."""
+    """The name leads to the standby, which has every commit that was acknowledged, and so does the bot.
+
+    A machine that loses its power or network says nothing more: its connections stay, and are of no use.
+    """
     async with Instance(own_server.url, authority) as primary:
         names.lead(INSTANCE, 5432, primary.port)
         await store.migrate()
@@ -329,12 +355,18 @@ async def test_failover(
         versions = {
             str(n): await store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(20)
         }
+        await asyncio.gather(*map(store.load, versions))  # by all the connections there may be
         async with Instance(standby.url, authority) as secondary:
             # For a moment the name leads to a server that can be read and not written to.
             names.lead(INSTANCE, 5432, secondary.port)
-            primary.cut()
             await database.close()
-            await asyncio.to_thread(own_server.embedded.stop_now)
+            if falls_silent:
+                primary.fall_silent()
+                with pytest.raises(StateUnavailable, match="no answer in time"):
+                    await store.load("0")
+            else:
+                primary.cut()
+                await asyncio.to_thread(own_server.embedded.stop_now)
             writing = asyncio.create_task(store.commit("0", Changes(state={"n": b"2"}), expect=versions["0"]))
             with pytest.raises(StateUnavailable, match="is a standby"):
                 await Database(standby.url).connect()
@@ -342,10 +374,11 @@ async def test_failover(
             assert not writing.done()
             await asyncio.to_thread(standby.promote)
             versions["0"] = await writing
-            for user, version in versions.items():
-                record = await store.load(user)
-                assert record.version == version
-                assert record.state == {"n": 2 if user == "0" else 1}
+            async with asyncio.timeout(8):  # one connection that hung is enough
+                records = await asyncio.gather(*map(store.load, versions))
+            for record in records:
+                assert record.version == versions[record.user_id]
+                assert record.state == {"n": 2 if record.user_id == "0" else 1}
             assert secondary.tokens
             await store.close()
     await asyncio.to_thread(standby.remove)

@@ -119,7 +119,7 @@ def test_stacks(render: Render, answers: Answers) -> None:
 
 @pytest.mark.parametrize("answers", CLOUD, ids=label)
 def test_services_behind_load_balancers(render: Render, answers: Answers) -> None:
-    """ECS refuses a service whose target group no load balancer leads to yet, and would end one that starts."""
+    """ECS refuses a service whose target group no load balancer leads to yet, and ends one that starts."""
     for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
         resources = (yaml.load(stack.read_text("utf-8"), Loader=AnyTags) or {}).get("Resources", {})
         rules = [name for name, each in resources.items() if each["Type"].endswith("::ListenerRule")]
@@ -132,7 +132,7 @@ def test_services_behind_load_balancers(render: Render, answers: Answers) -> Non
 
 
 def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> None:
-    """With stand-ins for the tools: it makes what is not there, waits for the proxy, and grants the rights."""
+    """With stand-ins for the tools: it makes what is not there, waits for the proxy and grants rights."""
     script = render(backend="cloud", cloud_provider="cloud_sql") / "infra/cloud_sql.sh"
     stand_ins = {
         "gcloud": """
@@ -168,15 +168,16 @@ def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> No
 
 
 def test_app_specification(render: Render) -> None:
-    """What is filled in stays text, though a hash may be all digits; and App Platform knows each word of it."""
+    """What is filled in stays text, though a hash may be all digits; App Platform knows each word of it."""
     folder = render(backend="cloud", cloud_provider="digitalocean")
     text = (folder / "infra/digitalocean-app.yaml").read_text("utf-8")
     for digits in ("1234567", "1e10", "0x1f", "null", "12:30:45"):
         spec = yaml.safe_load(re.sub(r"\$\{[\w.]+\}", digits, text))
-        values = [env["value"] for env in spec["envs"]]
+        filled_in = [env["value"] for env in spec["envs"]]
+        filled_in += [spec["name"], spec["databases"][0]["cluster_name"]]
         tags = [each["image"]["tag"] for each in (*spec["services"], *spec["jobs"])]
         assert tags == [digits] * 2
-        assert {type(value) for value in (spec["name"], spec["databases"][0]["cluster_name"], *values)} == {str}
+        assert {type(value) for value in filled_in} == {str}
         assert [*unknown(spec, APP_SPECIFICATION)] == []
 
 

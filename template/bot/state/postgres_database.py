@@ -288,8 +288,8 @@ class Database:
             try:
                 return await work(connection)
             except (asyncio.CancelledError, TimeoutError):
-                # A server that hangs would not answer a request to cancel either. And if it went without a word,
-                # as in a failover, no other connection is of use: each is opened anew when it is needed.
+                # A server that hangs would not answer a request to cancel either. And if it went without a
+                # word, as in a failover, no other connection is of use: each is opened anew when needed.
                 connection.terminate()
                 await pool.expire_connections()
                 raise

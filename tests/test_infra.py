@@ -4,15 +4,64 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from conftest import Render
 from support import ROOT, Answers, combinations, label, run
 
 CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
 ON_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
+
+
+class AnyTags(yaml.SafeLoader):
+    """Reads CloudFormation, whose functions are tags such as !Ref, as what they are given."""
+
+
+def _bare(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    match node:
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node, deep=True)
+        case yaml.MappingNode():
+            return loader.construct_mapping(node, deep=True)
+        case _:
+            return node.value
+
+
+AnyTags.add_multi_constructor("!", _bare)
+
+_IMAGE = {"registry_type": {"DOCR"}, "repository": str, "tag": str}
+_COMPONENT = {
+    "name": str,
+    "image": _IMAGE,
+    "run_command": str,
+    "instance_count": int,
+    "instance_size_slug": str,
+    "termination": {"grace_period_seconds": int},
+}
+APP_SPECIFICATION = {
+    "name": str,
+    "region": str,
+    "services": [
+        {**_COMPONENT, "http_port": int, "health_check": {"http_path": str, "timeout_seconds": int}},
+    ],
+    "jobs": [{**_COMPONENT, "kind": {"PRE_DEPLOY"}}],
+    "ingress": {
+        "rules": [
+            {
+                "component": {"name": str, "preserve_path_prefix": bool},
+                "match": {"path": {"prefix": str}},
+            }
+        ]
+    },
+    "databases": [{"name": str, "engine": {"PG"}, "production": bool, "cluster_name": str}],
+    "envs": [{"key": str, "value": str, "type": {"SECRET", "GENERAL"}}],
+}
+"""What of https://docs.digitalocean.com/products/app-platform/reference/app-spec/ is made use of."""
 
 BASH = shutil.which("bash") or "bash"
 TOOLS = Path(sys.executable).parent
@@ -29,6 +78,15 @@ def commands(text: str) -> list[str]:
             plain += part
     indented = re.findall(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)", plain)
     return fenced + [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in indented]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Everything in a document that holds nothing else."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    else:
+        yield value
 
 
 def shells(code: str, folder: Path) -> None:
@@ -61,6 +119,89 @@ def test_stacks(render: Render, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("answers", CLOUD, ids=label)
+def test_services_behind_load_balancers(render: Render, answers: Answers) -> None:
+    """ECS refuses a service whose target group no load balancer leads to yet, and ends one that starts."""
+    for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
+        resources = (yaml.load(stack.read_text("utf-8"), Loader=AnyTags) or {}).get("Resources", {})
+        rules = [name for name, each in resources.items() if each["Type"].endswith("::ListenerRule")]
+        for name, service in resources.items():
+            if service["Type"] != "AWS::ECS::Service" or "LoadBalancers" not in service["Properties"]:
+                continue
+            waits_for = {*leaves(service["Properties"]), *leaves(service.get("DependsOn", []))}
+            assert waits_for & set(rules), f"{name} may come before {rules}"
+            assert "HealthCheckGracePeriodSeconds" in service["Properties"], name
+
+
+def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> None:
+    """With stand-ins for the tools: it makes what is not there, waits for the proxy and grants rights."""
+    script = render(backend="cloud", cloud_provider="cloud_sql") / "infra/cloud_sql.sh"
+    stand_ins = {
+        "gcloud": """
+            case "$*" in
+            *" describe "*) [ -n "$IS_THERE" ] ;;
+            *" users list "*) echo postgres; [ -z "$IS_THERE" ] || echo bot@my-project.iam ;;
+            esac
+        """,
+        "cloud-sql-proxy": 'sleep 1; touch "$LOG.listens"; exec sleep 60',
+        "pg_isready": '[ -e "$LOG.listens" ]',
+        "psql": 'cat >>"$LOG"',
+    }
+    for name, code in stand_ins.items():
+        file = tmp_path / name
+        file.write_text(f'#!{BASH}\necho "{name} $*" >>"$LOG"\n{code}\n')
+        file.chmod(0o755)
+    created = []
+    for is_there in ("", "1"):
+        log = tmp_path / f"log{is_there}"
+        variables = {"PROJECT": "my-project", "REGION": "eu", "IS_THERE": is_there, "LOG": str(log)}
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        done = run(BASH, script, cwd=tmp_path, env={**os.environ, **variables, "PATH": path})
+        assert done.returncode == 0, done.stdout + done.stderr
+        calls = log.read_text().splitlines()
+        created.append([re.sub(r" create .*", "", call) for call in calls if " create " in call])
+        assert any(re.search("^cloud-sql-proxy .*--gcloud-auth .*my-project:eu:bot", call) for call in calls)
+        assert calls[-1] == 'GRANT USAGE, CREATE ON SCHEMA public TO :"user";'
+        bindings = [call for call in calls if " add-iam-policy-binding " in call]
+        assert len(bindings) == 2
+        assert all("resource.name == 'projects/my-project/instances/bot'" in call for call in bindings)
+    made = ["sql instances", "sql databases", "iam service-accounts", "sql users"]
+    assert created == [[f"gcloud {each}" for each in made], []]
+
+
+def test_app_specification(render: Render) -> None:
+    """What is filled in stays text, though a hash may be all digits; App Platform knows each word of it."""
+    folder = render(backend="cloud", cloud_provider="digitalocean")
+    text = (folder / "infra/digitalocean-app.yaml").read_text("utf-8")
+    for digits in ("1234567", "1e10", "0x1f", "null", "12:30:45"):
+        spec = yaml.safe_load(re.sub(r"\$\{[\w.]+\}", digits, text))
+        filled_in = [env["value"] for env in spec["envs"]]
+        filled_in += [spec["name"], spec["databases"][0]["cluster_name"]]
+        tags = [each["image"]["tag"] for each in (*spec["services"], *spec["jobs"])]
+        assert tags == [digits] * 2
+        assert {type(value) for value in filled_in} == {str}
+        assert [*unknown(spec, APP_SPECIFICATION)] == []
+
+
+def unknown(value: Any, known: Any, path: str = "") -> Iterator[str]:
+    """The places in a document that a description of it does not have, or has in another form."""
+    if isinstance(known, type):
+        if type(value) is not known:
+            yield f"{path}: {value!r} is no {known.__name__}"
+    elif isinstance(known, set):
+        if value not in known:
+            yield f"{path}: {value!r}"
+    elif isinstance(known, list):
+        for each in value:
+            yield from unknown(each, known[0], f"{path}[]")
+    else:
+        for name, each in value.items():
+            if name in known:
+                yield from unknown(each, known[name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+
+
+@pytest.mark.parametrize("answers", CLOUD, ids=label)
 def test_instructions(render: Render, answers: Answers) -> None:
     """Bash can read the commands, what they name is there, and it says what was tried and what it costs."""
     folder = render(**answers)
@@ -77,7 +218,11 @@ def test_instructions(render: Render, answers: Answers) -> None:
     for part in ("Costs and limits", "Deleting everything", "What was tried"):
         assert f"\n## {part}\n" in text
     assert "Nothing was tried at" in " ".join(text.split())
-    assert re.search(r"as of|read in November 2026", text), "when was the page read that names the price?"
+    costs = text.partition("## Costs and limits")[2].partition("\n## ")[0]
+    claims = [line for line in costs.splitlines() if line.startswith("|") and "https://" in line]
+    assert claims
+    for claim in claims:
+        assert re.search(r"\b(\w+ 20\d\d|could not be consulted)\b", claim), f"when was that read? {claim}"
 
 
 @pytest.mark.parametrize("answers", [each for each in combinations() if ON_REDIS & {*each.values()}], ids=label)

@@ -1,34 +1,49 @@
 #!/usr/bin/env bash
 # Creates the instance at Cloud SQL, the bot's service account, and its user in the database. See DEPLOY.md.
-# Wants PROJECT and REGION in the environment. A step that was done before says so and stops: go on by hand from there.
+# Wants PROJECT and REGION in the environment. It can be run again: what is there stays as it is.
 set -euo pipefail
+: "${PROJECT:?}" "${REGION:?}"
 
 instance=bot
 account=bot@$PROJECT.iam.gserviceaccount.com
 user=bot@$PROJECT.iam
 
+is_there() { "$@" > /dev/null 2>&1; }
+
 gcloud services enable --project "$PROJECT" sqladmin.googleapis.com run.googleapis.com artifactregistry.googleapis.com \
     secretmanager.googleapis.com iam.googleapis.com
 
 # It has a public address, at which only Google's connectors are let in.
-gcloud sql instances create "$instance" --project "$PROJECT" --region "$REGION" --database-version POSTGRES_17 \
-    --edition enterprise --tier db-f1-micro --storage-auto-increase --backup-start-time 03:00 \
-    --enable-point-in-time-recovery --deletion-protection --connector-enforcement REQUIRED \
-    --database-flags cloudsql.iam_authentication=on
-gcloud sql databases create bot --project "$PROJECT" --instance "$instance"
+is_there gcloud sql instances describe "$instance" --project "$PROJECT" ||
+    gcloud sql instances create "$instance" --project "$PROJECT" --region "$REGION" --database-version POSTGRES_17 \
+        --edition enterprise --tier db-f1-micro --storage-auto-increase --backup-start-time 03:00 \
+        --enable-point-in-time-recovery --deletion-protection --connector-enforcement REQUIRED \
+        --database-flags cloudsql.iam_authentication=on
+is_there gcloud sql databases describe bot --project "$PROJECT" --instance "$instance" ||
+    gcloud sql databases create bot --project "$PROJECT" --instance "$instance"
 
-gcloud iam service-accounts create bot --project "$PROJECT" --display-name "Telegram bot"
+is_there gcloud iam service-accounts describe "$account" --project "$PROJECT" ||
+    gcloud iam service-accounts create bot --project "$PROJECT" --display-name "Telegram bot"
+# At this instance, and at no other of the project. https://cloud.google.com/sql/docs/postgres/iam-conditions
+this="resource.name == 'projects/$PROJECT/instances/$instance' && resource.type == 'sqladmin.googleapis.com/Instance'"
 for role in roles/cloudsql.client roles/cloudsql.instanceUser; do
-    gcloud projects add-iam-policy-binding "$PROJECT" --member "serviceAccount:$account" --role "$role" --condition None
+    gcloud projects add-iam-policy-binding "$PROJECT" --member "serviceAccount:$account" --role "$role" \
+        --condition "expression=$this,title=the-bots-instance" > /dev/null
 done
-gcloud sql users create "$user" --project "$PROJECT" --instance "$instance" --type cloud_iam_service_account
+gcloud sql users list --project "$PROJECT" --instance "$instance" --format "value(name)" |
+    grep --fixed-strings --line-regexp "$user" > /dev/null ||
+    gcloud sql users create "$user" --project "$PROJECT" --instance "$instance" --type cloud_iam_service_account
 
 # The user may make tables in its database, and nothing else.
 gcloud sql users set-password postgres --project "$PROJECT" --instance "$instance" --prompt-for-password
-cloud-sql-proxy --port 5433 "$PROJECT:$REGION:$instance" &
+cloud-sql-proxy --gcloud-auth --port 5433 "$PROJECT:$REGION:$instance" &
 proxy=$!
 trap 'kill "$proxy"' EXIT
-sleep 5
-psql "host=127.0.0.1 port=5433 user=postgres dbname=bot" --set "user=$user" --file - <<'SQL'
+for _ in {1..60}; do
+    kill -0 "$proxy" # it has not ended by itself
+    is_there pg_isready --host 127.0.0.1 --port 5433 && break
+    sleep 1
+done
+psql "host=127.0.0.1 port=5433 user=postgres dbname=bot" --set "user=$user" --set ON_ERROR_STOP=1 --file - <<'SQL'
 GRANT USAGE, CREATE ON SCHEMA public TO :"user";
 SQL

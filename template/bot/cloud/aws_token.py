@@ -5,7 +5,7 @@ from functools import cached_property
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from bot.state.store import StateUnavailable
@@ -42,8 +42,8 @@ class AwsSigner:
         request = AWSRequest("GET", f"https://{host}/", params=parameters)
         try:
             frozen = self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
-            raise StateUnavailable(f"AWS credentials cannot be renewed ({type(error).__name__})") from None
+        except (BotoCoreError, ClientError) as error:
+            raise StateUnavailable(f"AWS credentials cannot be renewed ({_reason(error)})") from None
         SigV4QueryAuth(frozen, self._service, self._region, expires=LIFETIME).add_auth(request)
         url: str = request.prepare().url
         return url.removeprefix("https://")
@@ -53,10 +53,17 @@ class AwsSigner:
         """Kept, because they renew themselves."""
         try:
             found = Session().get_credentials()
-        except BotoCoreError as error:
-            raise StateUnavailable(f"AWS credentials cannot be read ({type(error).__name__})") from None
+        except (BotoCoreError, ClientError) as error:
+            raise StateUnavailable(f"AWS credentials cannot be read ({_reason(error)})") from None
         if found is None:
             raise StateUnavailable(
                 "there are no AWS credentials: run this under a role that has some, or set AWS_PROFILE"
             )
         return found
+
+
+def _reason(error: BotoCoreError | ClientError) -> str:
+    """What kind of error, in a word: what the service calls it that refuses, or the SDK."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "refused"))
+    return type(error).__name__

@@ -11,16 +11,18 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import asyncpg
 import google.auth
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.sql.connector import Connector, IPTypes, RefreshStrategy, create_async_connector
+from google.cloud.sql.connector.exceptions import CloudSQLIPTypeError
 from pydantic import Field
 
 from bot.cloud.postgres_doctor import rights
 from bot.config import Environment, load
 from bot.errors import OperatorError
 from bot.state.postgres import PostgresStore
-from bot.state.postgres_database import Connection, Database, DatabaseSettings
+from bot.state.postgres_database import PASSING, Connection, Database, DatabaseSettings
 from bot.state.store import Finding, StateUnavailable
 
 SCOPES = ["https://www.googleapis.com/auth/sqlservice.admin"]  # what the connector itself asks for
@@ -97,11 +99,11 @@ class CloudSqlDatabase(Database):
                 self._instance, "asyncpg", ip_type=self._ip_type, **self._login, **options
             )
         except GoogleAuthError as error:
-            text = f"Google's credentials cannot be used ({type(error).__name__})"
-            raise StateUnavailable(f"{text}: run `gcloud auth application-default login`") from None
-        except aiohttp.ClientResponseError as error:
-            text = f"Cloud SQL's Admin API refuses ({error.status} {error.message})"
-            raise StateUnavailable(f"{text}: see the roles in DEPLOY.md") from None
+            raise _of_google(error) from None
+        except (asyncpg.PostgresError, *PASSING, ValueError):
+            raise
+        except Exception as error:
+            raise _of_google(error) from None
 
     async def _make_connector(self) -> Connector:
         async with self._making:
@@ -114,3 +116,19 @@ class CloudSqlDatabase(Database):
                     refresh_strategy=RefreshStrategy.LAZY,
                 )
             return self._connector
+
+
+def _of_google(error: Exception) -> Exception:
+    """What an error before the database means to it. The connector's own have no base in common."""
+    match error:
+        case GoogleAuthError() if not (error.retryable or isinstance(error, TransportError)):
+            text = f"Google's credentials cannot be used ({type(error).__name__})"
+            return StateUnavailable(f"{text}: run `gcloud auth application-default login`")
+        case aiohttp.ClientResponseError() if error.status < 500 and error.status != 429:
+            text = f"Cloud SQL's Admin API refuses ({error.status} {error.message})"
+            return StateUnavailable(f"{text}: see the roles in DEPLOY.md")
+        case CloudSQLIPTypeError():
+            kind, value = ("private", "true") if load(CloudSqlSettings).private_ip else ("public", "false")
+            return StateUnavailable(f"the instance has no {kind} address: PRIVATE_IP is {value}")
+        case _:
+            return ConnectionError(0, f"Google's side: {type(error).__name__}")  # which may pass

@@ -43,10 +43,8 @@ class DigitaloceanStore(PostgresStore):
             raise OperatorError(
                 f"DATABASE_URL names a connection pool (port {POOL_PORT}): set DATABASE_POOLER=transaction"
             )
-        if not address.wants_authority:
-            return settings.database()
-        certificate = load(DigitaloceanSettings).database_ca_cert
-        return settings.database(ssl=trust(certificate or "", HOW_TO_GET_IT))
+        certificate = load(DigitaloceanSettings).database_ca_cert or ""
+        return settings.database(**address.verifying(lambda: trust(certificate, HOW_TO_GET_IT)))
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there, or show them to others. See `StateStore.examine`."""

@@ -6,9 +6,9 @@ machine: each new connection looks it up again, and those to what has become a s
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from bot.cloud.aws_token import AwsSigner
 from bot.cloud.postgres_address import PostgresAddress, trust_file
@@ -19,7 +19,9 @@ from bot.state.postgres import PostgresStore
 from bot.state.postgres_database import Connection, Database, DatabaseSettings
 from bot.state.store import Finding
 
-DOMAINS = (".rds.amazonaws.com", ".rds.amazonaws.com.cn")
+# NAME.ID.REGION.rds.amazonaws.com, in China NAME.ID.rds.REGION.amazonaws.com.cn or like the others
+DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+REGION = re.compile(r"\.([a-z0-9-]+)\.rds\.amazonaws\.com(?:\.cn)?$|\.rds\.([a-z0-9-]+)\.amazonaws\.com\.cn$")
 
 AUTHORITIES = Path(__file__).with_name("rds.pem")
 HOW_TO_GET_THEM = (
@@ -36,11 +38,9 @@ class RdsStore(PostgresStore):
         address = PostgresAddress.within(DOMAINS, settings)
         if address is None:
             return settings.database()
-        options: dict[str, Any] = {}
-        if address.wants_authority:
-            options["ssl"] = trust_file(AUTHORITIES, HOW_TO_GET_THEM)
+        options = address.verifying(lambda: trust_file(AUTHORITIES, HOW_TO_GET_THEM))
         if _is_by_token(address, settings):
-            if address.encryption().level == "error":
+            if "ssl" not in options:
                 raise OperatorError(
                     "DATABASE_URL has no password, and tokens go to verified servers only: leave sslmode out"
                 )
@@ -52,7 +52,8 @@ class RdsStore(PostgresStore):
         settings = load(DatabaseSettings)
         address = PostgresAddress.within(DOMAINS, settings)
         if address is None:
-            here = [Finding("warning", f"DATABASE_URL names no database of Amazon RDS (NAME{DOMAINS[0]})")]
+            text = "DATABASE_URL names no database of Amazon RDS (NAME.ID.REGION.rds.amazonaws.com)"
+            here = [Finding("warning", text)]
         elif _is_by_token(address, settings):
             here = [address.encryption(), Finding("ok", "each connection has a token of its own (IAM)")]
         else:
@@ -76,10 +77,15 @@ def tokens(address: PostgresAddress) -> Callable[[], Awaitable[str]]:
     """What asyncpg asks for the password of each connection.
 
     Raises:
+        OperatorError: the address names no user, or a server whose region it does not say.
         StateUnavailable: later, when it is asked: there are no credentials.
     """
-    region = address.host.removesuffix(".cn").split(".")[-4]  # NAME.SOMETHING.REGION.rds.amazonaws.com
-    signer = AwsSigner("rds-db", region)
+    found = REGION.search(address.host)
+    if found is None:
+        raise OperatorError(f"DATABASE_URL has no password, and {address.host} is no instance at RDS")
+    if not address.user:
+        raise OperatorError("DATABASE_URL has neither user nor password: name the user who signs in by IAM")
+    signer = AwsSigner("rds-db", found[1] or found[2])
 
     async def token() -> str:
         place = f"{address.host}:{address.port}"

@@ -2,12 +2,11 @@
 
 The user signs in by IAM only, and may make tables in this database and its schema. It is made no member of
 any role but `rds_iam`, and the administrator no member of it: who is one of `rds_iam`, even by way of another
-role, can sign in by token only.
+role, can sign in by token only. Since PostgreSQL 16 whoever makes a role without being a superuser becomes
+one of it, and cannot leave; so a role does that which is gone afterwards.
 """
 
 import asyncio
-
-import asyncpg
 
 from bot.cloud.rds import RdsStore
 from bot.config import load
@@ -16,13 +15,22 @@ from bot.state.postgres_database import Database, DatabaseSettings
 
 USER = "bot"  # the name in infra/rds.yaml
 
-STATEMENTS = (
-    f"CREATE ROLE {USER} LOGIN",
-    f"GRANT rds_iam TO {USER}",
-    f"DO $$ BEGIN EXECUTE format('GRANT CREATE, CONNECT, TEMPORARY ON DATABASE %I TO {USER}', "
-    "current_database()); END $$",
-    f"GRANT USAGE, CREATE ON SCHEMA public TO {USER}",
-)
+MAKE = f"""
+CREATE ROLE {USER}_maker CREATEROLE;
+GRANT {USER}_maker TO CURRENT_USER;
+SET LOCAL ROLE {USER}_maker;
+CREATE ROLE {USER} LOGIN;
+RESET ROLE;
+DROP ROLE {USER}_maker;
+"""
+
+GRANT = f"""
+GRANT rds_iam TO {USER};
+GRANT USAGE, CREATE ON SCHEMA public TO {USER};
+DO $$ BEGIN
+    EXECUTE format('GRANT CREATE, CONNECT, TEMPORARY ON DATABASE %I TO {USER}', current_database());
+END $$;
+"""
 
 
 async def set_up(database: Database) -> None:
@@ -33,11 +41,10 @@ async def set_up(database: Database) -> None:
     """
     connection = await database.connect()
     try:
-        for statement in STATEMENTS:
-            try:
-                await connection.execute(statement)
-            except asyncpg.DuplicateObjectError:
-                continue
+        async with connection.transaction():
+            if not await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", USER):
+                await connection.execute(MAKE)
+            await connection.execute(GRANT)
     finally:
         await connection.close()
 

@@ -42,6 +42,7 @@ BEGIN
         IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(of_ours)) THEN
             EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', of_ours);
         END IF;
+        EXECUTE format('REVOKE ALL ON TABLE %I FROM PUBLIC', of_ours);
         FOR api_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
             EXECUTE format('REVOKE ALL ON TABLE %I FROM %I', of_ours, api_role);
         END LOOP;
@@ -49,6 +50,9 @@ BEGIN
 END $$
 """.strip().replace("TABLES", f"{{{','.join(TABLES)}}}")
 """Closes the bot's tables in the first schema of the search path; does nothing to those that are closed."""
+
+FREE_BYTES = 500_000_000
+"""Size at which a free project becomes read-only. https://supabase.com/docs/guides/platform/database-size"""
 
 OPEN_TABLES = """
     SELECT c.relname AS name,
@@ -78,9 +82,7 @@ class SupabaseStore(PostgresStore):
                 "DATABASE_URL names Supabase's pooler in transaction mode (port 6543): "
                 "set DATABASE_POOLER=transaction, or take the session pooler (port 5432)"
             )
-        if not address.wants_authority:
-            return settings.database()
-        return settings.database(ssl=trust_file(AUTHORITY, HOW_TO_GET_IT))
+        return settings.database(**address.verifying(lambda: trust_file(AUTHORITY, HOW_TO_GET_IT)))
 
     async def _open(self) -> Database:
         """As `PostgresStore._open`; but tables whose rows are hidden are no empty tables."""
@@ -111,7 +113,35 @@ class SupabaseStore(PostgresStore):
         if address and address.port != TRANSACTION_PORT and settings.database_pooler:
             text = "DATABASE_POOLER=transaction costs a second round trip, and port 5432 does not need it"
             found.append(Finding("warning", text))
-        return [*found, *await self._closed_to_others()]
+        return [*found, *await self._session(), await self._size(), *await self._closed_to_others()]
+
+    async def _session(self) -> list[Finding]:
+        """What of the session is not as the bot asks: the session pooler keeps that to itself."""
+        wanted = self._opened.session_settings
+
+        async def look(connection: Connection) -> list[Finding]:
+            found = []
+            query = "SELECT name, setting, quote_ident(current_user) FROM pg_settings WHERE name = ANY($1)"
+            for name, actual, role in await connection.fetch(query, list(wanted)):
+                if actual != wanted[name]:
+                    remedy = f"ALTER ROLE {role} SET {name} = '{wanted[name]}'"
+                    found.append(
+                        Finding("warning", f"the pooler drops {name}, which is {actual} now: {remedy}")
+                    )
+            return found
+
+        return await self._opened.run(look)
+
+    async def _size(self) -> Finding:
+        async def ask(connection: Connection) -> int:
+            size: int = await connection.fetchval("SELECT pg_database_size(current_database())")
+            return size
+
+        size = await self._opened.run(ask)
+        text = (
+            f"the database has {size / 1e6:.0f} MB; a free project is read-only beyond {FREE_BYTES / 1e6:.0f}"
+        )
+        return Finding("warning" if 0.8 * FREE_BYTES < size < FREE_BYTES else "ok", text)
 
     async def _closed_to_others(self) -> list[Finding]:
         async def look(connection: Connection) -> list[Finding]:

@@ -106,6 +106,7 @@ BEGIN
         IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(of_ours)) THEN
             EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', of_ours);
         END IF;
+        EXECUTE format('REVOKE ALL ON TABLE %I FROM PUBLIC', of_ours);
         FOR api_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
             EXECUTE format('REVOKE ALL ON TABLE %I FROM %I', of_ours, api_role);
         END LOOP;

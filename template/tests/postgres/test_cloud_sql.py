@@ -41,12 +41,20 @@ class Google:
         authority: who signs the instance's certificate.
         asked: the paths that were asked for.
         refusal: what the Admin API says in place of an answer.
+        broken: the path at which it only says that it cannot answer now.
+        hang_ups: how often it goes away without any, before it answers again.
+        addresses: those of the instance, by their kind.
+        certificates_last: how long those do that it signs.
     """
 
     def __init__(self) -> None:
         self.authority = Authority()
         self.asked: list[str] = []
         self.refusal: tuple[int, str] | None = None
+        self.hang_ups = 0
+        self.broken = ""
+        self.addresses = {"PRIMARY": "127.0.0.1"}
+        self.certificates_last = datetime.timedelta(hours=1)
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Google Cloud SQL Client CA")])
         google = self
@@ -61,6 +69,10 @@ class Google:
                 self._answer(json.loads(body) if is_json else {})
 
             def _answer(self, body: dict[str, Any]) -> None:
+                if google.hang_ups and self.path != "/token":
+                    google.hang_ups -= 1
+                    self.close_connection = True
+                    return
                 status, answer = google.answer(self.path, self.headers["Authorization"], body)
                 payload = json.dumps(answer).encode()
                 self.send_response(status)
@@ -90,6 +102,8 @@ class Google:
                 "expires_in": 3600,
                 "token_type": "Bearer",
             }
+        if path == self.broken:
+            return 503, {}
         assert authorization
         assert authorization.startswith("Bearer token ")
         if self.refusal:
@@ -99,12 +113,16 @@ class Google:
             return 200, {
                 "region": "europe-west3",
                 "databaseVersion": "POSTGRES_18",
-                "ipAddresses": [{"type": "PRIMARY", "ipAddress": "127.0.0.1"}],
+                "ipAddresses": [{"type": kind, "ipAddress": ip} for kind, ip in self.addresses.items()],
                 "serverCaCert": {"cert": self.authority.pem},
             }
         assert path.endswith(":generateEphemeralCert")
         assert body["access_token"].startswith("token ")  # signing in by IAM
         return 200, {"ephemeralCert": {"cert": self._sign(body["public_key"])}}
+
+    def signed(self) -> int:
+        """How many certificates it signed."""
+        return len([path for path in self.asked if path.endswith(":generateEphemeralCert")])
 
     def trusted_by(self, context: ssl.SSLContext) -> None:
         """Have a server take only clients with a certificate from here."""
@@ -126,7 +144,7 @@ class Google:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_after(now + (datetime.timedelta(days=1) if is_authority else self.certificates_last))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
         signed = builder.sign(self._key, hashes.SHA256())
@@ -184,7 +202,7 @@ async def test_through_the_connector(instance: TlsServer, google: Google) -> Non
     assert (await store.load("7")).state == {"n": 1}
     assert problems(await store.examine()) == []
     # Once for `migrate`, once for the rest: connections share what Google said.
-    assert len([path for path in google.asked if path.endswith(":generateEphemeralCert")]) == 2
+    assert google.signed() == 2
     await store.close()
 
 
@@ -218,6 +236,80 @@ async def test_google_refuses(google: Google) -> None:
     google.refusal = (403, "boss::NOT_AUTHORIZED: Not authorized to access resource.")
     store = CloudSqlStore.from_settings(Settings())
     with pytest.raises(StateUnavailable, match=r"Admin API refuses \(403 .*DEPLOY\.md"):
+        await store.connect()
+
+
+async def test_google_is_away_for_a_moment(instance: TlsServer, google: Google) -> None:
+    """While the certificate is renewed, and several connections wait for it."""
+    store = CloudSqlStore.from_settings(Settings())
+    await store.migrate()
+    google.hang_ups = 3
+    await store.connect()
+    google.certificates_last = datetime.timedelta(minutes=1)  # the next ones: each is renewed when used
+    version = await store.commit("1", Changes(state={"n": b"1"}), expect=0)
+    await store.close()
+    await store.connect()
+    instance.cut()
+    google.hang_ups = 4
+    await asyncio.gather(*(store.load(str(n)) for n in range(5)))
+    instance.cut()
+    google.hang_ups = 2
+    await store.commit("1", Changes(state={"n": b"2"}), expect=version)
+    assert google.hang_ups == 0
+    await store.close()
+
+
+async def test_a_certificate_that_is_about_to_expire_is_renewed(instance: TlsServer, google: Google) -> None:
+    """By the connector's own clock: four minutes before the end. Here they last a second longer."""
+    google.certificates_last = datetime.timedelta(minutes=4, seconds=1)
+    store = CloudSqlStore.from_settings(Settings())
+    await store.migrate()
+    await store.connect()
+    before = google.signed()
+    google.certificates_last = datetime.timedelta(hours=1)
+    await asyncio.sleep(1.1)
+    for _ in range(2):
+        instance.cut()
+        await store.load("1")
+    assert google.signed() == before + 1
+    await store.close()
+
+
+async def test_google_is_away_for_longer(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.state.postgres_database.START_SECONDS", 0.5)
+    google.hang_ups = 1_000
+    store = CloudSqlStore.from_settings(Settings())
+    with pytest.raises(StateUnavailable, match="Google's side: ServerDisconnectedError"):
+        await store.connect()
+
+
+async def test_an_instance_without_a_private_address(
+    instance: TlsServer, google: Google, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVATE_IP", "true")
+    store = CloudSqlStore.from_settings(Settings())
+    async with asyncio.timeout(5):
+        with pytest.raises(StateUnavailable, match="no private address: PRIVATE_IP"):
+            await store.connect()
+    google.addresses = {"PRIVATE": "127.0.0.1"}
+    await store.migrate()
+    monkeypatch.setenv("PRIVATE_IP", "false")
+    with pytest.raises(StateUnavailable, match="no public address: PRIVATE_IP"):
+        await CloudSqlStore.from_settings(Settings()).connect()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_who_hands_out_tokens_is_away(
+    instance: TlsServer, google: Google, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """It cannot be reached, and says so: which may pass, and wants no login."""
+    monkeypatch.setattr("bot.state.postgres_database.START_SECONDS", 0.5)
+    file = tmp_path / "account.json"
+    address = f"{google.url}/tokens-no-more" if is_there else "http://127.0.0.1:1/token"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"token_uri": address}))
+    google.broken = "/tokens-no-more"
+    store = CloudSqlStore.from_settings(Settings())
+    with pytest.raises(StateUnavailable, match="Google's side: "):
         await store.connect()
 
 

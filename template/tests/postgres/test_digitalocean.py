@@ -62,6 +62,7 @@ async def test_to_the_server_itself(
     authority: Authority,
     names: Names,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     connection = await asyncpg.connect(own_server.url)
     await connection.execute("CREATE ROLE bot LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO bot")
@@ -69,7 +70,9 @@ async def test_to_the_server_itself(
     async with TlsServer(own_server.url, authority.server(CLUSTER)) as server:
         names.lead(CLUSTER, 25060, server.port)
         address = f"postgresql://bot:secret@{CLUSTER}:25060/postgres"
-        for query, said in (("", []), ("?sslmode=require", ["sslmode=require, which believes any server"])):
+        named = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
+        unverified = "sslmode=require, which believes any server"
+        for query, said in (("", []), (named, []), ("?sslmode=require", [unverified])):
             monkeypatch.setenv("DATABASE_URL", address + query)
             store = DigitaloceanStore.from_settings(Settings())
             await store.migrate()
@@ -81,18 +84,25 @@ async def test_to_the_server_itself(
             await store.close()
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["the variable", "sslrootcert"])
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
 async def test_a_server_that_is_not_the_one(
     authority: Authority,
     names: Names,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     what: str,
+    is_named: bool,
 ) -> None:
+    query = ""
+    if is_named:
+        monkeypatch.delenv("DATABASE_CA_CERT")
+        query = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
     signer = Authority() if what == "another authority" else authority
     name = f"private-{CLUSTER}" if what == "another name" else CLUSTER
     async with TlsServer(NOWHERE, signer.server(name, has_expired=what == "expired")) as server:
         names.lead(CLUSTER, 25060, server.port)
-        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{CLUSTER}:25060/bot")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{CLUSTER}:25060/bot{query}")
         store = DigitaloceanStore.from_settings(Settings())
         async with asyncio.timeout(5):
             with pytest.raises(StateUnavailable, match="certificate") as caught:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bot.cloud import rds, rds_setup
 from bot.cloud.rds import RdsStore
 from bot.config import Settings
 from bot.errors import OperatorError
-from bot.state.postgres_database import Connection, Database
+from bot.state.postgres_database import Connection, Database, DatabaseSettings
 from bot.state.store import Changes, StateUnavailable
 from tests.postgres.server import OwnServer
 from tests.postgres.standby import follow
@@ -24,6 +25,8 @@ from tests.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from tests.test_cli import run
 
 INSTANCE = "bot.cabcdefghijk.eu-central-1.rds.amazonaws.com"
+CHINA = "bot.cabcdefghijk.rds.cn-north-1.amazonaws.com.cn"
+CHINA_TOO = "bot.cabcdefghijk.cn-north-1.rds.amazonaws.com.cn"
 URL = f"postgresql://bot@{INSTANCE}:5432/postgres"
 
 
@@ -168,19 +171,58 @@ async def test_credentials_that_were_renewed_sign_the_next_token(
     assert signed == [f"AKIA{served - 1}", f"AKIA{served}"]
 
 
+async def test_a_role_that_is_refused(
+    store: RdsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: Names
+) -> None:
+    """By the service that hands out its credentials."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = (
+            "<ErrorResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><Error><Type>Sender</Type>"
+            "<Code>AccessDenied</Code><Message>me may not</Message></Error></ErrorResponse>"
+        )
+        head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+        await writer.drain()
+        writer.close()
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "bot")
+    (tmp_path / "credentials").write_text("[me]\naws_access_key_id = AKIA\naws_secret_access_key = secret\n")
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+        role = "role_arn = arn:aws:iam::123456789012:role/bot\nsource_profile = me\nregion = eu-central-1\n"
+        (tmp_path / "config").write_text(f"[profile bot]\n{role}")
+        with pytest.raises(StateUnavailable, match=r"AWS credentials cannot be renewed \(AccessDenied\)"):
+            await store.connect()
+
+
 async def test_without_credentials(store: RdsStore, monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StateUnavailable, match="there are no AWS credentials"):
         await store.connect()
 
 
+@pytest.mark.parametrize("url", [URL, URL.replace("bot@", "bot:hunter2@")], ids=["token", "password"])
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
-async def test_a_server_that_is_not_the_one_gets_no_token(
+async def test_a_server_that_is_not_the_one_gets_nothing(
     authority: Authority,
     names: Names,
-    store: RdsStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     what: str,
+    is_named: bool,
+    url: str,
 ) -> None:
+    if is_named:
+        monkeypatch.setattr(rds, "AUTHORITIES", tmp_path / "is-not-there.pem")
+        url = f"{url}?sslrootcert={authority.write(tmp_path / 'named.pem')}"
+    monkeypatch.setenv("DATABASE_URL", url)
+    store = RdsStore.from_settings(Settings())
     signer = Authority() if what == "another authority" else authority
     name = INSTANCE.replace("bot", "bob") if what == "another name" else INSTANCE
     async with TlsServer(NOWHERE, signer.server(name, has_expired=what == "expired")) as server:
@@ -190,14 +232,58 @@ async def test_a_server_that_is_not_the_one_gets_no_token(
                 await store.connect()
 
 
-def test_no_token_to_an_unverified_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"{URL}?sslmode=require")
-    with pytest.raises(OperatorError, match="leave sslmode out"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"{URL}?sslmode=require", "leave sslmode out"),
+        (f"postgresql://{INSTANCE}/bot", "neither user nor password"),
+        ("postgresql://bot@db.example.eu-central-1.amazonaws.com/bot", "is no instance"),
+        (f"postgresql://bot@{INSTANCE}:5432,{INSTANCE}:5433/bot", "several servers"),
+        (f"postgresql://bot@/bot?host={INSTANCE},{INSTANCE}", "several servers"),
+        (f"postgresql://bot@{INSTANCE}:port/bot", "no number"),
+        (f"postgresql://bot@{INSTANCE}/bot?sslrootcert=/is/not/there.pem", "names no certificates"),
+    ],
+)
+def test_addresses_that_cannot_be_used(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(OperatorError, match=said):
         RdsStore.from_settings(Settings())
 
 
-def test_without_the_authorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rds, "AUTHORITIES", tmp_path / "is-not-there.pem")
+@pytest.mark.parametrize(
+    ("url", "host", "region", "user"),
+    [
+        (f"bot@{CHINA}/x", CHINA, "cn-north-1", "bot"),
+        (f"bot@{CHINA_TOO}/x", CHINA_TOO, "cn-north-1", "bot"),
+        (f"bot%40home@{INSTANCE.upper()}/x", INSTANCE, "eu-central-1", "bot@home"),
+        (f"/x?host={INSTANCE}&user=bot", INSTANCE, "eu-central-1", "bot"),
+    ],
+)
+async def test_what_is_an_instance(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, url: str, host: str, region: str, user: str
+) -> None:
+    """However its address is written: the server is verified, and the token is for it."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{url}")
+    database = RdsStore.database_of(DatabaseSettings())
+    assert database
+    assert database._options["ssl"].verify_mode is ssl.CERT_REQUIRED
+    token = await database._options["password"]()
+    assert token.startswith(f"{host}:5432/")
+    query = parse_qs(urlsplit(f"https://{token}").query)
+    assert query["DBUser"] == [user]
+    assert query["X-Amz-Credential"][0].split("/")[2:4] == [region, "rds-db"]
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate, in any lánguage"])
+def test_without_the_authorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "rds.pem"
+    if content is not None:
+        file.write_text(content, "utf-8")
+    monkeypatch.setattr(rds, "AUTHORITIES", file)
     monkeypatch.setenv("DATABASE_URL", URL)
     with pytest.raises(OperatorError, match=r"curl --fail .*/global-bundle\.pem"):
         RdsStore.from_settings(Settings())
@@ -226,15 +312,41 @@ async def test_what_doctor_says_of_a_password(
         await store.close()
 
 
+@pytest.mark.parametrize("value", ["0", "1"])
+async def test_doctor_asks_whether_encryption_may_be_left_out(
+    own_server: OwnServer,
+    database: Connection,
+    authority: Authority,
+    names: Names,
+    store: RdsStore,
+    value: str,
+) -> None:
+    """By the parameter that Amazon's servers have, and those of others take for a setting of somebody's."""
+    await database.execute(f"ALTER DATABASE postgres SET rds.force_ssl = '{value}'")
+    async with Instance(own_server.url, authority) as instance:
+        names.lead(INSTANCE, 5432, instance.port)
+        await store.migrate()
+        await store.connect()
+        found = problems(await store.examine())
+        assert any("rds.force_ssl is off" in text for text in found) is (value == "0")
+        assert len(found) == (value == "0")
+        await store.close()
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("falls_silent", [False, True], ids=["it ends", "it falls silent"])
 async def test_failover(
     own_server: OwnServer,
     database: Connection,
     authority: Authority,
     names: Names,
     store: RdsStore,
+    falls_silent: bool,
 ) -> None:
-    """The name leads to the standby, which has every commit that was acknowledged, and so does the bot."""
+    """The name leads to the standby, which has every commit that was acknowledged, and so does the bot.
+
+    A machine that loses its power or network says nothing more: its connections stay, and are of no use.
+    """
     async with Instance(own_server.url, authority) as primary:
         names.lead(INSTANCE, 5432, primary.port)
         await store.migrate()
@@ -243,39 +355,52 @@ async def test_failover(
         versions = {
             str(n): await store.commit(str(n), Changes(state={"n": b"1"}), expect=0) for n in range(20)
         }
+        await asyncio.gather(*map(store.load, versions))  # by all the connections there may be
         async with Instance(standby.url, authority) as secondary:
             # For a moment the name leads to a server that can be read and not written to.
             names.lead(INSTANCE, 5432, secondary.port)
-            primary.cut()
             await database.close()
-            await asyncio.to_thread(own_server.embedded.stop_now)
+            if falls_silent:
+                primary.fall_silent()
+                with pytest.raises(StateUnavailable, match="no answer in time"):
+                    await store.load("0")
+            else:
+                primary.cut()
+                await asyncio.to_thread(own_server.embedded.stop_now)
             writing = asyncio.create_task(store.commit("0", Changes(state={"n": b"2"}), expect=versions["0"]))
+            with pytest.raises(StateUnavailable, match="is a standby"):
+                await Database(standby.url).connect()
             await asyncio.sleep(1)
             assert not writing.done()
             await asyncio.to_thread(standby.promote)
             versions["0"] = await writing
-            for user, version in versions.items():
-                record = await store.load(user)
-                assert record.version == version
-                assert record.state == {"n": 2 if user == "0" else 1}
+            async with asyncio.timeout(8):  # one connection that hung is enough
+                records = await asyncio.gather(*map(store.load, versions))
+            for record in records:
+                assert record.version == versions[record.user_id]
+                assert record.state == {"n": 2 if record.user_id == "0" else 1}
             assert secondary.tokens
             await store.close()
     await asyncio.to_thread(standby.remove)
 
 
 async def test_the_setup_makes_a_user_who_can_do_what_the_bot_does(own_server: OwnServer) -> None:
-    administrator = await asyncpg.connect(own_server.url)
-    await administrator.execute("CREATE ROLE rds_iam; REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC")
+    """By one who administers the instance as Amazon lets its customers: short of a superuser."""
+    superuser = await asyncpg.connect(own_server.url)
+    await superuser.execute("""
+        CREATE ROLE administrator LOGIN CREATEROLE;
+        CREATE ROLE rds_iam;
+        GRANT rds_iam TO administrator WITH ADMIN OPTION;
+        ALTER DATABASE postgres OWNER TO administrator;
+        REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC
+    """)
     for _ in range(2):
-        await rds_setup.set_up(Database(own_server.url))
-    assert await administrator.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
-    # An administrator who becomes a member could not sign in by password any more.
-    members = await administrator.fetch(
-        "SELECT pg_get_userbyid(member) AS name FROM pg_auth_members"
-        " WHERE roleid IN ('rds_iam'::regrole, 'bot'::regrole)"
-    )
-    assert [row["name"] for row in members] == ["bot"]
-    await administrator.close()
+        await rds_setup.set_up(Database(own_server.url.replace("//postgres:", "//administrator:")))
+    assert await superuser.fetchval("SELECT pg_has_role('bot', 'rds_iam', 'MEMBER')")
+    # Who becomes a member of the bot is one of rds_iam, too, and could not sign in by password any more.
+    assert await superuser.fetch("SELECT FROM pg_auth_members WHERE roleid = 'bot'::regrole") == []
+    assert not await superuser.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname LIKE 'bot_%')")
+    await superuser.close()
     store = RdsStore(Database(own_server.url.replace("//postgres:", "//bot:")))
     await store.migrate()
     await store.connect()

@@ -22,6 +22,7 @@ from tests.test_cli import run
 
 POOLER = "aws-0-eu-central-1.pooler.supabase.com"
 BOT_USER = Path("infra/supabase.sql").read_text("utf-8")
+HAND_OVER = Path("infra/supabase_tables.sql").read_text("utf-8")
 DIRECT = "db.abcdefghijklmnopqrst.supabase.co"
 
 
@@ -59,16 +60,34 @@ def as_bot(server: OwnServer) -> str:
     return server.url.replace("//postgres:", "//bot:")
 
 
+class SessionPooler(TlsServer):
+    """Supabase's own, which tells the server who comes, and not what they want of the session."""
+
+    def passed_on(self, startup: bytes) -> bytes:
+        words = startup[8:].rstrip(b"\0").split(b"\0")
+        known = {b"user", b"database", b"application_name"}
+        kept = [pair for pair in zip(words[::2], words[1::2], strict=True) if pair[0] in known]
+        body = startup[4:8] + b"".join(name + b"\0" + value + b"\0" for name, value in kept) + b"\0"
+        return (len(body) + 4).to_bytes(4) + body
+
+
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 async def test_by_the_session_pooler(
     own_server: OwnServer,
     project: Connection,
     authority: Authority,
     names: Names,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_named: bool,
 ) -> None:
-    async with TlsServer(own_server.url, authority.server(POOLER)) as server:
+    query = ""
+    if is_named:
+        monkeypatch.setattr(supabase, "AUTHORITY", tmp_path / "is-not-there.pem")
+        query = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
+    async with SessionPooler(own_server.url, authority.server(POOLER)) as server:
         names.lead(POOLER, 5432, server.port)
-        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres{query}")
         store = SupabaseStore.from_settings(Settings())
         assert (await store.migrate()).startswith("migrated")
         await store.connect()
@@ -76,6 +95,45 @@ async def test_by_the_session_pooler(
         assert (await store.load("1")).state == {"city": "Oslo"}
         assert problems(await store.examine()) == []
         await store.close()
+
+
+async def test_doctor_names_settings_that_the_pooler_drops(
+    own_server: OwnServer,
+    project: Connection,
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await project.execute("ALTER ROLE bot RESET ALL; ALTER ROLE bot SET statement_timeout = '2min'")
+    async with SessionPooler(own_server.url, authority.server(POOLER)) as server:
+        names.lead(POOLER, 5432, server.port)
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:secret@{POOLER}:5432/postgres")
+        store = SupabaseStore.from_settings(Settings())
+        await store.migrate()
+        await store.connect()
+        found = problems(await store.examine())
+        assert len(found) == 3
+        for text in found:  # each says what to do about it
+            await project.execute(text.partition(": ")[2])
+        await store.close()
+        await store.connect()
+        assert problems(await store.examine()) == []
+        await store.close()
+
+
+@pytest.mark.parametrize(("size", "is_close"), [(0.0, False), (0.9, True), (5.0, False)])
+async def test_doctor_names_a_size_at_which_it_becomes_read_only(
+    own_server: OwnServer, project: Connection, monkeypatch: pytest.MonkeyPatch, size: float, is_close: bool
+) -> None:
+    """In a free project; one that is larger is paid for."""
+    store = SupabaseStore(Database(as_bot(own_server)))
+    await store.migrate()
+    await store.connect()
+    actual = await project.fetchval("SELECT pg_database_size(current_database())")
+    monkeypatch.setattr(supabase, "FREE_BYTES", int(actual / size) if size else 100 * actual)
+    (finding,) = [each for each in await store.examine() if "read-only beyond" in each.text]
+    assert (finding.level == "warning") is is_close
+    await store.close()
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
@@ -109,16 +167,26 @@ def test_the_transaction_pooler_without_the_setting(tmp_path: Path) -> None:
     assert "hunter2" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["the bot's file", "sslrootcert"])
 @pytest.mark.parametrize("what", ["another authority", "another name", "expired"])
 async def test_a_server_that_is_not_the_one(
-    authority: Authority, names: Names, monkeypatch: pytest.MonkeyPatch, what: str
+    authority: Authority,
+    names: Names,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    what: str,
+    is_named: bool,
 ) -> None:
+    query = ""
+    if is_named:
+        monkeypatch.setattr(supabase, "AUTHORITY", tmp_path / "is-not-there.pem")
+        query = f"?sslrootcert={authority.write(tmp_path / 'named.pem')}"
     signer = Authority() if what == "another authority" else authority
     name = DIRECT if what == "another name" else POOLER
     context = signer.server(name, has_expired=what == "expired")
     async with TlsServer(NOWHERE, context) as server:
         names.lead(POOLER, 5432, server.port)
-        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres")
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://bot:hunter2@{POOLER}:5432/postgres{query}")
         store = SupabaseStore.from_settings(Settings())
         async with asyncio.timeout(5):  # it does not wait for the certificate to become right
             with pytest.raises(StateUnavailable, match="certificate") as caught:
@@ -187,10 +255,12 @@ async def test_doctor_names_tables_that_are_open(own_server: OwnServer, project:
     await store.connect()
     await project.execute("ALTER TABLE user_state DISABLE ROW LEVEL SECURITY")
     await project.execute("GRANT SELECT ON user_message TO anon")
+    await project.execute("GRANT INSERT ON user_state_owner TO PUBLIC")
     await project.execute("CREATE TABLE of_the_owner (id int)")
     found = {finding.text.partition(":")[0]: finding.level for finding in await store.examine()}
     assert found["table user_state has no row-level security"] == "error"
     assert found["user_message is granted to anon"] == "error"
+    assert found["user_state_owner is granted to anon, authenticated"] == "error"
     assert found["table of_the_owner has no row-level security"] == "warning"
     assert found["of_the_owner is granted to anon, authenticated"] == "warning"
     await store.migrate()  # there is nothing to migrate, and yet
@@ -207,6 +277,26 @@ async def test_a_bot_that_sees_no_rows_does_not_start(own_server: OwnServer, pro
     for work in (store.connect, store.migrate):
         with pytest.raises(StateError, match="hides every row"):
             await work()
+
+
+async def test_tables_that_are_handed_over_are_the_bots(own_server: OwnServer, project: Connection) -> None:
+    """By one who is no superuser, as `postgres` is none at Supabase, and who made both."""
+    await project.execute("DROP OWNED BY bot; DROP ROLE bot; CREATE ROLE maker LOGIN CREATEROLE")
+    await project.execute("GRANT USAGE, CREATE ON SCHEMA public TO maker WITH GRANT OPTION")
+    url = own_server.url.replace("//postgres:", "//maker:")
+    maker = await asyncpg.connect(url)
+    for statement in re.findall(r"^[A-Z].*;$", BOT_USER, re.MULTILINE):
+        await maker.execute(statement)
+    await SupabaseStore(Database(url)).migrate()
+    for _ in range(2):
+        await maker.execute(HAND_OVER)
+    await maker.close()
+    store = SupabaseStore(Database(as_bot(own_server)))
+    await store.migrate()
+    await store.connect()
+    await store.commit("1", Changes(state={"city": b'"Oslo"'}), expect=0)
+    assert problems(await store.examine(), "no database of Supabase") == []
+    await store.close()
 
 
 async def schema_of(connection: Connection) -> list[str]:

@@ -62,6 +62,7 @@ class TlsServer:
         self.is_direct = is_direct
         self.port = 0
         self._context = context
+        self._is_silent = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -80,8 +81,16 @@ class TlsServer:
         for task in self._tasks:
             task.cancel()
 
+    def fall_silent(self) -> None:
+        """Pass nothing on any more, and keep every connection open, as a network that drops packets."""
+        self._is_silent = True
+
     async def admit(self, startup: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Look at a client's first packet, and raise if it may not go on."""
+
+    def passed_on(self, startup: bytes) -> bytes:
+        """What the server is told of a client's first packet."""
+        return startup
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -98,7 +107,7 @@ class TlsServer:
                 size = await reader.readexactly(4)
                 startup = size + await reader.readexactly(int.from_bytes(size) - 4)
                 await self.admit(startup, reader, writer)
-                await self._pass_on(startup, reader, writer)
+                await self._pass_on(self.passed_on(startup), reader, writer)
             finally:
                 writer.close()
 
@@ -110,7 +119,8 @@ class TlsServer:
 
         async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             while data := await source.read(65_536):
-                target.write(data)
+                if not self._is_silent:
+                    target.write(data)
 
         ways = [asyncio.ensure_future(copy(reader, below)), asyncio.ensure_future(copy(above, writer))]
         try:

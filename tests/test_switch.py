@@ -17,12 +17,10 @@ from copier import VcsRef, run_update
 import owner
 from conftest import Project, Render
 from support import (
-    CONFIG,
     ROOT,
     Answers,
     combinations,
     commit_all,
-    copier,
     first_of_each_engine,
     label,
     must,
@@ -79,23 +77,6 @@ def test_what_the_owner_wrote_stays(render: Render, tmp_path: Path, old: Answers
     shutil.copytree(render(**new), expected)
     owner.edit(expected, migration=migration)
     assert tree(project) == tree(expected)
-
-
-def test_the_command_in_the_documents(project: Project) -> None:
-    """What README and page say to type does that; Copier says before what happens to files and data."""
-    old, new = list(first_of_each_engine().values())[:2]
-    folder = project(old)
-    data = [part for key, value in new.items() for part in ("--data", f"{key}={value}")]
-    done = copier("update", "--defaults", "--vcs-ref=:current:", *data, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    said = " ".join((done.stdout + done.stderr).split())
-    assert "bot state export" in said
-    assert "Files of a backend you leave are deleted, edited or not" in said
-    answers = yaml.safe_load((folder / ".copier-answers.yml").read_text("utf-8"))
-    assert new.items() <= answers.items()
-    page = (ROOT / "docs/switch-and-update.md").read_text("utf-8")
-    assert "copier update --vcs-ref=:current: --data backend=" in page
-    assert "docs/switch-and-update.md" in CONFIG["_message_before_update"]
 
 
 def test_answers_that_are_not_asked_are_forgotten(project: Project) -> None:

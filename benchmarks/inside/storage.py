@@ -344,7 +344,7 @@ async def filled(counts: list[int], servers: Mapping[str, Server]) -> list[dict[
         empty = await kept(servers)
         done = 0
         for users in counts:
-            async for number in import_lines(store, lines(range(done + 1, users + 1))):
+            async for number, _ in import_lines(store, lines(range(done + 1, users + 1))):
                 if not (done + number) % 5_000:
                     print(f"{done + number:,} of {counts[-1]:,} users", file=sys.stderr)
             await settle(store)

@@ -71,6 +71,7 @@ def edit(project: Path, *, migration: bool) -> None:
         migration: whether to add one, too.
     """
     _replace(project / "bot/agent.py", 'return f"Processed: {message} (', 'return f"Got it: {message} (')
+    _replace(project / "tests/test_agent.py", '== "Processed: ', '== "Got it: ', times=3)
     _replace(project / "README.md", "\nA Telegram agent bot that does not forget.", f"\n{NOTE}")
     _append(project / "README.md", "\n## Who looks after it\n\nThe shop's night shift.\n")
     _add_dependencies(project)
@@ -98,9 +99,9 @@ def _add_handler(project: Path) -> None:
     _replace(handlers, routers, f"{routers}hours.router(), ")
 
 
-def _replace(path: Path, old: str, new: str) -> None:
+def _replace(path: Path, old: str, new: str, *, times: int = 1) -> None:
     text = path.read_text("utf-8")
-    assert text.count(old) == 1, f"{path}: {old!r} stands there {text.count(old)} times"
+    assert text.count(old) == times, f"{path}: {old!r} stands there {text.count(old)} times"
     path.write_text(text.replace(old, new), "utf-8")
 
 

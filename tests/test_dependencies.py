@@ -6,14 +6,16 @@ The newest is what every other test runs: a project is rendered without a lock f
 import importlib.util
 import shutil
 import sys
+import tomllib
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
+import jinja2
 import pytest
 
 from conftest import Render
-from support import ROOT, Answers, first_of_each_engine, must, run, uv
+from support import ROOT, Answers, combinations, engine, first_of_each_engine, label, must, run, uv
 
 SUITES = [
     "tests/contract/test_store.py",
@@ -40,11 +42,23 @@ def dependencies() -> ModuleType:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the engines: the hybrid one uses what Redis and PostgreSQL take, `--full` tries each."""
+    """Choose the projects: the hybrid one uses what Redis and PostgreSQL take, `--full` tries each."""
     if "answers" in metafunc.fixturenames:
-        engines = first_of_each_engine()
-        chosen = list(engines) if metafunc.config.getoption("full") else ["hybrid"]
-        metafunc.parametrize("answers", [engines[name] for name in chosen], ids=chosen)
+        full = metafunc.config.getoption("full")
+        chosen = with_each_dependency() if full else [first_of_each_engine()["hybrid"]]
+        metafunc.parametrize("answers", chosen, ids=label)
+
+
+def with_each_dependency() -> list[dict[str, str]]:
+    """The first combination of answers with each list of dependencies, and every provider."""
+    template = jinja2.Template((ROOT / "template/pyproject.toml.jinja").read_text("utf-8"))
+    found: dict[str, dict[str, str]] = {}
+    for answers in combinations():
+        rendered = template.render(answers, engine=engine(answers))
+        parsed = tomllib.loads(rendered)
+        depends = (parsed["project"]["dependencies"], parsed["dependency-groups"])
+        found.setdefault(str((answers.get("cloud_provider"), depends)), answers)
+    return list(found.values())
 
 
 def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers) -> None:
@@ -52,8 +66,11 @@ def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers
     project = tmp_path / "project"
     shutil.copytree(render(**answers), project)
     uv(project, "sync", "--quiet", "--resolution=lowest-direct")
-    found = {pattern: sorted(map(str, project.glob(pattern))) for pattern in SUITES}
-    assert all(found[pattern] for pattern in SUITES if "embedded" not in pattern)
+    suites = SUITES
+    if provider := answers.get("cloud_provider"):
+        suites = ["tests/contract/test_store.py", f"tests/*/test_{provider}*.py"]
+    found = {pattern: sorted(map(str, project.glob(pattern))) for pattern in suites}
+    assert all(found[pattern] for pattern in suites if "embedded" not in pattern)
     uv(project, "run", "--no-sync", "pytest", "-q", *chain.from_iterable(found.values()), timeout=900)
 
 

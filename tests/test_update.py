@@ -1,5 +1,6 @@
 """A project of any version comes up to date, and keeps what its owner wrote."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from packaging.version import Version
 import owner
 import releases
 from releases import HEAD, VERSIONS
-from support import ROOT, Answers, combinations, commit_all, copier, label, must, run, tree
+from support import ROOT, Answers, clean_env, combinations, commit_all, copier, label, must, run, tree
 
 
 def projects(version: str) -> list[Any]:
@@ -116,3 +117,32 @@ def test_a_collision_would_be_seen(history: Path, tmp_path: Path, version: str, 
     update(project)
     assert b"<<<<<<< before updating" in tree(project)["bot/agent.py"]
     assert run("git", "diff", "--check", cwd=project).returncode != 0
+
+
+@pytest.mark.parametrize("version", [next(iter(VERSIONS)), HEAD])
+def test_the_address_that_is_remembered(history: Path, tmp_path: Path, version: str) -> None:
+    """Copied from `gh:...`, a project keeps the whole address: Renovate knows no other, and Copier both."""
+    if version != HEAD and not releases.is_here(version):
+        pytest.skip(releases.NOT_HERE)
+    short, whole = "gh:org/tg-state-template", "https://github.com/org/tg-state-template"
+    settings, project = tmp_path / "gitconfig", tmp_path / "project"
+    settings.write_text(
+        f'[include]\npath = {os.environ["GIT_CONFIG_GLOBAL"]}\n[url "{history}"]\ninsteadOf = {whole}.git\n'
+    )
+    env = clean_env(GIT_CONFIG_GLOBAL=str(settings), COPIER_CACHE_DIR=str(tmp_path / "cache"))
+
+    def after(command: str, *arguments: str | Path) -> str:
+        done = copier(command, "--defaults", "--quiet", *arguments, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        commit_all(project, command)
+        return str(yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))["_src_path"])
+
+    remembered = after("copy", f"--vcs-ref={version}", short, project)
+    assert remembered == (whole if version == HEAD else short)
+    assert after("update", project) == whole
+    fresh = tree(project)
+    assert after("update", "--vcs-ref=:current:", "--data=backend=redis", project) == whole
+    assert after("recopy", "--overwrite", "--data=backend=memory", project) == whole
+    assert fresh.items() <= tree(project).items()
+    due = copier("check-update", project, cwd=tmp_path, env=env)
+    assert (due.returncode, due.stdout) == (0, "Project is up-to-date!\n"), due.stderr

@@ -15,7 +15,8 @@ from conftest import Render
 from support import ROOT, Answers, combinations, label, run
 
 CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
-ON_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
+WITH_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
+ON_REDIS = [each for each in combinations() if WITH_REDIS & {*each.values()}]
 
 
 class AnyTags(yaml.SafeLoader):
@@ -225,7 +226,7 @@ def test_instructions(render: Render, answers: Answers) -> None:
         assert re.search(r"\b(\w+ 20\d\d|could not be consulted)\b", claim), f"when was that read? {claim}"
 
 
-@pytest.mark.parametrize("answers", [each for each in combinations() if ON_REDIS & {*each.values()}], ids=label)
+@pytest.mark.parametrize("answers", ON_REDIS, ids=label)
 def test_rights_on_redis(render: Render, answers: Answers) -> None:
     """The rights that documents name are those that the project's tests give their user."""
     folder = render(**answers)

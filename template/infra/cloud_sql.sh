@@ -5,13 +5,17 @@ set -euo pipefail
 : "${PROJECT:?}" "${REGION:?}"
 
 instance=bot
-account=bot@$PROJECT.iam.gserviceaccount.com
-user=bot@$PROJECT.iam
+name=telegram-bot # an account's has 6 characters at least
+account=$name@$PROJECT.iam.gserviceaccount.com
+user=$name@$PROJECT.iam
 
 is_there() { "$@" > /dev/null 2>&1; }
 
 gcloud services enable --project "$PROJECT" sqladmin.googleapis.com run.googleapis.com artifactregistry.googleapis.com \
     secretmanager.googleapis.com iam.googleapis.com
+
+is_there gcloud iam service-accounts describe "$account" --project "$PROJECT" ||
+    gcloud iam service-accounts create "$name" --project "$PROJECT" --display-name "Telegram bot"
 
 # It has a public address, at which only Google's connectors are let in.
 is_there gcloud sql instances describe "$instance" --project "$PROJECT" ||
@@ -22,8 +26,6 @@ is_there gcloud sql instances describe "$instance" --project "$PROJECT" ||
 is_there gcloud sql databases describe bot --project "$PROJECT" --instance "$instance" ||
     gcloud sql databases create bot --project "$PROJECT" --instance "$instance"
 
-is_there gcloud iam service-accounts describe "$account" --project "$PROJECT" ||
-    gcloud iam service-accounts create bot --project "$PROJECT" --display-name "Telegram bot"
 # At this instance, and at no other of the project. https://cloud.google.com/sql/docs/postgres/iam-conditions
 this="resource.name == 'projects/$PROJECT/instances/$instance' && resource.type == 'sqladmin.googleapis.com/Instance'"
 for role in roles/cloudsql.client roles/cloudsql.instanceUser; do

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from copier import run_copy, run_update
 
-from support import CONFIG, ROOT, Answers, combinations, label, must, repository_files
+from support import CONFIG, ROOT, Answers, combinations, label, must, repository_files, text_files
 
 ANSWERS_FILE = "{{_copier_conf.answers_file}}.jinja"
 ENGINE = "bot/state/engine.py.jinja"
@@ -59,6 +59,14 @@ def test_engine_files_exist(template: Path) -> None:
     for path in re.findall(r"'([^']+)': \[", CONFIG["_exclude"][0]):
         files = list((template / "template").glob(f"{path}*"))
         assert files, f"{path} is in _exclude and nowhere else"
+
+
+def test_a_clone_on_windows_keeps_unix_lines(project: Project, tmp_path: Path) -> None:
+    """Git there makes CRLF of LF unless told otherwise; a script with CRLF runs in no container."""
+    folder = project(combinations()[-1])
+    must("git", "clone", "--quiet", "--config", "core.autocrlf=true", folder, "clone", cwd=tmp_path)
+    for path in text_files(tmp_path / "clone"):
+        assert b"\r" not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("answers", combinations(), ids=label)

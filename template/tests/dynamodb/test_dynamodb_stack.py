@@ -1,13 +1,19 @@
 """`infra/dynamodb.yaml`: its table is the one that `bot migrate` makes, and its limits fit together."""
 
+import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from bot.config import Settings
 from bot.state.dynamodb_item import EXPIRES
+from tests.contract.harness import Harness
 from tests.dynamodb.server import make_client, make_table
+from tests.e2e.process import BotProcess
+from tests.fake_telegram import FakeTelegram
 
 STACK = Path(__file__).parents[2] / "infra" / "dynamodb.yaml"
 
@@ -44,3 +50,22 @@ def test_the_agent_ends_before_the_api_gives_up() -> None:
     assert Settings.model_fields.keys() >= {
         name.lower() for name in variables if not name.startswith(("AWS_LWA_", "DYNAMODB_"))
     }
+
+
+async def test_what_is_frozen_once_it_is_ready_has_told_telegram_everything(
+    tmp_path: Path, harness: Harness
+) -> None:
+    """Lambda freezes a process that has nothing to answer; its adapter asks here whether it may begin."""
+    path = described("Function")["Environment"]["Variables"]["AWS_LWA_READINESS_CHECK_PATH"]
+    async with FakeTelegram() as telegram, aiohttp.ClientSession() as http:
+        for method in ("setWebhook", "setMyCommands"):
+            telegram.delay(method, 0.3)
+        async with BotProcess(tmp_path, telegram, WEBHOOK_URL="https://bot.example/telegram") as bot:
+            while True:
+                async with http.get(bot.url + path) as response:
+                    if response.status < 500:  # the adapter's own rule
+                        break
+                await asyncio.sleep(0.01)
+            bot.process.send_signal(signal.SIGSTOP)
+            assert telegram.webhook
+            assert len(telegram.commands) == 2

@@ -17,6 +17,7 @@ from bot.telegram import webhook
 from bot.telegram.webhook import BODY_LIMIT, SECRET_HEADER
 from tests.e2e.conftest import MakeRuntime
 from tests.e2e.runtime import Runtime
+from tests.e2e.test_health import until
 from tests.fake_telegram import FakeTelegram
 
 
@@ -211,7 +212,7 @@ async def test_health(bot: Runtime, http: aiohttp.ClientSession, telegram: FakeT
     telegram.message("hi", user_id=1)
     await telegram.settled()
     assert (await http.get(f"{base}/healthz")).status == 200
-    await until_ready(http, bot)
+    await until(http, bot, "/readyz", 200)
     metrics = await (await http.get(f"{base}/metrics")).text()
     assert 'bot_updates_total{kind="message",outcome="handled"}' in metrics
     assert telegram.token not in metrics
@@ -226,7 +227,7 @@ async def test_not_ready_until_updates_can_come_in(
         response = await http.get(f"http://127.0.0.1:{bot.port}/readyz")
         assert response.status == 503
         assert "updates are not coming in" in await response.text()
-        await until_ready(http, bot)
+        await until(http, bot, "/readyz", 200)
         assert telegram.webhook
 
 
@@ -246,15 +247,8 @@ async def test_ready_also_when_the_commands_cannot_be_announced(
     else:
         telegram.bad_gateway("setMyCommands", times=10)
     async with make_runtime("webhook") as bot:
-        await until_ready(http, bot)
+        await until(http, bot, "/readyz", 200)
         assert not telegram.commands
-
-
-async def until_ready(http: aiohttp.ClientSession, bot: Runtime) -> None:
-    """Ask until it is ready."""
-    async with asyncio.timeout(5):
-        while (await http.get(f"http://127.0.0.1:{bot.port}/readyz")).status != 200:
-            await asyncio.sleep(0.02)
 
 
 async def test_an_address_telegram_refuses_ends_the_bot(

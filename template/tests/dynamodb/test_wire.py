@@ -131,7 +131,7 @@ async def test_a_record_that_is_not_valid_is_not_tried_for_ever(
     """As one with a key of more than 64 KB, which the servers here take."""
     record = await proxied.load("1")
     throttle.refuse_next("ValidationException")
-    with pytest.raises(StateTooLarge, match="^user 1: DynamoDB does not take it"):
+    with pytest.raises(StateTooLarge, match=r"^user 1: DynamoDB does not take it"):
         await proxied.commit("1", Changes(state={"k": b"1"}), expect=record.version)
 
 

@@ -226,4 +226,4 @@ async def _announce_commands(bot: Bot) -> None:
             await bot.set_my_commands(COMMANDS)
             await bot.set_my_commands(PRIVATE_COMMANDS, scope=BotCommandScopeAllPrivateChats())
     except (TelegramAPIError, ClientDecodeError, TimeoutError) as error:
-        log.info("commands not announced", reason=type(error).__name__)
+        log.debug("commands not announced", reason=type(error).__name__)

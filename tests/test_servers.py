@@ -99,10 +99,16 @@ def test_pgbouncer(workshop: Workshop, pgbouncer_port: int) -> None:
 
 
 def test_dynalite(workshop: Workshop, dynalite_port: int) -> None:
-    """DynamoDB as other people have written it, with other gaps than moto's."""
+    """DynamoDB as other people have written it, with other gaps than moto's.
+
+    AWS' own cannot be had here, so more than the contract runs on this one too: flows, races, and the torture
+    suite's short form, but for what befalls a server.
+    """
     project = workshop({"backend": "fsm", "fsm_storage": "dynamodb"})
     url = f"http://127.0.0.1:{dynalite_port}"
-    uv(project, "run", "pytest", "-q", *SUITES, timeout=900, TEST_DYNAMODB_URL=url)
+    own = [f"tests/dynamodb/test_{name}.py" for name in ("items", "races", "wire")]
+    suites = (*SUITES, "tests/test_fsm.py", "tests/flow/test_flow.py", *own, "tests/torture")
+    uv(project, "run", "pytest", "-q", *suites, timeout=1200, TEST_DYNAMODB_URL=url)
 
 
 def passes(workshop: Workshop, backend: str, **settings: str) -> None:

@@ -12,7 +12,7 @@ import structlog
 from bot.config import load
 from bot.errors import OperatorError
 from bot.state import dynamodb_item, dynamodb_table
-from bot.state.dynamodb_client import ConditionFailed, DynamodbClient, DynamodbSettings
+from bot.state.dynamodb_client import ConditionFailed, DynamodbClient, DynamodbRefuses, DynamodbSettings
 from bot.state.dynamodb_doctor import examine
 from bot.state.dynamodb_item import ITEM_LIMIT, KEY, Item, has_expired, is_marker, token_of, version_of
 from bot.state.store import (
@@ -248,6 +248,12 @@ class DynamodbStore:
         operation, request = dynamodb_item.write(key, old, new)
         try:
             await self.client.call(operation, user_id, **request)
+        except DynamodbRefuses as error:
+            if error.code != "ValidationException":
+                raise
+            # The key was good enough to read by, so it is the record, which will not be valid later either.
+            reason = "DynamoDB does not take it; no name in it may have more than 64 KB"
+            raise StateTooLarge(reason, user_id) from None
         except ConditionFailed as error:
             # Some servers do not show what is there.
             found = error.item or await self._read(user_id)

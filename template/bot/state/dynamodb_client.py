@@ -20,11 +20,14 @@ from botocore.exceptions import (
     ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
+    LoginError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 from pydantic import Field, SecretStr, model_validator
 
@@ -62,6 +65,9 @@ REASONS = {
     "ValidationException": "DynamoDB finds {operation} invalid: has the table {table} another key than `id`?",
 }
 """What errors mean. The server's words are not passed on as they are: some quote what was sent."""
+
+NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+NOT_LOGGED_IN = (SSOError, LoginError, TokenRetrievalError)
 
 log = structlog.get_logger(__name__)
 
@@ -145,9 +151,10 @@ class DynamodbClient:
         Raises:
             OperatorError: no server is named, and none could be started here.
         """
-        # At DEBUG they would log what is kept, and the headers that let the bot in.
+        # At DEBUG they would log what is kept, and the headers that let the bot in. What they warn of, with
+        # tracebacks, comes as an error besides.
         for library in ("botocore", "aiobotocore"):
-            logging.getLogger(library).setLevel(logging.WARNING)
+            logging.getLogger(library).setLevel(logging.ERROR)
         self.table = table
         self._settings = settings
         self._clock = _ServerClock()
@@ -288,13 +295,22 @@ class DynamodbClient:
                 raise _Passing(THROTTLED[code], is_uncertain=False) from None
             if code in FAILED or status >= 500:
                 raise _Passing("DynamoDB has an error of its own", is_uncertain=True) from None
+            name = "".join(map(str.capitalize, operation.split("_")))
+            if error.operation_name != name:  # such as AssumeRole, of the service that gives credentials
+                reason = f"there are no credentials: AWS refuses {error.operation_name} ({code})"
+                raise StateUnavailable(reason, user_id) from None
             if "maximum allowed size" in error.response.get("Error", {}).get("Message", ""):
                 raise StateTooLarge("the item is larger than DynamoDB takes", user_id) from None
             reason = REASONS.get(code, f"DynamoDB refuses ({code})")
-            name = "".join(map(str.capitalize, operation.split("_")))
             raise DynamodbRefuses(reason.format(table=self.table, operation=name), user_id, code) from None
-        except (SSLError, NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+        except (SSLError, *NO_CREDENTIALS, *NOT_LOGGED_IN) as error:
             raise StateUnavailable(_explain(error), user_id) from None
+        except RuntimeError as error:
+            if "expired" not in str(error):
+                raise
+            # Those that botocore has just got.
+            reason = "the credentials have expired, and no newer ones are to be had"
+            raise StateUnavailable(reason, user_id) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             # A time-out of ours is also an OSError, but comes as a cancellation.
             raise _Passing(_explain(error), is_uncertain=True) from None
@@ -360,8 +376,10 @@ def _explain(error: Exception) -> str:
         return "AWS_PROFILE names a profile that ~/.aws/config does not have"
     if isinstance(error, NoCredentialsError):
         return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
-    if isinstance(error, PartialCredentialsError | CredentialRetrievalError):
+    if isinstance(error, NO_CREDENTIALS):
         return "the credentials cannot be read, or are not complete"
+    if isinstance(error, NOT_LOGGED_IN):
+        return "the login at AWS is over: run `aws sso login`, or `aws login`"
     if isinstance(error, SSLError):
         return "the server's certificate is not one this machine trusts"
     if isinstance(error, HTTPClientError | ConnectionError | aiohttp.ClientError | OSError):

@@ -1,4 +1,8 @@
-"""The table: made by `bot migrate`, and told what it has to be like."""
+"""The table: made by `bot migrate`, and told what it has to be like.
+
+So is one that is there already: a table that was restored from a backup comes without expiry, point-in-time
+recovery and protection.
+"""
 
 import asyncio
 import time
@@ -40,6 +44,7 @@ async def migrate(client: DynamodbClient) -> str:
         raise OperatorError(
             f"the table {client.table} has another key than `{KEY}`: set another DYNAMODB_TABLE"
         )
+    done += await _turn_on_protection(client)
     done += await _turn_on_expiry(client)
     done += await _turn_on_recovery(client)
     return f"table {client.table}: {', '.join(done) if done else 'nothing to do'}"
@@ -70,6 +75,11 @@ async def recovers(client: DynamodbClient) -> bool:
     return bool(recovery.get("PointInTimeRecoveryStatus") == "ENABLED")
 
 
+async def _is_protected(client: DynamodbClient) -> bool:
+    table = await describe(client) or {}
+    return bool(table.get("DeletionProtectionEnabled", True))  # some servers do not know of it
+
+
 async def _create(client: DynamodbClient) -> list[str]:
     try:
         await client.call(
@@ -96,6 +106,13 @@ async def _until_active(client: DynamodbClient) -> Mapping[str, Any]:
     raise OperatorError(
         f"the table {client.table} is not ready after {ACTIVE_SECONDS:.0f} s: run it again later"
     )
+
+
+async def _turn_on_protection(client: DynamodbClient) -> list[str]:
+    async def turn_on() -> None:
+        await client.call("update_table", DeletionProtectionEnabled=True)
+
+    return await _turn_on(client, _is_protected, turn_on, "protection from deletion")
 
 
 async def _turn_on_expiry(client: DynamodbClient) -> list[str]:

@@ -1,15 +1,28 @@
-"""`infra/dynamodb.yaml`: its table is the one that `bot migrate` makes, and its limits fit together."""
+"""`infra/dynamodb.yaml`: its limits fit together, its role permits enough, and Lambda may freeze the bot."""
 
+import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from bot.config import Settings
-from bot.state.dynamodb_item import EXPIRES
-from tests.dynamodb.server import make_client, make_table
+from bot.state.dynamodb import DynamodbStore
+from bot.state.dynamodb_client import DynamodbSettings
+from bot.state.dynamodb_item import AT_ONCE
+from tests.agents import CountingAgent
+from tests.contract.harness import Harness
+from tests.dynamodb.throttle import Throttle
+from tests.e2e.process import BotProcess
+from tests.e2e.runtime import Runtime
+from tests.fake_telegram import FakeTelegram
 
 STACK = Path(__file__).parents[2] / "infra" / "dynamodb.yaml"
+
+START_AND_REPLY_SECONDS = 5.0
+"""What a cold start and Telegram's answer to the reply are given."""
 
 
 def described(name: str) -> Any:
@@ -22,25 +35,69 @@ def described(name: str) -> Any:
     return yaml.load(STACK.read_text("utf-8"), Loader)["Resources"][name]["Properties"]
 
 
-async def test_its_table_needs_no_migration(url: str, fresh: str) -> None:
-    table = described("Table")
-    client = make_client(url, fresh)
-    await client.open()
-    same = ("BillingMode", "AttributeDefinitions", "KeySchema", "DeletionProtectionEnabled")
-    await client.call("create_table", **{name: table[name] for name in same})
-    expiry = table["TimeToLiveSpecification"]
-    assert expiry["AttributeName"] == EXPIRES
-    await client.call("update_time_to_live", TimeToLiveSpecification=expiry)
-    recovery = table["PointInTimeRecoverySpecification"]
-    await client.call("update_continuous_backups", PointInTimeRecoverySpecification=recovery)
-    await client.close()
-    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+def variables() -> dict[str, str]:
+    """The settings of the function."""
+    found: dict[str, str] = described("Function")["Environment"]["Variables"]
+    return found
 
 
-def test_the_agent_ends_before_the_api_gives_up() -> None:
-    variables = described("Function")["Environment"]["Variables"]
+def test_an_update_is_done_before_the_api_gives_up() -> None:
+    """Loaded, handled and committed, each as late as may be, with time left to start and to reply."""
+    own = variables()
     limit = described("Integration")["TimeoutInMillis"] / 1000
-    assert float(variables["AGENT_TIMEOUT"]) + 5 <= limit <= described("Function")["Timeout"]
-    assert Settings.model_fields.keys() >= {
-        name.lower() for name in variables if not name.startswith(("AWS_LWA_", "DYNAMODB_"))
-    }
+    takes = 2 * float(own["DYNAMODB_TIMEOUT"]) + float(own["AGENT_TIMEOUT"])
+    assert takes + START_AND_REPLY_SECONDS <= limit <= described("Function")["Timeout"]
+
+
+def test_its_settings_are_settings() -> None:
+    known = Settings.model_fields.keys() | DynamodbSettings.model_fields.keys()
+    assert known >= {name.lower() for name in variables() if not name.startswith("AWS_LWA_")}
+
+
+class Scribe(CountingAgent):
+    """Writes down more at once than one `UpdateItem` takes."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        state.update(dict.fromkeys(map(str, range(AT_ONCE + 1)), message))
+        return await super().agent_logic(message, state)
+
+
+async def test_its_role_may_do_what_a_bot_does_and_no_more(
+    proxied: DynamodbStore, throttle: Throttle
+) -> None:
+    await proxied.close()
+    throttle.reset()
+    async with FakeTelegram() as telegram, Runtime(telegram, proxied, "webhook", Scribe) as bot:
+        for text in ("hi", "/reset", "/export", "/forget"):
+            telegram.message(text, user_id=1)
+        await telegram.settled()
+        telegram.press(telegram.sent[-1], 0, 0, user_id=1)
+        await telegram.settled()
+        assert (await bot.record(1)).is_empty
+    permitted = [
+        action.removeprefix("dynamodb:")
+        for policy in described("Role")["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in statement["Action"]
+        if action.startswith("dynamodb:")
+    ]
+    assert sorted(throttle.seen) == sorted(permitted)
+
+
+async def test_what_is_frozen_once_it_is_ready_has_told_telegram_everything(
+    tmp_path: Path, harness: Harness
+) -> None:
+    """Lambda freezes a process that has nothing to answer; its adapter asks here whether it may begin."""
+    path = variables()["AWS_LWA_READINESS_CHECK_PATH"]
+    async with FakeTelegram() as telegram, aiohttp.ClientSession() as http:
+        for method in ("setWebhook", "setMyCommands"):
+            telegram.delay(method, 0.3)
+        async with BotProcess(tmp_path, telegram, WEBHOOK_URL="https://bot.example/telegram") as bot:
+            while True:
+                async with http.get(bot.url + path) as response:
+                    if response.status < 500:  # the adapter's own rule
+                        break
+                await asyncio.sleep(0.01)
+            bot.process.send_signal(signal.SIGSTOP)
+            assert telegram.webhook
+            assert len(telegram.commands) == 2

@@ -1,11 +1,15 @@
 """AWS' own settings, in the environment and in `.env`, and what is said where they are wrong."""
 
 import asyncio
+import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from bot.config import Settings
 from bot.errors import OperatorError
@@ -82,6 +86,51 @@ def test_a_profile(tmp_path: Path, url: str, fresh: str) -> None:
     )
     settings = {"AWS_PROFILE": "bot", "AWS_ENDPOINT_URL_DYNAMODB": url, "NAMESPACE": fresh}
     assert run(tmp_path, "migrate", **settings).stdout.startswith(f"table {fresh}-state: created")
+
+
+LOGIN = """
+sso_start_url = https://example.awsapps.com/start
+sso_region = eu-central-1
+sso_account_id = 123456789012
+sso_role_name = bot
+"""
+EXPIRED = {"Version": 1, "AccessKeyId": "x", "SecretAccessKey": "y", "Expiration": "2020-01-01T00:00:00Z"}
+PROCESS = f"credential_process = echo '{json.dumps(EXPIRED)}'"
+ROLE = "role_arn = arn:aws:iam::123456789012:role/bot\nsource_profile = person"
+
+
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        (LOGIN, "the login at AWS is over: run `aws sso login`, or `aws login`"),
+        (PROCESS, "the credentials have expired, and no newer ones are to be had"),
+        (ROLE, "there are no credentials: AWS refuses AssumeRole (AccessDenied)"),
+    ],
+    ids=["login", "process", "role"],
+)
+async def test_credentials_that_cannot_be_had(tmp_path: Path, profile: str, reason: str) -> None:
+    person = f"[profile person]\naws_access_key_id = x\naws_secret_access_key = {SECRET}\n"
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/config").write_text(f"{person}[profile bot]\nregion = eu-central-1\n{profile}\n")
+    denial = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>No.</Message></Error></ErrorResponse>"
+    async with answering(web.Response(status=403, text=denial, content_type="text/xml")) as sts:
+        settings = {"AWS_PROFILE": "bot", "AWS_ENDPOINT_URL_STS": sts, "AWS_ENDPOINT_URL_DYNAMODB": sts}
+        result = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", f"error: {reason}\n")
+
+
+@asynccontextmanager
+async def answering(answer: web.Response) -> AsyncIterator[str]:
+    """The URL of a server that answers all requests like this."""
+
+    async def handle(_: web.BaseRequest) -> web.Response:
+        return answer
+
+    server = web.ServerRunner(web.Server(handle))
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{server.addresses[0][1]}"
+    await server.cleanup()
 
 
 async def test_a_closed_store_can_be_connected_again(direct: DynamodbStore) -> None:

@@ -10,7 +10,7 @@ from bot.state import dynamodb_table
 from bot.state.dynamodb import DynamodbStore
 from bot.state.dynamodb_client import DynamodbClient
 from bot.state.dynamodb_doctor import _clock
-from bot.state.store import Finding, StateUnavailable
+from bot.state.store import Changes, Finding, StateUnavailable
 from tests.dynamodb.server import environment_of, make_client, make_store, make_table
 from tests.dynamodb.throttle import Throttle
 from tests.test_cli import run
@@ -63,6 +63,32 @@ async def test_one_that_was_cut_off_is_finished(
     await client.close()
     said = await make_table(url, fresh)
     assert said == f"table {fresh}: expiry (TTL on `expires`) turned on, point-in-time recovery turned on"
+
+
+async def test_one_that_was_restored_gets_what_it_lacks(url: str, fresh: str) -> None:
+    """Restoring makes a table with the items alone. Here it is made by hand, and used as it is."""
+    client = await described(url, fresh)
+    await client.call(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    store = make_store(url, table=fresh)
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    assert await make_table(url, fresh) == (
+        f"table {fresh}: protection from deletion turned on, expiry (TTL on `expires`) turned on, "
+        "point-in-time recovery turned on"
+    )
+    table = await dynamodb_table.describe(client)
+    assert table
+    assert table["DeletionProtectionEnabled"] is True
+    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+    assert set(levels(await store.examine()).values()) == {"ok"}
+    assert (await store.load("1")).state == {"a": 1}
+    await store.close()
+    await client.close()
 
 
 async def test_the_command(tmp_path: Path, url: str, fresh: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bot.state import dynamodb_client
 from bot.state.dynamodb import DynamodbStore
-from bot.state.store import Changes, Message, StateConflict, StateUnavailable
+from bot.state.store import Changes, Message, StateConflict, StateTooLarge, StateUnavailable
 from bot.state.turn import Turn
 from tests.dynamodb.throttle import Throttle
 
@@ -25,6 +25,14 @@ async def test_one_request_to_load_and_one_to_commit(proxied: DynamodbStore, thr
         assert changes
         await proxied.commit("1", changes, expect=turn.version)
         assert throttle.seen == {"GetItem": 1, "UpdateItem": 1}
+
+
+async def test_what_is_read_is_what_was_written_last(proxied: DynamodbStore, throttle: Throttle) -> None:
+    """DynamoDB's other kind of read, at half the price, may be a second old; no server here shows that."""
+    await proxied.load("1")
+    assert [user async for user in proxied.users()] == []
+    for operation in ("GetItem", "Scan"):
+        assert throttle.last[operation]["ConsistentRead"] is True
 
 
 async def test_a_small_change_of_a_large_state_is_a_small_request(
@@ -115,6 +123,16 @@ async def test_a_busy_server_is_asked_again(proxied: DynamodbStore, throttle: Th
     await proxied.commit("1", Changes(messages=(Message("user", "once", 1.0),)), expect=record.version)
     assert throttle.seen == {"GetItem": 3, "UpdateItem": 4}
     assert len((await proxied.load("1")).history) == 1
+
+
+async def test_a_record_that_is_not_valid_is_not_tried_for_ever(
+    proxied: DynamodbStore, throttle: Throttle
+) -> None:
+    """As one with a key of more than 64 KB, which the servers here take."""
+    record = await proxied.load("1")
+    throttle.refuse_next("ValidationException")
+    with pytest.raises(StateTooLarge, match=r"^user 1: DynamoDB does not take it"):
+        await proxied.commit("1", Changes(state={"k": b"1"}), expect=record.version)
 
 
 async def test_a_server_that_stays_busy_is_unavailable_in_bounded_time(

@@ -23,6 +23,7 @@ class Throttle:
         port: where it listens, on 127.0.0.1.
         seen: how many requests came, by operation.
         sent: bytes of their bodies, by operation.
+        last: what the last one asked for, by operation.
         before: called with each operation before it is passed on.
     """
 
@@ -41,6 +42,7 @@ class Throttle:
         self.port = 0
         self.seen: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
+        self.last: dict[str, dict[str, Any]] = {}
         self.before: Callable[[str], Any] = lambda _: None
 
     @property
@@ -88,6 +90,7 @@ class Throttle:
         body = await request.read()
         self.seen[operation] += 1
         self.sent[operation] += len(body)
+        self.last[operation] = json.loads(body)
         self.before(operation)
         error, is_executed = self._errors.pop(0) if self._errors else ("", True)
         if not error and self._chance.random() < self._share:

@@ -1,10 +1,13 @@
 """The DynamoDB engine's server: moto in a process of its own, with a journal, throttling now and then.
 
 AWS' own service has no operator who restarts or kills it: to a bot, its faults look like those of the network
-and like refusals. The server's faults happen here all the same, since its journal keeps what it answered.
+and like refusals. The server's faults happen here all the same, since its journal keeps what it answered. A
+server that TEST_DYNAMODB_URL names is used instead, and left alone.
 """
 
 import asyncio
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -15,60 +18,70 @@ from tests.dynamodb.server import environment_of, make_table
 from tests.dynamodb.throttle import Throttle
 from tests.torture.backend import Server, Trouble
 from tests.torture.clock import ServerClock
+from tests.torture.faults import OF_SERVERS
 from tests.torture.link import Address, Link
 
-TABLE = "torture"
+GIVEN = os.environ.get("TEST_DYNAMODB_URL")
 
 
 class DynamodbServer:
-    """moto, in a folder of its own."""
+    """moto, in a folder of its own; or the server that is given."""
 
     name = "DynamoDB"
 
     def __init__(self, folder: Path) -> None:
-        self._server = Moto(folder / "dynamodb")
+        self._own = None if GIVEN else Moto(folder / "dynamodb")
         self.clock = ServerClock(folder / "dynamodb.clock")
         self.throttle = Throttle(self.server_url)
 
     def server_url(self) -> str:
-        return self._server.url
+        return self._own.url if self._own else str(GIVEN)
 
     def address(self) -> Address:
         return "127.0.0.1", self.throttle.port
 
     def pids(self) -> list[int]:
-        return [self._server.pid]
+        return [self._own.pid] if self._own else []
 
     def start(self) -> None:
-        with self.clock.rules():
-            self._server.start()
+        if self._own:
+            with self.clock.rules():
+                self._own.start()
 
     def stop(self) -> None:
-        self._server.stop()
+        if self._own:
+            self._own.stop()
 
     def kill(self) -> None:
-        self._server.kill()
+        if self._own:
+            self._own.kill()
 
 
 class DynamodbBackend:
     """One server, before which requests are refused now and then, as beyond a table's throughput."""
 
     survives_exit: ClassVar[bool] = True
-    spared: ClassVar[Mapping[str, str]] = {}
+    spared: ClassVar[Mapping[str, str]] = (
+        dict.fromkeys(OF_SERVERS, "the server is another's") if GIVEN else {}
+    )
 
     def __init__(self, folder: Path) -> None:
         self._server = DynamodbServer(folder)
+        self._table = f"torture-{secrets.token_hex(4)}"
         self.servers: Sequence[Server] = [self._server]
 
     async def open(self) -> None:
         await asyncio.to_thread(self._server.start)
         await self._server.throttle.start()
-        await make_table(self._server.server_url(), TABLE)
+        await make_table(self._server.server_url(), self._table)
 
     def settings(self, links: Sequence[Link]) -> dict[str, str]:
         (link,) = links
         # A bot that starts while the server is frozen shall wait for it, not end and be started again.
-        return {**environment_of(f"http://127.0.0.1:{link.port}", TABLE), "DYNAMODB_CONNECT_TIMEOUT": "60"}
+        return {
+            **environment_of(f"http://127.0.0.1:{link.port}", self._table),
+            "DYNAMODB_CONNECT_TIMEOUT": "60",
+        }
 
     def troubles(self) -> Mapping[str, Trouble]:
         return {"DynamoDB: throttled": self._throttle, "DynamoDB: errors of its own": self._fail}

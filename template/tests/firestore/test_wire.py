@@ -8,7 +8,7 @@ from grpc import StatusCode
 
 from bot.state.firestore import FirestoreStore
 from bot.state.firestore_client import PASSING
-from bot.state.store import Changes, Message, StateConflict, StateUnavailable
+from bot.state.store import Changes, Message, StateConflict, StateForeign, StateUnavailable
 from tests.firestore.proxy import Proxy
 from tests.firestore.server import make_store
 
@@ -97,6 +97,21 @@ async def test_a_commit_that_was_applied_and_overtaken_is_no_conflict(
     with pytest.raises(StateUnavailable, match=r"^user 1: "):
         await commit
     assert (await direct.load("1")).applied == (7, 8)
+
+
+async def test_a_claim_whose_answer_is_lost_holds(proxied: FirestoreStore, proxy: Proxy) -> None:
+    proxy.only, proxy.answers_to_lose = COMMIT, 1
+    await proxied.claim(42)
+    assert proxy.answers_to_lose == 0
+    with pytest.raises(StateForeign, match="belongs to bot 42"):
+        await proxied.claim(43)
+
+
+async def test_a_claim_that_is_refused_is_none(proxied: FirestoreStore, proxy: Proxy) -> None:
+    """Who may read and not write hears of that, and of no other bot."""
+    proxy.only, proxy.refusals = COMMIT, [StatusCode.PERMISSION_DENIED]
+    with pytest.raises(StateUnavailable, match=r"roles/datastore\.user"):
+        await proxied.claim(42)
 
 
 async def test_contention_is_no_lost_answer(

@@ -44,15 +44,17 @@ async def denied_to_anybody(host: str) -> dict[str, bool]:
         api = FirestoreAsyncClient(transport=FirestoreGrpcAsyncIOTransport(channel=channel))
         base = "projects/demo-bot/databases/(default)"
         name = f"{base}/documents/bot/1"
+        parent = {"parent": f"{base}/documents", "collection_id": "bot"}
+
+        async def commit(write: dict[str, Any]) -> None:
+            await api.commit({"database": base, "writes": [write]}, retry=None)
+
         asked: dict[str, Any] = {
             "get": lambda: api.get_document({"name": name}, retry=None),
-            "list": lambda: api.list_documents(
-                {"parent": f"{base}/documents", "collection_id": "bot"}, retry=None
-            ),
-            "write": lambda: api.commit(
-                {"database": base, "writes": [{"update": {"name": name}}]}, retry=None
-            ),
-            "delete": lambda: api.commit({"database": base, "writes": [{"delete": name}]}, retry=None),
+            "list": lambda: api.list_documents(parent, retry=None),
+            "create": lambda: commit({"update": {"name": f"{base}/documents/bot/2"}}),
+            "update": lambda: commit({"update": {"name": name}}),
+            "delete": lambda: commit({"delete": name}),
         }
         for what, ask in asked.items():
             denied[what] = False

@@ -233,9 +233,7 @@ class FirestoreClient:
     def _make_channel(self) -> Any:
         if host := self.settings.firestore_emulator_host:
             return grpc.aio.insecure_channel(host, options=OPTIONS)
-        return FirestoreGrpcAsyncIOTransport.create_channel(
-            credentials=self._credentials, options=OPTIONS
-        )
+        return FirestoreGrpcAsyncIOTransport.create_channel(credentials=self._credentials, options=OPTIONS)
 
 
 def credentials(settings: FirestoreSettings) -> Any:

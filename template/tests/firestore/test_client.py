@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google.auth
 import pytest
@@ -35,7 +36,7 @@ class Silence:
         if self._left:
             self._left -= 1
             await asyncio.sleep(0)
-            raise DeadlineExceeded("no answer")
+            raise DeadlineExceeded("no answer")  # type: ignore[no-untyped-call]
         return "done"
 
 
@@ -79,9 +80,13 @@ async def test_looking_it_up_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) ->
 async def test_of_many_who_find_a_channel_silent_one_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_client(f"127.0.0.1:{free_port()}", "demo-bot")
     await client.open()
-    made = []
-    make = client._make_channel
-    monkeypatch.setattr(client, "_make_channel", lambda: made.append(make()) or made[-1])
+    make, made = client._make_channel, []
+
+    def make_another() -> Any:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(client, "_make_channel", make_another)
     await asyncio.gather(*(client.call(Silence(1)) for _ in range(3)))
     assert made == [client.channel]
     await client.close()
@@ -96,7 +101,7 @@ async def test_a_last_attempt_without_time_says_nothing_of_the_channel() -> None
     async def late(api: FirestoreAsyncClient, seconds: float) -> str:
         if seconds > 0.5:
             await asyncio.sleep(1.2)
-            raise ServiceUnavailable("for a moment")
+            raise ServiceUnavailable("for a moment")  # type: ignore[no-untyped-call]
         return await silence(api, seconds)
 
     with pytest.raises(StateUnavailable, match="does not answer in time"):
@@ -114,13 +119,13 @@ async def test_calls_under_way_fail_when_the_store_is_closed(silent: str) -> Non
     store = FirestoreStore(make_client(silent, "demo-bot"), "bot")
     await store._client.open()
     loading = asyncio.create_task(store.load("1"))
-    listing = asyncio.create_task(anext(store.users()))
+    pinging = asyncio.create_task(store.ping())
     cancelled = asyncio.create_task(store.load("2"))
     await asyncio.sleep(0.2)
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
     await store.close()
-    for task in (loading, listing):
+    for task in (loading, pinging):
         with pytest.raises(StateUnavailable, match="not connected"):
             await task

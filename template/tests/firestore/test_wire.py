@@ -7,7 +7,7 @@ import pytest
 from grpc import StatusCode
 
 from bot.state.firestore import FirestoreStore
-from bot.state.firestore_client import PASSING
+from bot.state.firestore_client import PASSING, REFUSED
 from bot.state.store import Changes, Message, StateConflict, StateForeign, StateUnavailable
 from tests.firestore.proxy import Proxy
 from tests.firestore.server import make_store
@@ -123,6 +123,17 @@ async def test_contention_is_no_lost_answer(
     proxy.refusals = [StatusCode.ABORTED]
     with pytest.raises(StateConflict):
         await proxied.commit("1", Changes(applied=(7,)), expect=version)
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED, key=str), ids=lambda code: code.name)
+async def test_a_precondition_that_does_not_hold_is_a_conflict(
+    proxied: FirestoreStore, proxy: Proxy, code: StatusCode
+) -> None:
+    """The emulator has fewer words for that than Firestore."""
+    version = (await proxied.load("1")).version
+    proxy.only, proxy.refusals = COMMIT, [code]
+    with pytest.raises(StateConflict):
+        await proxied.commit("1", Changes(), expect=version)
 
 
 @pytest.mark.parametrize("code", sorted(PASSING, key=str), ids=lambda code: code.name)

@@ -7,14 +7,16 @@
 #   infra/firestore.sh delete            deletes the bot, and leaves the database
 #
 # NAME (the bot's short name), REGION (of Cloud Run) and LOCATION (of Firestore, for good) must be in the
-# environment; the project is gcloud's. Each step can be run again. `create` reads the bot's token from standard
-# input: infra/firestore.sh create < token
+# environment; the project is gcloud's, and the bot's own. Each step can be run again. `create` reads the bot's
+# token from standard input: infra/firestore.sh create < token
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${NAME:?}" "${REGION:?}" "${LOCATION:?}"
 
 project=$(gcloud config get-value core/project)
-account="$NAME@$project.iam.gserviceaccount.com"
+identity=$NAME
+((${#NAME} >= 6 && ${#NAME} <= 30)) || identity="${NAME:0:26}-bot" # what Google takes for an account's name
+account="$identity@$project.iam.gserviceaccount.com"
 image="$REGION-docker.pkg.dev/$project/$NAME/bot:$(git rev-parse --short HEAD 2> /dev/null || date +%s)"
 
 is_there() { "$@" > /dev/null 2>&1; }
@@ -24,7 +26,15 @@ create() {
     token=$(cat)
     exec < /dev/null # nothing else reads it
     gcloud services enable firestore.googleapis.com firebaserules.googleapis.com run.googleapis.com \
-        secretmanager.googleapis.com artifactregistry.googleapis.com
+        secretmanager.googleapis.com artifactregistry.googleapis.com iam.googleapis.com
+    # Whose account is not there has not made the database either: what follows would replace another's rules.
+    if ! is_there gcloud iam service-accounts describe "$account"; then
+        if is_there gcloud firestore databases describe --database='(default)'; then
+            echo "$project has a database already: take a project of the bot's own" >&2
+            exit 1
+        fi
+        gcloud iam service-accounts create "$identity"
+    fi
     # Yesterday's state can be read back for a week, and nobody deletes the database by mistake.
     is_there gcloud firestore databases describe --database='(default)' ||
         gcloud firestore databases create --database='(default)' --location="$LOCATION" \
@@ -33,7 +43,6 @@ create() {
     npx --yes firebase-tools@15 deploy --project "$project" --only firestore --non-interactive
     is_there gcloud artifacts repositories describe "$NAME" --location="$REGION" ||
         gcloud artifacts repositories create "$NAME" --location="$REGION" --repository-format=docker
-    is_there gcloud iam service-accounts describe "$account" || gcloud iam service-accounts create "$NAME"
     # Documents, and nothing else of the project.
     gcloud projects add-iam-policy-binding "$project" --member="serviceAccount:$account" \
         --role=roles/datastore.user --condition=None > /dev/null
@@ -56,7 +65,8 @@ deploy() {
     mapfile -t common < <(settings)
     number=$(gcloud projects describe "$project" --format="value(projectNumber)")
     url="https://$NAME-$number.$REGION.run.app/telegram"
-    variables="NAMESPACE=$NAME,WEBHOOK_URL=$url,GOOGLE_CLOUD_PROJECT=$project"
+    # Not NAMESPACE: the collection is the one that firestore.indexes.json is about.
+    variables="WEBHOOK_URL=$url,GOOGLE_CLOUD_PROJECT=$project"
     # Cloud Run gives a process 10 s to stop. Background work needs a processor between requests, too.
     gcloud run deploy "$NAME" --image="$image" "${common[@]}" --allow-unauthenticated --port=8080 \
         --min-instances=1 --max-instances=3 --concurrency=40 --timeout=60 --no-cpu-throttling \
@@ -68,9 +78,13 @@ deploy() {
 }
 
 bot() {
-    local arguments
+    local arguments since code=0
     arguments=$(IFS=,; echo "$*")
-    gcloud run jobs execute "$NAME-command" --region="$REGION" --args="$arguments" --wait
+    since=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    gcloud run jobs execute "$NAME-command" --region="$REGION" --args="$arguments" --wait || code=$?
+    sleep 10 # what it said comes to the log a little later
+    gcloud run jobs logs read "$NAME-command" --region="$REGION" --order=asc --log-filter="timestamp>=\"$since\""
+    return "$code"
 }
 
 delete() {

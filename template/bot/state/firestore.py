@@ -184,9 +184,14 @@ class FirestoreStore:
         """Note whose records these are, or refuse another bot. See `StateStore.claim`."""
         fields, loaded = await self._read_fields(OWNER)
         if not loaded.written:
-            with suppress(StateConflict):  # somebody else just did
+            try:
                 await self._write(OWNER, {("bot",): bot_id}, 0)
-            fields, _ = await self._read_fields(OWNER)
+            except (StateConflict, StateUnavailable):  # somebody else just did, or the answer was lost
+                fields, loaded = await self._read_fields(OWNER)
+                if not loaded.written:
+                    raise
+            else:
+                return
         owner = fields["bot"].integer_value if "bot" in fields else "unknown"
         if owner != bot_id:
             raise StateForeign(

@@ -124,6 +124,7 @@ class FirestoreClient:
             f"projects/{settings.google_cloud_project or EMULATOR_PROJECT}"
             f"/databases/{settings.firestore_database}"
         )
+        self._credentials: Any = None
         self._api: FirestoreAsyncClient | None = None
         self._channel: Any = None
         self._embedded = None if settings.is_set else EmbeddedFirestore()
@@ -154,10 +155,13 @@ class FirestoreClient:
             if self._embedded:
                 host = await asyncio.to_thread(self._embedded.join)
                 self.settings = self.settings.model_copy(update={"firestore_emulator_host": host})
+            if not self.settings.firestore_emulator_host:
+                # Once, for all channels to come: where they are asked for over the network, it takes seconds.
+                self._credentials = await asyncio.to_thread(credentials, self.settings)
             self._open_channel()
 
     async def close(self) -> None:
-        """Close the channel, and those that were left; leave the emulator."""
+        """Close the channel, and those that were left; leave the emulator. Calls under way fail."""
         channel, self._channel, self._api = self._channel, None, None
         if channel is not None:
             await channel.close()
@@ -184,22 +188,29 @@ class FirestoreClient:
         Raises:
             StateUnavailable: Firestore did not do it; the text says why.
         """
-        give_up = time.monotonic() + (self._seconds if seconds is None else seconds)
+        seconds = self._seconds if seconds is None else seconds
+        give_up = time.monotonic() + seconds
+        patience = min(self._attempt_seconds, seconds)
         delay = FIRST_DELAY
         while True:
             api = self._api
             if api is None:
                 raise StateUnavailable("the store is not connected", user_id)
-            left = give_up - time.monotonic()
+            allowed = max(0.1, min(patience, give_up - time.monotonic()))
             try:
-                return await work(api, max(0.1, min(self._attempt_seconds, left)))
+                return await work(api, allowed)
             except (GoogleAPICallError, grpc.RpcError) as error:
                 code = code_of(error)
-                if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-                    self._renew(api)
-                wait = delay * random.uniform(0.5, 1)
-                if code not in PASSING or time.monotonic() + wait >= give_up:
-                    raise StateUnavailable(_reason(code), user_id) from None
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                code = grpc.StatusCode.CANCELLED  # with its channel
+            # A last attempt has hardly any time: that it ran out says nothing of the channel.
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED and allowed > patience / 2:
+                self._renew(api)
+            wait = delay * random.uniform(0.5, 1)
+            if code not in PASSING or time.monotonic() + wait >= give_up:
+                raise StateUnavailable(_reason(code), user_id)
             await asyncio.sleep(wait)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -208,7 +219,7 @@ class FirestoreClient:
         if self._api is not api:
             return
         log.warning("firestore fell silent: connecting anew")
-        left, self._api = self._channel, None
+        left = self._channel
         self._open_channel()
         task = asyncio.create_task(left.close(self._attempt_seconds))
         self._leaving.add(task)
@@ -222,9 +233,7 @@ class FirestoreClient:
     def _make_channel(self) -> Any:
         if host := self.settings.firestore_emulator_host:
             return grpc.aio.insecure_channel(host, options=OPTIONS)
-        return FirestoreGrpcAsyncIOTransport.create_channel(
-            credentials=credentials(self.settings), options=OPTIONS
-        )
+        return FirestoreGrpcAsyncIOTransport.create_channel(credentials=self._credentials, options=OPTIONS)
 
 
 def credentials(settings: FirestoreSettings) -> Any:
@@ -248,6 +257,12 @@ def credentials(settings: FirestoreSettings) -> Any:
             "Google does not know who this is: run `gcloud auth application-default login`, "
             "or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
         ) from None
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled this task, and not gRPC what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def code_of(error: Exception) -> Any:

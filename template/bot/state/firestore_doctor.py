@@ -25,13 +25,15 @@ async def examine(client: FirestoreClient, collection: str, limits: Limits) -> l
     base = f"{client.database}/collectionGroups/{collection}/fields"
     try:
         database = await admin.get_database(name=client.database, retry=None, timeout=ATTEMPT_SECONDS)
-        fields = [
-            await admin.get_field(name=f"{base}/{name}", retry=None, timeout=ATTEMPT_SECONDS)
+        findings += _examine_database(database)
+        fields = {
+            name: await admin.get_field(name=f"{base}/{name}", retry=None, timeout=ATTEMPT_SECONDS)
             for name in EXEMPT
-        ]
-    except (GoogleAPICallError, RpcError) as error:
-        return [*findings, _why_not(code_of(error))]
-    return [*findings, *_examine_database(database), *_examine_fields(dict(zip(EXEMPT, fields, strict=True)))]
+        }
+        findings += _examine_fields(fields)
+    except (GoogleAPICallError, RpcError) as error:  # what was found before stands
+        findings.append(_why_not(code_of(error)))
+    return findings
 
 
 def _examine_limits(limits: Limits) -> list[Finding]:

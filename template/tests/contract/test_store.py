@@ -169,6 +169,23 @@ async def test_a_turn_begun_before_the_record_expired_does_not_write_half_of_it(
     assert (await store.load("1")).is_empty
 
 
+async def test_every_commit_gives_a_record_its_whole_life_again(harness: Harness) -> None:
+    store = await harness.open(ttl=2)
+    for n in range(4):
+        await store.commit("1", Changes(state={f"{n}": b"1"}), expect=None)
+        await asyncio.sleep(0.8)
+    assert len((await store.load("1")).state) == 4
+
+
+async def test_a_commit_goes_by_what_it_expects_and_not_by_what_its_store_knows(harness: Harness) -> None:
+    ours, theirs = await harness.open(), await harness.open()
+    version = await theirs.commit("1", Changes(state={"a": b"1"}), expect=0)
+    assert (await ours.load("1")).version == version
+    version = await theirs.commit("1", Changes(state={"b": b"2"}), expect=version)
+    await ours.commit("1", Changes(state={"c": b"3"}), expect=version)
+    assert (await ours.load("1")).state == {"a": 1, "b": 2, "c": 3}
+
+
 async def test_a_commit_repeated_after_a_lost_answer_knows_itself(store: StateStore) -> None:
     base = await put(store, "1", count=1)
     message = Message("user", "once", 1.0)

@@ -14,6 +14,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         sent: bytes of requests.
         answers_to_lose: how many of the next calls reach the server, and fail for the client.
         refusals: statuses with which the next calls end that do not reach the server.
+        only: the method to whose calls this happens; empty for all.
     """
 
     def __init__(self, target: str) -> None:
@@ -23,6 +24,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.sent = 0
         self.answers_to_lose = 0
         self.refusals: list[grpc.StatusCode] = []
+        self.only = ""
 
     def reset(self) -> None:
         """Count from zero."""
@@ -45,9 +47,11 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
         method = call.method
 
         async def pass_on(request: bytes, context: Any) -> AsyncIterator[bytes]:
-            self.calls.append(method.rpartition("/")[2])
+            name = method.rpartition("/")[2]
+            self.calls.append(name)
             self.sent += len(request)
-            if self.refusals:
+            is_meant = self.only in ("", name)
+            if is_meant and self.refusals:
                 await context.abort(self.refusals.pop(0), "by the proxy")
             metadata = [
                 (key, value)
@@ -59,7 +63,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
                 received = [answer async for answer in answers]
             except grpc.aio.AioRpcError as error:
                 await context.abort(error.code(), error.details())
-            if self.answers_to_lose:
+            if is_meant and self.answers_to_lose:
                 self.answers_to_lose -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "lost by the proxy")
             for answer in received:

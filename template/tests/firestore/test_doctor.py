@@ -29,19 +29,19 @@ GOOD = Database(
 
 @dataclass
 class Administration(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers for one database."""
+    """Answers for one database, or refuses the methods named."""
 
     database: Database
     fields: dict[str, Field] = field(default_factory=dict)
-    refusal: grpc.StatusCode | None = None
+    refusals: dict[str, grpc.StatusCode] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     def service(self, call: Any) -> Any:
         method = call.method.rpartition("/")[2]
 
         async def answer(request: bytes, context: Any) -> bytes:
-            if self.refusal:
-                await context.abort(self.refusal, "hunter2")
+            if method in self.refusals:
+                await context.abort(self.refusals[method], "hunter2")
             if method == "GetDatabase":
                 return bytes(Database.serialize(self.database))
             assert method == "GetField"
@@ -118,10 +118,21 @@ async def test_it_may_not_look(
     administration: tuple[Administration, str], refusal: grpc.StatusCode, words: str
 ) -> None:
     answers, host = administration
-    answers.refusal = refusal
+    answers.refusals = {"GetDatabase": refusal, "GetField": refusal}
     (text,) = warnings(await examined(host))
     assert words in text
     assert "hunter2" not in text
+
+
+async def test_it_may_look_at_the_database_alone(administration: tuple[Administration, str]) -> None:
+    """What it finds there is not kept back."""
+    answers, host = administration
+    answers.database = Database(type_=Database.DatabaseType.DATASTORE_MODE)
+    answers.refusals = {"GetField": grpc.StatusCode.PERMISSION_DENIED}
+    error, warning = await examined(host)
+    assert (error.level, warning.level) == ("error", "warning")
+    assert "Native mode" in error.text
+    assert "roles/datastore.viewer" in warning.text
 
 
 async def test_a_limit_that_leaves_no_room(administration: tuple[Administration, str]) -> None:

@@ -118,6 +118,25 @@ async def test_a_half_open_connection_is_left(network: Network, store: Firestore
     assert 0.9 < time.monotonic() - began < 4
 
 
+async def test_a_channel_that_cannot_be_replaced_stays(
+    network: Network, store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.connect()
+    make = store._client._make_channel
+    failures = [OSError("too many open files")]
+
+    def make_later() -> Any:
+        if failures:
+            raise failures.pop()
+        return make()
+
+    monkeypatch.setattr(store._client, "_make_channel", make_later)
+    network.link.fall_silent(deaf=True)
+    with pytest.raises(OSError, match="too many"):
+        await store.load("1")
+    assert (await store.load("1")).version == 0
+
+
 async def test_who_comes_back_is_noticed_at_once(network: Network, store: FirestoreStore) -> None:
     await store.connect()
     network.is_away = True
@@ -154,3 +173,4 @@ async def test_connecting_gives_up_in_one_line(
     network.is_away = True
     with pytest.raises(StateUnavailable, match=r"^Firestore (cannot be reached|does not answer in time)$"):
         await store.connect()
+    assert store._client.channel is None, "it was left open"

@@ -140,6 +140,29 @@ async def test_a_record_expires(direct: FirestoreStore, project: str) -> None:
     await store.close()
 
 
+async def test_a_record_that_expires_while_it_is_committed_to_leaves_nothing(project: str) -> None:
+    store = make_store(shared_host(), project, ttl=1)
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}, applied=(7,)), expect=0)
+    before = await store._read("1")
+    assert before.document.applied == (7,)
+    await asyncio.sleep(1.1)
+    await store._commit("1", before, Changes(state={"b": b"2"}), 0)
+    record = await store.load("1")
+    assert (record.state, record.applied) == ({"b": 2}, ())
+    await store.close()
+
+
+async def test_a_document_that_is_gone_conflicts(direct: FirestoreStore, google: AsyncClient) -> None:
+    """Firestore deletes what has expired, also between a load and its commit."""
+    version = await direct.commit("1", Changes(state={"a": b"1"}), expect=0)
+    await direct.load("1")
+    await google.collection("bot").document("1").delete()
+    with pytest.raises(StateConflict):
+        await direct.commit("1", Changes(state={"a": b"2"}), expect=version)
+    assert (await direct.load("1")).version == 0
+
+
 async def test_expiry_goes_by_the_servers_clock(
     direct: FirestoreStore, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

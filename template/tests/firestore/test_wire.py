@@ -7,8 +7,8 @@ import pytest
 from grpc import StatusCode
 
 from bot.state.firestore import FirestoreStore
-from bot.state.firestore_client import PASSING
-from bot.state.store import Changes, Message, StateConflict, StateUnavailable
+from bot.state.firestore_client import PASSING, REFUSED
+from bot.state.store import Changes, Message, StateConflict, StateForeign, StateUnavailable
 from tests.firestore.proxy import Proxy
 from tests.firestore.server import make_store
 
@@ -99,6 +99,21 @@ async def test_a_commit_that_was_applied_and_overtaken_is_no_conflict(
     assert (await direct.load("1")).applied == (7, 8)
 
 
+async def test_a_claim_whose_answer_is_lost_holds(proxied: FirestoreStore, proxy: Proxy) -> None:
+    proxy.only, proxy.answers_to_lose = COMMIT, 1
+    await proxied.claim(42)
+    assert proxy.answers_to_lose == 0
+    with pytest.raises(StateForeign, match="belongs to bot 42"):
+        await proxied.claim(43)
+
+
+async def test_a_claim_that_is_refused_is_none(proxied: FirestoreStore, proxy: Proxy) -> None:
+    """Who may read and not write hears of that, and of no other bot."""
+    proxy.only, proxy.refusals = COMMIT, [StatusCode.PERMISSION_DENIED]
+    with pytest.raises(StateUnavailable, match=r"roles/datastore\.user"):
+        await proxied.claim(42)
+
+
 async def test_contention_is_no_lost_answer(
     proxied: FirestoreStore, direct: FirestoreStore, proxy: Proxy
 ) -> None:
@@ -108,6 +123,17 @@ async def test_contention_is_no_lost_answer(
     proxy.refusals = [StatusCode.ABORTED]
     with pytest.raises(StateConflict):
         await proxied.commit("1", Changes(applied=(7,)), expect=version)
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED, key=str), ids=lambda code: code.name)
+async def test_a_precondition_that_does_not_hold_is_a_conflict(
+    proxied: FirestoreStore, proxy: Proxy, code: StatusCode
+) -> None:
+    """The emulator has fewer words for that than Firestore."""
+    version = (await proxied.load("1")).version
+    proxy.only, proxy.refusals = COMMIT, [code]
+    with pytest.raises(StateConflict):
+        await proxied.commit("1", Changes(), expect=version)
 
 
 @pytest.mark.parametrize("code", sorted(PASSING, key=str), ids=lambda code: code.name)

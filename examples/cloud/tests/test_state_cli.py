@@ -111,7 +111,7 @@ async def test_export_and_import(tmp_path: Path, store: StateStore) -> None:
     for user_id in before:
         await store.forget(user_id)
     for _ in range(2):
-        result = run(tmp_path, "state", "import", "all.jsonl")
+        result = run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten")
         assert (result.returncode, result.stdout) == (0, "imported 45 users from all.jsonl\n")
         assert {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)} == before
 
@@ -124,13 +124,14 @@ async def test_an_import_that_was_cut_off_can_be_run_again(tmp_path: Path, store
     for user in range(5):
         await store.forget(str(user))
     (tmp_path / "all.jsonl").write_bytes(whole[:-20])
-    result = run(tmp_path, "state", "import", "all.jsonl")
+    result = run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten")
     assert result.returncode == 1
-    assert result.stderr.startswith("error: all.jsonl, line 5: ")
-    assert "the lines before it are imported" in result.stderr
+    assert result.stderr.startswith("error: all.jsonl, line 5: not JSON: ")
+    assert result.stderr.endswith(" (4 users are imported; mend the line and import again)\n")
+    assert result.stderr.count("\n") == 1
     assert len(await listed(store)) == 4
     (tmp_path / "all.jsonl").write_bytes(whole)
-    assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
+    assert run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten").returncode == 0
     assert await listed(store) == ["0", "1", "2", "3", "4"]
 
 
@@ -141,22 +142,52 @@ async def test_a_user_who_stands_there_twice_is_as_the_last_line_has_them(
     first = run(tmp_path, "state", "export", "-").stdout
     await put(store, "7", number=2)
     (tmp_path / "all.jsonl").write_text(first + run(tmp_path, "state", "export", "-").stdout)
-    await store.forget("7")
-    assert run(tmp_path, "state", "import", "all.jsonl").returncode == 0
+    await put(store, "7", number=3)
+    result = run(tmp_path, "state", "import", "all.jsonl")
+    assert (result.returncode, result.stdout) == (0, "imported 1 users from all.jsonl\n")
     assert (await store.load("7")).state == {"number": 2}
 
 
-async def test_an_export_that_fails_leaves_nothing_half_done(
+async def test_an_import_says_how_many_stay_forgotten(tmp_path: Path, store: StateStore) -> None:
+    await put(store, "7", number=1)
+    await put(store, "8", number=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    await store.forget("7")
+    result = run(tmp_path, "state", "import", "all.jsonl")
+    assert result.returncode == 0
+    assert result.stdout == (
+        "imported 1 users from all.jsonl\nleft out, because they were forgotten here: 1\n"
+    )
+    assert await listed(store) == ["8"]
+
+
+async def test_an_export_without_what_is_corrupt_takes_no_whole_ones_place(
     tmp_path: Path, store: StateStore, harness: Harness
 ) -> None:
-    await put(store, "7", a=1)
+    """That could be the only copy. Who is missing is named, and what to do; the others are beside it."""
+    for user in ("7", "8", "9"):
+        await put(store, user, a=1)
     run(tmp_path, "state", "export", "all.jsonl")
     before = (tmp_path / "all.jsonl").read_bytes()
     await harness.corrupt("7")
+    await harness.corrupt("8")
     result = run(tmp_path, "state", "export", "all.jsonl")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: user 7: ")
+    assert (result.returncode, result.stdout) == (1, "")
+    *named, error = result.stderr.splitlines()
+    assert sorted(line.split(":")[0] for line in named) == ["user 7", "user 8"]
+    assert error.startswith(
+        "error: 2 cannot be read, for the reasons above; the others are in all.jsonl.partial"
+    )
+    assert "state show --raw" in error
     assert (tmp_path / "all.jsonl").read_bytes() == before
+    partial = (tmp_path / "all.jsonl.partial").read_bytes()
+    assert [record["user_id"] for record in by_user(partial.splitlines())] == ["9"]
+    piped = run(tmp_path, "state", "export", "-")
+    assert (piped.returncode, piped.stdout.encode()) == (1, partial)
+
+    for user in ("7", "8"):
+        await store.forget(user)
+    assert run(tmp_path, "state", "export", "all.jsonl").stdout == "exported 1 users to all.jsonl\n"
     assert os.listdir(tmp_path) == ["all.jsonl"]
 
 

@@ -33,6 +33,9 @@ from bot.telegram.webhook import BODY_LIMIT, Webhook, is_same_address, register
 WATCH_SECONDS = 30.0
 """How often Telegram is asked what is waiting."""
 
+ANNOUNCE_SECONDS = 5.0
+"""How long the bot's commands may take to be announced before the bot goes on without."""
+
 log = structlog.get_logger()
 
 
@@ -166,15 +169,21 @@ class _Receiver:
             OperatorError: Telegram refuses for good.
         """
         try:
-            with meanwhile(0, lambda: _announce_commands(self._app.bot)), meanwhile(0, self._watch):
-                if not self._app.settings.webhook_url:
+            with meanwhile(0, self._watch):
+                if self._app.settings.webhook_url:
+                    await self._register()
+                    await asyncio.Event().wait()
+                with meanwhile(0, lambda: _announce_commands(self._app.bot)):
                     await self._poller.run()
-                await register(self._app.bot, self._app.settings, self._kinds)
-                self._is_registered = True
-                log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
-                await asyncio.Event().wait()
         finally:
             self._is_registered = self._poller.is_running = False
+
+    async def _register(self) -> None:
+        """Tell Telegram everything; then the bot is ready, and may be frozen while nothing comes in."""
+        await register(self._app.bot, self._app.settings, self._kinds)
+        await _announce_commands(self._app.bot)
+        self._is_registered = True
+        log.info("webhook registered", max_connections=self._app.settings.webhook_max_connections)
 
     async def _watch(self) -> None:
         """Ask Telegram, now and then, how many updates wait there and whether it still delivers here."""
@@ -212,5 +221,9 @@ async def _receive_until(stop: asyncio.Event, receiver: _Receiver) -> None:
 
 async def _announce_commands(bot: Bot) -> None:
     """Show the commands in Telegram's menu; the bot works without."""
-    await bot.set_my_commands(COMMANDS)
-    await bot.set_my_commands(PRIVATE_COMMANDS, scope=BotCommandScopeAllPrivateChats())
+    try:
+        async with asyncio.timeout(ANNOUNCE_SECONDS):
+            await bot.set_my_commands(COMMANDS)
+            await bot.set_my_commands(PRIVATE_COMMANDS, scope=BotCommandScopeAllPrivateChats())
+    except (TelegramAPIError, ClientDecodeError, TimeoutError) as error:
+        log.debug("commands not announced", reason=type(error).__name__)

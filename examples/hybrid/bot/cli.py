@@ -134,30 +134,46 @@ def show(
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write; - for standard output.")],
 ) -> None:
-    """Write every user's record to FILE, as JSON Lines."""
+    """Write every user's record to FILE, as JSON Lines.
+
+    Records that cannot be read are named on standard error. The others are then in FILE.partial, and FILE is
+    left as it was.
+    """
+    unreadable = 0
+
+    def tell(error: Exception) -> None:
+        nonlocal unreadable
+        unreadable += 1
+        print(error, file=sys.stderr)
 
     async def work() -> None:
         from bot.state.transfer import export_lines
 
         async with _open_store() as store:
+            lines = export_lines(store, tell)
             if str(file) == "-":
-                async for line in export_lines(store):
+                async for line in lines:
                     sys.stdout.buffer.write(line)
+                _check_whole(unreadable, "have been written")
                 return
             partial = file.with_name(f"{file.name}.partial")
-            count = 0
+            count, is_kept = 0, False
             try:
                 with partial.open("wb") as output, _progress("exported") as show:
                     os.chmod(partial, 0o600)
-                    async for line in export_lines(store):
+                    async for line in lines:
                         output.write(line)
                         count += 1
                         show(count)
-                partial.replace(file)
+                is_kept = unreadable > 0
+                if not is_kept:
+                    partial.replace(file)
             except OSError as error:
                 raise OperatorError(f"cannot write {file}: {error.strerror}") from error
             finally:
-                partial.unlink(missing_ok=True)
+                if not is_kept:
+                    partial.unlink(missing_ok=True)
+            _check_whole(unreadable, f"are in {partial}")
             print(f"exported {count} users to {file}")
 
     _run(work())
@@ -166,21 +182,30 @@ def export(
 @state.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True, dir_okay=False)],
+    with_forgotten: Annotated[
+        bool, typer.Option("--with-forgotten", help="Also bring back users who were forgotten here.")
+    ] = False,
 ) -> None:
-    """Read users' records from FILE; a user who is already there is replaced. Safe to repeat."""
+    """Read users' records from FILE; a user who is already there is replaced. Safe to repeat.
+
+    Do it before the bot runs: later, it takes users back to where they were. Those forgotten here stay so.
+    """
 
     async def work() -> None:
         from bot.state.transfer import UnusableLine, import_lines
 
         async with _open_store() as store:
-            count = 0
+            done = 0, 0
             try:
                 with file.open("rb") as lines, _progress("imported") as show:
-                    async for count in import_lines(store, lines):
-                        show(count)
+                    async for done in import_lines(store, lines, with_forgotten=with_forgotten):
+                        show(done[0])
             except UnusableLine as error:
                 raise OperatorError(f"{file}, {error}") from None
-            print(f"imported {count} users from {file}")
+            imported, left_out = done
+            print(f"imported {imported} users from {file}")
+            if left_out:
+                print(f"left out, because they were forgotten here: {left_out}")
 
     _run(work())
 
@@ -275,6 +300,15 @@ async def _open_store() -> AsyncIterator["StateStore"]:
         raise OperatorError(str(error)) from error
     finally:
         await store.close()
+
+
+def _check_whole(unreadable: int, others: str) -> None:
+    """Raise `OperatorError` for an export that lacks records. `others` says where the rest is."""
+    if unreadable:
+        raise OperatorError(
+            f"{unreadable} cannot be read, for the reasons above; the others {others}. "
+            "`bot state show --raw USER` shows what is stored, `bot state forget USER` erases it"
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_telegram import FakeTelegram
+from tests.fake_telegram import FakeTelegram, Webhook
 
 ROOT = Path(__file__).parent.parent
 BOT = Path(sys.executable).with_name("bot")
@@ -176,6 +176,25 @@ async def test_doctor_asks_telegram(tmp_path: Path, token: str, code: int) -> No
     expected = "Telegram knows this bot as @" if code == 0 else "Telegram does not know this bot"
     assert expected in result.stdout
     assert token not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "says"),
+    [
+        ("https://bot.example", "", "no webhook is set"),
+        ("https://bot.example", "https://bot.example/", ""),  # as Telegram writes it
+        ("https://bot.example/hook", "https://other.example/hook", "another webhook is set"),
+    ],
+)
+async def test_doctor_compares_the_webhook(tmp_path: Path, wanted: str, there: str, says: str) -> None:
+    async with FakeTelegram() as telegram:
+        telegram.webhook = Webhook(there, "", 40) if there else None
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url, "WEBHOOK_URL": wanted}
+        result = await asyncio.to_thread(run, tmp_path, "doctor", **settings)
+    assert result.returncode == 0
+    said = [line for line in result.stdout.splitlines() if "webhook is set" in line]
+    assert len(said) == bool(says)
+    assert says in result.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

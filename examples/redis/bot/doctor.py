@@ -55,6 +55,8 @@ async def _examine_telegram(settings: Settings) -> list[Finding]:
     from aiogram.client.telegram import TelegramAPIServer
     from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
 
+    from bot.telegram.webhook import is_same_address
+
     api = TelegramAPIServer.from_base(settings.telegram_api_url)
     async with Bot(settings.token, session=AiohttpSession(api=api, timeout=10)) as bot:
         try:
@@ -66,9 +68,13 @@ async def _examine_telegram(settings: Settings) -> list[Finding]:
             reason = getattr(error, "message", type(error).__name__)
             return [Finding("error", f"Telegram does not answer: {reason}")]
     findings = [Finding("ok", f"Telegram knows this bot as @{me.username}")]
-    if webhook.url and webhook.url != settings.webhook_url:
+    if webhook.url and not is_same_address(webhook.url, settings.webhook_url or ""):
         findings.append(
             Finding("warning", "another webhook is set; `bot run` replaces it, keeping its updates")
+        )
+    elif settings.webhook_url and not webhook.url:
+        findings.append(
+            Finding("warning", "no webhook is set, so nothing is delivered; `bot run` sets it when it starts")
         )
     if webhook.pending_update_count:
         findings.append(Finding("ok", f"{webhook.pending_update_count} updates are waiting"))

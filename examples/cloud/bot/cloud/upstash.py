@@ -5,8 +5,9 @@ itself tells about one. What loses records there is the database's switch "Evict
 see.
 """
 
+from bot.cloud.redis_address import refuse_unchecked
 from bot.state.redis import RedisStore
-from bot.state.redis_connection import Address
+from bot.state.redis_connection import Address, RedisConnection, RedisSettings
 from bot.state.redis_doctor import clock, lifetime, seconds_ahead
 from bot.state.store import Finding
 
@@ -19,6 +20,16 @@ https://upstash.com/docs/redis/troubleshooting/max_request_size_exceeded (read i
 
 class UpstashStore(RedisStore):
     """Keeps records in a Redis at Upstash."""
+
+    @classmethod
+    def connection_to(cls, settings: RedisSettings) -> RedisConnection:
+        """Make the way there.
+
+        Raises:
+            OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.
+        """
+        refuse_unchecked(settings)
+        return RedisConnection(settings)
 
     async def examine(self) -> list[Finding]:
         """Look for what could cost records there. See `StateStore.examine`."""

@@ -17,8 +17,9 @@ from bot.state import redis_connection
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import RedisSettings
 from bot.state.store import Changes, Message, StateUnavailable
+from bot.state.transfer import export_lines
 from tests.redis.proxy import Proxy
-from tests.redis.server import Server, free_port, make_store
+from tests.redis.server import RIGHTS, Server, free_port, make_store
 from tests.test_cli import run
 
 PASSWORD = "p@ss:w/rd?#%"
@@ -69,20 +70,16 @@ async def test_a_password(server: Server, direct: RedisStore) -> None:
 
 
 async def test_a_user_with_few_rights(server: Server, direct: RedisStore) -> None:
-    rules = (
-        "on",
-        f">{PASSWORD}",
-        "~test:*",
-        "+@read",
-        "+@write",
-        "+@scripting",
-        "+@connection",
-        "+info",
-        "+time",
-    )
-    await direct.connection.ask("ACL", "SETUSER", "bot", *rules)
+    await direct.connection.ask("ACL", "SETUSER", "bot", "on", f">{PASSWORD}", "~test:*", *RIGHTS.split())
     url = f"redis://bot:{QUOTED}@127.0.0.1:{server.port}"
     await works(make_store(url))
+    store = make_store(url)
+    assert {finding.level for finding in await store.examine()} == {"ok"}
+    assert len([line async for line in export_lines(store)]) == 1
+    for command in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "KEYS *", "CONFIG GET *", "CLIENT LIST"):
+        with pytest.raises(StateUnavailable, match="ACL"):
+            await store.connection.ask(*command.split())
+    await store.close()
     elsewhere = make_store(url, "other")
     await elsewhere.connect()
     with pytest.raises(StateUnavailable, match="ACL"):

@@ -15,15 +15,19 @@ from aiohttp.test_utils import TestServer
 
 from bot.cloud.upstash import REQUEST_BYTES, UpstashStore
 from bot.config import Settings
+from bot.errors import OperatorError
+from bot.state.engine import NAMESPACE
 from bot.state.redis import RedisStore
 from bot.state.store import Changes, StateUnavailable
 from tests.redis.proxy import Proxy
 from tests.redis.server import Server
-from tests.redis.tls import WRONG, behind_tls, issue, named, resolve_here
+from tests.redis.tls import UNCHECKED, WRONG, behind_tls, issue, named, resolve_here
 from tests.test_cli import run
 
 DOMAIN = ".upstash.io"
 NAME = f"calm-fox-12345{DOMAIN}"
+RIGHTS = "+@read +@write +@scripting +@connection -@dangerous +time"
+"""What a user of the bot's own needs, as DEPLOY.md says it: `bot doctor` asks no INFO there."""
 
 
 @pytest.fixture
@@ -168,6 +172,32 @@ async def test_the_script_that_creates_the_database(tmp_path: Path) -> None:
         ("GET", "/redis/database/id?credentials=hide", None),
         ("DELETE", "/redis/database/id", None),
     ]
+
+
+@pytest.mark.usefixtures("upstash")
+async def test_a_lesser_user(upstash: Proxy, direct: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstash's rules are tried on a server that has no others than Redis."""
+    await direct.connection.ask("ACL", "SETUSER", "bot", "on", ">token", f"~{NAMESPACE}:*", *RIGHTS.split())
+    monkeypatch.setenv("REDIS_URL", named(upstash, NAME, "bot:token@"))
+    store = UpstashStore.from_settings(Settings())
+    await store.connect()
+    await store.claim(42)
+    await store.commit("1", Changes(state={"city": b'"Oslo"'}), expect=0)
+    assert (await store.load("1")).state == {"city": "Oslo"}
+    assert [user async for user in store.users()] == ["1"]
+    assert {finding.level for finding in await store.examine()} == {"ok"}
+    with pytest.raises(StateUnavailable, match="ACL"):
+        await store.connection.ask("FLUSHALL")
+    await store.close()
+
+
+@pytest.mark.parametrize("weakness", UNCHECKED)
+def test_an_address_that_believes_every_certificate(monkeypatch: pytest.MonkeyPatch, weakness: str) -> None:
+    monkeypatch.setenv("REDIS_URL", f"rediss://default:sesame@{NAME}:6379/0?{weakness}")
+    with pytest.raises(OperatorError, match="turns checks of the server's certificate off") as caught:
+        UpstashStore.from_settings(Settings())
+    assert "\n" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 async def test_a_server_elsewhere(server: Server, tmp_path: Path) -> None:

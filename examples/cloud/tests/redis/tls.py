@@ -18,6 +18,9 @@ from tests.redis.proxy import Proxy
 WRONG = ["another authority", "expired", "another name"]
 """Certificates that nobody should believe."""
 
+UNCHECKED = ["ssl_cert_reqs=none", "ssl_check_hostname=false"]
+"""What in an address believes them all the same."""
+
 
 def resolve_here(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
     """Have every name of a domain lead to this machine."""

@@ -1,7 +1,8 @@
 """The torture suite in its long form: `uv run python -m tests.torture`.
 
 Prints the seed, everything that goes wrong, and a table of what came of it. Exits with 1 when an update was
-lost, applied twice, not answered, or out of order. The same seed gives the same faults again.
+lost, applied twice, not answered, or out of order; with 2 where there is no server to torture. The same seed
+gives the same faults again.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 from bot.state.engine import ENGINE
 from tests.torture.clock import LIBRARY
@@ -61,7 +64,12 @@ def main() -> int:
 def run(setup: Setup, seed: int, plan: Plan) -> Outcome:
     """One run. What its processes said is kept when there is something to be looked into."""
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    outcome = asyncio.run(torture(setup, seed, folder, plan, say=lambda text: print(text, flush=True)))
+    try:
+        outcome = asyncio.run(torture(setup, seed, folder, plan, say=lambda text: print(text, flush=True)))
+    except pytest.skip.Exception as missing:
+        shutil.rmtree(folder)
+        print(missing, file=sys.stderr)
+        sys.exit(2)
     if outcome.is_clean:
         shutil.rmtree(folder)
     else:

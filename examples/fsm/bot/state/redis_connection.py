@@ -179,6 +179,12 @@ class Address:
         """Whether the connection is encrypted."""
         return self.options.get("connection_class") is SSLConnection
 
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether it is encrypted, but for whoever answers: the URL turns checks of the certificate off."""
+        is_named = self.options.get("ssl_check_hostname", True)
+        return self.is_tls and (self.options.get("ssl_cert_reqs") == "none" or not is_named)
+
 
 def _host(place: str) -> tuple[str, int]:
     parts = urlsplit(f"//{place}")

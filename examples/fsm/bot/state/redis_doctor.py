@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bot.state.redis_connection import RedisConnection
+from bot.state.redis_connection import Address, RedisConnection
 from bot.state.store import Finding, StateUnavailable
 
 Judge = Callable[[dict[str, Any]], Finding]
@@ -31,7 +31,7 @@ async def examine(
     Raises:
         StateUnavailable: it did not answer.
     """
-    findings = [lifetime(ttl)]
+    findings = [lifetime(ttl), *certificate(connection.address)]
     for server in await connection.servers():
         ahead = await seconds_ahead(connection, server)
         try:
@@ -52,6 +52,19 @@ async def seconds_ahead(connection: RedisConnection, server: Any = None) -> floa
     """
     seconds, microseconds = await connection.ask("TIME", server=server)
     return int(seconds) + int(microseconds) / 1e6 - time.time()
+
+
+def certificate(address: Address) -> list[Finding]:
+    """Whether it matters what certificate the server shows; nothing where it does."""
+    if not address.is_unchecked:
+        return []
+    return [
+        Finding(
+            "warning",
+            "REDIS_URL turns checks of the server's certificate off (ssl_cert_reqs, ssl_check_hostname), so "
+            "whoever answers in its place has the records: say in REDIS_CA_FILE who vouches for it instead",
+        )
+    ]
 
 
 def lifetime(ttl: float | None) -> Finding:

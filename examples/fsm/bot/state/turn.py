@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 COMMIT_ATTEMPTS = 10
 
+MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
+"""What a message of the history takes besides its text."""
+
 _current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
 
 
@@ -187,12 +190,16 @@ class Turn:
         return changes
 
     def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
-        """The newest messages that the limits leave room for, and their bytes; history gives way to state."""
+        """The newest messages that state and limits leave room for, and their bytes as JSON."""
         newest = self.history[-self._limits.history :] if self._limits.history else []
-        size = _text_size("".join(message.text for message in newest))
+        if not newest:
+            return [], 0
+        brackets_and_commas = len(newest) + 1
+        size = len(orjson.dumps([message.text for message in newest])) - brackets_and_commas
+        size += len(newest) * MESSAGE_BYTES
         dropped = 0
         while size > max_bytes and dropped < len(newest):
-            size -= _text_size(newest[dropped].text)
+            size -= len(orjson.dumps(newest[dropped].text)) + MESSAGE_BYTES
             dropped += 1
         return newest[dropped:], size
 

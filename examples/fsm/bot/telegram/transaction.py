@@ -193,11 +193,16 @@ class Transactions:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
                     outcome = await self._attempt(update, sender)
-            except (StateUnavailable, StateConflict, DeliveryFailed) as error:
+            except NotAcknowledged:
+                raise
+            except Exception as error:
                 metrics.RETRIES.inc()
-                log.warning("update has to wait", reason=str(error), retry=keep_trying)
+                # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
+                is_known = isinstance(error, StateUnavailable | StateConflict | DeliveryFailed)
+                reason = str(error) if is_known else type(error).__name__
+                log.warning("update has to wait", reason=reason, retry=keep_trying, exc_info=not is_known)
                 if not keep_trying:
-                    raise NotAcknowledged(str(error)) from error
+                    raise NotAcknowledged(reason) from error
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), delay)
                 delay = min(delay * 2, longest)
@@ -240,21 +245,32 @@ class Transactions:
             outcome = await self._handle(turn, update)
             replies = await self._prepared(turn, update)
             changes = turn.changes()
-            if changes is not None:
-                await self._commit(turn, update, changes, replies)
+            noted = changes and self._noting(turn, update, changes, replies)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
-            outcome = _failure(error)[0]
-            if isinstance(error, StateTooLarge):
-                log.warning("record would be too large", reason=str(error))
-            else:
-                log.exception("update failed; its user got an apology")
-            replies = await self._apology(turn, update, sender, error)
-            await self._commit(turn, update, Changes(), replies)
-        else:
-            turn.committed()
+            return await self._failed(turn, update, sender, error)
+        if noted:
+            try:
+                await self._commit(turn, noted)
+            except StateTooLarge as error:
+                return await self._failed(turn, update, sender, error)
+        turn.committed()
         return outcome, replies
+
+    async def _failed(
+        self, turn: Turn, update: Update, sender: _Sender, error: Exception
+    ) -> tuple[str, list[Reply]]:
+        """Commit the record as it was loaded, with the update and an apology."""
+        if isinstance(error, StateTooLarge):
+            log.warning("record would be too large", reason=str(error))
+        else:
+            log.error("update failed; its user got an apology", exc_info=error)
+        replies = await self._apology(turn, update, sender, error)
+        # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
+        with contextlib.suppress(StateTooLarge):
+            await self._commit(turn, self._noting(turn, update, Changes(), replies))
+        return _failure(error)[0], replies
 
     async def _without_record(self, update: Update, sender: _Sender) -> str:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
@@ -312,16 +328,16 @@ class Transactions:
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
         return [reply for method in methods for reply in await prepare(self._bot, method)]
 
-    async def _commit(self, turn: Turn, update: Update, changes: Changes, replies: list[Reply]) -> None:
+    def _noting(self, turn: Turn, update: Update, changes: Changes, replies: list[Reply]) -> Changes:
+        """The changes, with the id of the update and its replies."""
         update_id = update.update_id
         stored = [reply.to_json() for reply in replies]
         outbox = turn.outbox_changes(update_id, stored, self._finished.__contains__, date_of(update))
+        return replace(changes, applied=(update_id,), outbox=outbox)
+
+    async def _commit(self, turn: Turn, changes: Changes) -> None:
         with metrics.COMMIT_SECONDS.time():
-            await self._store.commit(
-                turn.user_id,
-                replace(changes, applied=(update_id,), outbox=outbox),
-                expect=turn.version,
-            )
+            await self._store.commit(turn.user_id, changes, expect=turn.version)
 
     def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
         """Stop a pressed button from spinning when its update waits or runs for long."""

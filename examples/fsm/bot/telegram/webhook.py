@@ -9,6 +9,7 @@ import orjson
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import (
+    ClientDecodeError,
     TelegramAPIError,
     TelegramBadRequest,
     TelegramNotFound,
@@ -102,7 +103,7 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
             raise OperatorError(UNKNOWN_BOT) from error
         except TelegramBadRequest as error:
             raise OperatorError(f"Telegram refuses WEBHOOK_URL: {error.message}") from error
-        except TelegramAPIError as error:
+        except (TelegramAPIError, ClientDecodeError) as error:  # the latter: a page of HTML
             if isinstance(error, TelegramRetryAfter):
                 delay = error.retry_after
             log.warning("webhook not registered", reason=error.message, retry_in=delay)

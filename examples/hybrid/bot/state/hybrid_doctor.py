@@ -4,7 +4,7 @@ from typing import Any
 
 from bot.state.hybrid_postgres import HybridPostgres
 from bot.state.hybrid_redis import HybridRedis
-from bot.state.redis_doctor import clock, role, version
+from bot.state.redis_doctor import certificate, clock, role, version
 from bot.state.store import Finding
 
 WAITING_SECONDS = 60.0
@@ -26,6 +26,7 @@ async def examine(redis: HybridRedis, postgres: HybridPostgres, *, waits: bool) 
     ahead = await redis.seconds_ahead()
     backlog = await redis.backlog()
     findings = [version(info), role(info), _persistence(info, waits), _eviction(info), clock(ahead)]
+    findings += certificate(redis.connection.address)
     if backlog.seconds > WAITING_SECONDS:
         text = f"{backlog.users} users' commits wait for PostgreSQL, the oldest for {backlog.seconds:.0f} s"
         findings.append(Finding("warning", f"{text}: the log of `bot run` says why"))

@@ -102,7 +102,12 @@ class DatabaseSettings(Environment):
 
 
 class Database:
-    """Runs work on connections of a pool, again when the server was away for a moment."""
+    """Runs work on connections of a pool, again when the server was away for a moment.
+
+    Attributes:
+        pool_size: most connections.
+        session_settings: what each connection asks the server for, in its own units; none behind a pooler.
+    """
 
     def __init__(
         self,
@@ -127,22 +132,22 @@ class Database:
         self.pool_size = pool_size
         self._url = url
         self._timeout = timeout
+        self._pooler = pooler
         self._connect = connect
         # Behind a pooler nothing may depend on the session: no settings, and no statements with names. Those
         # without are sent once to learn their types and again to be executed, which takes two round trips.
         session: dict[str, Any] = {"statement_cache_size": 0}
+        self.session_settings: dict[str, str] = {}
         if pooler != "transaction":
             milliseconds = str(int(timeout * 1000))
-            session = {
-                "server_settings": {
-                    "application_name": "bot",
-                    "statement_timeout": milliseconds,
-                    "idle_in_transaction_session_timeout": milliseconds,
-                    # Each statement goes to one user by a key. On tables that have grown since their last
-                    # vacuum the server would plan each execution anew, which takes longer than to execute it.
-                    "plan_cache_mode": "force_generic_plan",
-                }
+            self.session_settings = {
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+                # Each statement goes to one user by a key. On tables that have grown since their last
+                # vacuum the server would plan each execution anew, which takes longer than to execute it.
+                "plan_cache_mode": "force_generic_plan",
             }
+            session = {"server_settings": {"application_name": "bot", **self.session_settings}}
         self._options = {"dsn": url, "timeout": timeout, **session, **options}
         if "target_session_attrs" not in url:
             self._options["target_session_attrs"] = "read-write"
@@ -168,7 +173,11 @@ class Database:
         """
         try:
             self._pool = await asyncpg.create_pool(
-                min_size=0, max_size=self.pool_size, reset=_keep, connect=self._connect, **self._options
+                min_size=0,
+                max_size=self.pool_size,
+                reset=_keep,
+                connect=self._connect_to_write,
+                **self._options,
             )
             await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
         except BaseException:
@@ -192,7 +201,7 @@ class Database:
             StateUnavailable: the server refuses us.
         """
         try:
-            return await self._connect(**self._options)
+            return await self._connect_to_write(**self._options)
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 
@@ -249,13 +258,27 @@ class Database:
         for setting, loss in RISKY_WHEN_OFF.items():
             if row[setting] == "off":
                 findings.append(Finding("warning", f"{setting} is off: if the server crashes, {loss}"))
-        if row["free"] < self.pool_size:
+        if self._pooler is None and row["free"] < self.pool_size:
             text = f"the server has {row['free']} connections left, DATABASE_POOL_SIZE is {self.pool_size}"
             findings.append(Finding("warning", text))
         ahead = row["now"] - time.time()
         if abs(ahead) > CLOCK_TOLERANCE:
             findings.append(Finding("warning", f"the server's clock differs from this one by {ahead:+.0f} s"))
         return findings
+
+    async def _connect_to_write(self, *arguments: Any, **options: Any) -> Connection:
+        """As `connect`; but a server that takes no writes is asked why."""
+        try:
+            return await self._connect(*arguments, **options)
+        except asyncpg.TargetServerAttributeNotMatched:
+            connection = await self._connect(*arguments, **options | {"target_session_attrs": "any"})
+            try:
+                is_standby = await connection.fetchval("SELECT pg_is_in_recovery()")
+            finally:
+                connection.terminate()
+            if is_standby:
+                raise
+            raise _IsReadOnly from None
 
     async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         pool = self._pool
@@ -265,9 +288,15 @@ class Database:
             try:
                 return await work(connection)
             except (asyncio.CancelledError, TimeoutError):
-                # A server that hangs would not answer a request to cancel either.
+                # A server that hangs would not answer a request to cancel either. And if it went without a
+                # word, as in a failover, no other connection is of use: each is opened anew when needed.
                 connection.terminate()
+                await pool.expire_connections()
                 raise
+
+
+class _IsReadOnly(ConnectionError):
+    """The server is the one to write to, and was told to take no writes."""
 
 
 class _Waiting:
@@ -285,6 +314,8 @@ class _Waiting:
 
 def describe(error: BaseException) -> str:
     """Why PostgreSQL did not do it, in words that quote neither records nor passwords."""
+    if isinstance(error, _IsReadOnly):
+        return "PostgreSQL is read-only, and no standby: has it reached the size that its plan allows?"
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "PostgreSQL is a standby, which cannot be written to"
     if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in error.args[0]:
@@ -327,6 +358,7 @@ async def _look(connection: Connection) -> Any:
             current_setting('synchronous_commit') AS synchronous_commit,
             current_setting('max_connections')::int
                 - current_setting('superuser_reserved_connections')::int
-                - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS free,
+                - coalesce(current_setting('reserved_connections', true)::int, 0)
+                - (SELECT sum(numbackends) FROM pg_stat_database) AS free,
             extract(epoch FROM clock_timestamp())::float8 AS now
     """)

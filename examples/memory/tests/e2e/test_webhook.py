@@ -11,12 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot import health
+from bot import app, health
 from bot.errors import OperatorError
 from bot.telegram import webhook
 from bot.telegram.webhook import BODY_LIMIT, SECRET_HEADER
 from tests.e2e.conftest import MakeRuntime
 from tests.e2e.runtime import Runtime
+from tests.e2e.test_health import until
 from tests.fake_telegram import FakeTelegram
 
 
@@ -211,7 +212,7 @@ async def test_health(bot: Runtime, http: aiohttp.ClientSession, telegram: FakeT
     telegram.message("hi", user_id=1)
     await telegram.settled()
     assert (await http.get(f"{base}/healthz")).status == 200
-    assert (await http.get(f"{base}/readyz")).status == 200
+    await until(http, bot, "/readyz", 200)
     metrics = await (await http.get(f"{base}/metrics")).text()
     assert 'bot_updates_total{kind="message",outcome="handled"}' in metrics
     assert telegram.token not in metrics
@@ -221,12 +222,33 @@ async def test_not_ready_until_updates_can_come_in(
     make_runtime: MakeRuntime, telegram: FakeTelegram, http: aiohttp.ClientSession
 ) -> None:
     telegram.fail("setWebhook", status=500, times=1)
+    telegram.bad_gateway("setWebhook")
     async with make_runtime("webhook") as bot:
         response = await http.get(f"http://127.0.0.1:{bot.port}/readyz")
         assert response.status == 503
         assert "updates are not coming in" in await response.text()
-        await telegram.wait_for(lambda: telegram.webhook, timeout=5)
-        assert (await http.get(f"http://127.0.0.1:{bot.port}/readyz")).status == 200
+        await until(http, bot, "/readyz", 200)
+        assert telegram.webhook
+
+
+@pytest.mark.parametrize("trouble", ["slow", "limited", "a page of HTML"])
+async def test_ready_also_when_the_commands_cannot_be_announced(
+    make_runtime: MakeRuntime,
+    telegram: FakeTelegram,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(app, "ANNOUNCE_SECONDS", 0.3)
+    if trouble == "slow":
+        telegram.delay("setMyCommands", 60)
+    elif trouble == "limited":
+        telegram.fail("setMyCommands", status=429, times=10)
+    else:
+        telegram.bad_gateway("setMyCommands", times=10)
+    async with make_runtime("webhook") as bot:
+        await until(http, bot, "/readyz", 200)
+        assert not telegram.commands
 
 
 async def test_an_address_telegram_refuses_ends_the_bot(

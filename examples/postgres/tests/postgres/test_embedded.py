@@ -16,7 +16,7 @@ from bot.state.embedded_postgres import EmbeddedPostgres
 from bot.state.postgres import PostgresStore
 from bot.state.store import Changes
 from tests.postgres.server import OwnServer
-from tests.test_cli import BOT, environment
+from tests.test_cli import environment
 
 USER = """
 import sys
@@ -180,7 +180,13 @@ def test_a_newcomer_types_one_command(tmp_path: Path) -> None:
 
     def bot(*arguments: str, stdin: str = "") -> str:
         done = subprocess.run(
-            [BOT, *arguments], cwd=tmp_path, env=env, input=stdin, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "tests.counting_bot", *arguments],
+            cwd=tmp_path,
+            env=env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

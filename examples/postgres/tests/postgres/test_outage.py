@@ -90,10 +90,8 @@ async def test_a_server_that_never_comes_is_one_line(monkeypatch: pytest.MonkeyP
         await store.load("1")
 
 
-async def test_a_primary_that_becomes_a_standby_is_left(
-    own_server: OwnServer, own_database: Database
-) -> None:
-    """As in a failover: it can still be read, and must not be."""
+async def test_a_server_that_becomes_read_only_is_left(own_server: OwnServer, own_database: Database) -> None:
+    """As before a failover, or at the size that was paid for: it can still be read, and must not be."""
     store = PostgresStore(Database(own_server.url, timeout=1))
     await store.connect()
     version = await store.commit("1", Changes(state={"a": b"1"}), expect=0)
@@ -106,9 +104,9 @@ async def test_a_primary_that_becomes_a_standby_is_left(
         await asyncio.sleep(0.2)
 
     await set_read_only("on")
-    with pytest.raises(StateUnavailable, match="standby"):
+    with pytest.raises(StateUnavailable, match="read-only, and no standby"):
         await store.commit("1", Changes(state={"a": b"2"}), expect=version)
-    with pytest.raises(StateUnavailable, match="standby"):
+    with pytest.raises(StateUnavailable, match="read-only, and no standby"):
         await store.load("1")
     await set_read_only("off")
     await store.commit("1", Changes(state={"a": b"2"}), expect=version)
@@ -130,6 +128,21 @@ async def test_doctor_names_what_puts_records_at_risk(own_server: OwnServer, own
     for part in ("fsync is off", "synchronous_commit is off", "DATABASE_POOL_SIZE is 1000"):
         assert any(part in text for text in findings), part
     await store.close()
+
+
+async def test_doctor_sees_the_connections_of_others(own_server: OwnServer, own_database: Database) -> None:
+    """Also without the rights to look at what they do."""
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute("CREATE ROLE bot LOGIN")
+    most = await connection.fetchval("SELECT current_setting('max_connections')::int")
+    others = [await asyncpg.connect(own_server.url) for _ in range(20)]
+    database = Database(own_server.url.replace("//postgres:", "//bot:"), pool_size=most - 10)
+    await database.open()
+    texts = [finding.text for finding in await database.examine()]
+    assert any("connections left" in text for text in texts)
+    await database.close()
+    for each in [connection, *others]:
+        await each.close()
 
 
 async def test_doctor_names_a_clock_that_is_off(

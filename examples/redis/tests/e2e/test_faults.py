@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from bot.logs import configure_logs
-from bot.state.store import Changes, Limits, StateStore, StateUnavailable, UserRecord
+from bot.state.store import Changes, Limits, StateStore, StateTooLarge, StateUnavailable, UserRecord
 from bot.telegram import replies, transaction
 from bot.telegram.webhook import SECRET_HEADER
 from tests.contract.harness import Harness
@@ -25,6 +25,9 @@ class Faults:
         self.commits_to_refuse = 0
         self.answers_to_lose = 0
         self.commits_to_overtake = 0
+        self.loads_to_break = 0
+        self.commits_to_break = 0
+        self.is_full = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -33,12 +36,20 @@ class Faults:
         if self.loads_to_refuse:
             self.loads_to_refuse -= 1
             raise StateUnavailable("connection refused", user_id)
+        if self.loads_to_break:
+            self.loads_to_break -= 1
+            raise RuntimeError("a driver's own words")
         return await self._store.load(user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         if self.commits_to_refuse:
             self.commits_to_refuse -= 1
             raise StateUnavailable("connection refused", user_id)
+        if self.commits_to_break:
+            self.commits_to_break -= 1
+            raise RuntimeError("a driver's own words")
+        if self.is_full:
+            raise StateTooLarge("no room for bookkeeping either", user_id)
         if self.commits_to_overtake:
             self.commits_to_overtake -= 1
             overtaking = Changes(state={"overtaken": b"true"})
@@ -65,10 +76,13 @@ async def bot(make_runtime: MakeRuntime, mode: Mode, faults: Faults, monkeypatch
         yield bot
 
 
-@pytest.mark.parametrize("fault", ["loads_to_refuse", "commits_to_refuse", "answers_to_lose"])
+@pytest.mark.parametrize(
+    "fault", ["loads_to_refuse", "commits_to_refuse", "answers_to_lose", "loads_to_break", "commits_to_break"]
+)
 async def test_the_backend_is_away_for_a_while(
     bot: Runtime, telegram: FakeTelegram, faults: Faults, fault: str
 ) -> None:
+    """Whatever a driver raises for it: nothing is lost, and no apology takes the place of an effect."""
     telegram.message("m1", user_id=1)
     await telegram.settled()
     setattr(faults, fault, 3)
@@ -161,6 +175,21 @@ async def test_a_state_that_is_too_large(
             transaction.SORRY_TOO_LARGE,
             "Processed: there (#2)",
         ]
+
+
+async def test_a_record_without_room_for_an_apology(
+    bot: Runtime, telegram: FakeTelegram, faults: Faults
+) -> None:
+    """A backend has limits of its own, which count bookkeeping: the apology goes out all the same."""
+    telegram.message("hi", user_id=1)
+    await telegram.settled()
+    faults.is_full = True
+    telegram.message("there", user_id=1)
+    await telegram.settled()
+    faults.is_full = False
+    telegram.message("again", user_id=1)
+    await telegram.settled()
+    assert telegram.texts(1) == ["Processed: hi (#1)", transaction.SORRY_TOO_LARGE, "Processed: again (#2)"]
 
 
 async def test_a_value_that_is_no_json(bot: Runtime, telegram: FakeTelegram) -> None:

@@ -14,6 +14,9 @@ from typing import Any, Self
 from bot.state.redis import RedisStore
 from bot.state.redis_connection import RedisConnection, RedisSettings
 
+RIGHTS = "+@read +@write +@scripting +@connection -@dangerous +info +time"
+"""What a user of the bot's own needs, as README.md says it, on the bot's keys."""
+
 
 class Server:
     """A server of a test's own, which can be paused, killed and started again over the same data."""

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
@@ -17,13 +18,19 @@ from tests.redis.server import Server, make_store
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     """Three primaries that share the slots."""
-    folder = tmp_path_factory.mktemp("cluster")
+    with started(tmp_path_factory.mktemp("cluster"), 3) as nodes:
+        asyncio.run(join(nodes))
+        yield nodes
+
+
+@contextmanager
+def started(folder: Path, count: int) -> Iterator[list[Server]]:
+    """Servers that can be nodes of a cluster."""
     config = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-config-file": "nodes.conf"}
     with ExitStack() as stack:
-        nodes = [Server(folder / f"{n}", **config).start() for n in range(3)]
+        nodes = [Server(folder / f"{n}", **config).start() for n in range(count)]
         for node in nodes:
             stack.callback(node.end)
-        asyncio.run(join(nodes))
         yield nodes
 
 
@@ -148,6 +155,39 @@ async def test_a_node_that_stops_and_comes_back(nodes: list[Server], store: Redi
                 await asyncio.sleep(0.1)
         else:
             raise AssertionError(f"user {user} did not come back")
+
+
+async def test_a_replica_that_takes_over(tmp_path: Path) -> None:
+    with started(tmp_path, 4) as nodes:
+        await join(nodes[:3])
+        first, replica = make_store(nodes[0].url), make_store(nodes[3].url)
+        await replica.connection.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        first_id = (await first.connection.ask("CLUSTER", "MYID")).decode()
+        for _ in range(100):
+            with suppress(StateUnavailable):  # it has not heard of the first yet
+                await replica.connection.ask("CLUSTER", "REPLICATE", first_id)
+                break
+            await asyncio.sleep(0.1)
+        store = make_store(f"redis://127.0.0.1:{nodes[1].port}", redis_cluster=True)
+        await store.connect()
+        user = next(str(n) for n in range(99) if key_slot(f"test:user:{{{n}}}:meta".encode()) <= 5_460)
+        version = await store.commit(user, Changes(state={"n": b"1"}), expect=0)
+        for _ in range(100):
+            if await replica.connection.ask("DBSIZE"):
+                break
+            await asyncio.sleep(0.1)
+
+        await asyncio.to_thread(nodes[0].kill)
+        for _ in range(150):
+            with suppress(StateUnavailable):
+                await store.commit(user, Changes(state={"n": b"2"}, applied=(2,)), expect=version)
+                break
+            await asyncio.sleep(0.1)
+        record = await store.load(user)
+        assert (record.state, record.applied) == ({"n": 2}, (2,))
+        assert (await replica.connection.ask("INFO", "replication"))["role"] == "master"
+        for each in (store, first, replica):
+            await each.close()
 
 
 async def test_a_cluster_taken_for_a_server_and_the_other_way_round(

@@ -1,11 +1,14 @@
 """`bot doctor` on servers that are set up well and badly."""
 
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
 
 from bot.state.redis import RedisStore
 from bot.state.store import Finding
+from tests.redis.proxy import Proxy
 from tests.redis.server import Server, make_store
 from tests.test_cli import run
 
@@ -58,6 +61,20 @@ async def test_a_record_kept_for_ever(server: Server) -> None:
     store = make_store(server.url, ttl=None)
     assert Finding("ok", "records are kept for ever (STATE_TTL=0)") in await store.examine()
     await store.close()
+
+
+@pytest.mark.parametrize("weakness", ["ssl_cert_reqs=none", "ssl_check_hostname=false"])
+async def test_a_certificate_that_nobody_looks_at(server: Server, tmp_path: Path, weakness: str) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority = trustme.CA()
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with Proxy(server.url, tls=context) as proxy:
+        url = proxy.url.replace("redis://", "rediss://") + f"/0?{weakness}"
+        store = make_store(url, redis_ca_file=tmp_path / "ca.pem")
+        (text,) = await texts(store, "warning")
+        assert "whoever answers in its place" in text
+        await store.close()
 
 
 async def test_the_command(tmp_path: Path, server: Server) -> None:

@@ -1,5 +1,6 @@
 """Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ from support import ASKED, Answers, choices, commit_all, copy_working_tree, labe
 Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
 Workshop = Callable[[Answers], Path]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes test at once: the rendered suites wait more than they work."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

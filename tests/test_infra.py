@@ -140,7 +140,7 @@ def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> No
         "gcloud": """
             case "$*" in
             *" describe "*) [ -n "$IS_THERE" ] ;;
-            *" users list "*) echo postgres; [ -z "$IS_THERE" ] || echo bot@my-project.iam ;;
+            *" users list "*) echo postgres; [ -z "$IS_THERE" ] || echo telegram-bot@my-project.iam ;;
             esac
         """,
         "cloud-sql-proxy": 'sleep 1; touch "$LOG.listens"; exec sleep 60',
@@ -165,7 +165,9 @@ def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> No
         bindings = [call for call in calls if " add-iam-policy-binding " in call]
         assert len(bindings) == 2
         assert all("resource.name == 'projects/my-project/instances/bot'" in call for call in bindings)
-    made = ["sql instances", "sql databases", "iam service-accounts", "sql users"]
+        accounts = [call.split()[4] for call in calls if " service-accounts create " in call]
+        assert all(6 <= len(name) <= 30 for name in accounts), "as Google takes them"
+    made = ["iam service-accounts", "sql instances", "sql databases", "sql users"]
     assert created == [[f"gcloud {each}" for each in made], []]
 
 

@@ -130,14 +130,14 @@ def test_the_app_gets_what_the_bot_needs(monkeypatch: pytest.MonkeyPatch) -> Non
     """With the variables filled in that DEPLOY.md and App Platform fill in."""
     spec = Path("infra/digitalocean-app.yaml").read_text("utf-8")
     variables = dict(
-        re.findall(r"^  - key: (\w+)\n(?:    type: SECRET\n)?    value: (.*)$", spec, re.MULTILINE)
+        re.findall(r"^  - key: (\w+)\n(?:    type: SECRET\n)?    value: \"?(.*?)\"?$", spec, re.MULTILINE)
     )
     filled_in = {
         "${DATABASE_URL}": f"postgresql://bot:AVNS_x@{CLUSTER}:25061/bot?sslmode=verify-full",
         "${postgres.CA_CERT}": Authority().pem,
     }
     for name in ("DATABASE_URL", "DATABASE_POOLER", "DATABASE_CA_CERT"):
-        value = variables[name].strip('"')
+        value: str = variables[name]
         monkeypatch.setenv(name, filled_in.get(value, value))
     DigitaloceanStore.from_settings(Settings())
     assert variables["BOT_TOKEN"] == "${BOT_TOKEN}"

@@ -30,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is left alone with it in the end."""
+    items.sort(key=lambda item: item.path.name not in {"test_torture.py", "test_servers.py"})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Git and Copier read no settings of whoever runs the tests (and may trust the template)."""

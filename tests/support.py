@@ -195,3 +195,20 @@ def tree(project: Path) -> dict[str, bytes]:
         for path in sorted(project.rglob("*"))
         if path.is_file() and path.relative_to(project).parts[0] != ".git"
     }
+
+
+class AnyTags(yaml.SafeLoader):
+    """Reads CloudFormation, whose functions are tags such as !Ref, as what they are given."""
+
+
+def _bare(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    match node:
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node, deep=True)
+        case yaml.MappingNode():
+            return loader.construct_mapping(node, deep=True)
+        case _:
+            return node.value
+
+
+AnyTags.add_multi_constructor("!", _bare)

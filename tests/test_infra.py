@@ -12,28 +12,12 @@ import pytest
 import yaml
 
 from conftest import Render
-from support import ROOT, Answers, combinations, label, run
+from support import ROOT, Answers, AnyTags, combinations, label, run
 
 CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
 WITH_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
 ON_REDIS = [each for each in combinations() if WITH_REDIS & {*each.values()}]
 
-
-class AnyTags(yaml.SafeLoader):
-    """Reads CloudFormation, whose functions are tags such as !Ref, as what they are given."""
-
-
-def _bare(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
-    match node:
-        case yaml.SequenceNode():
-            return loader.construct_sequence(node, deep=True)
-        case yaml.MappingNode():
-            return loader.construct_mapping(node, deep=True)
-        case _:
-            return node.value
-
-
-AnyTags.add_multi_constructor("!", _bare)
 
 _IMAGE = {"registry_type": {"DOCR"}, "repository": str, "tag": str}
 _COMPONENT = {

@@ -18,6 +18,7 @@ from support import (
     ROOT,
     UV,
     Answers,
+    AnyTags,
     clean_env,
     combinations,
     engine,
@@ -70,13 +71,6 @@ TRICKY_NAMES = [
     "Bot (a, b) - c.",
     "Añdré बॉट 天気",
 ]
-
-
-class AnyTags(yaml.SafeLoader):
-    """Reads CloudFormation, too, whose functions are tags such as !Ref."""
-
-
-AnyTags.add_multi_constructor("!", lambda loader, suffix, node: suffix)
 
 
 def documents(folder: Path) -> dict[str, Any]:

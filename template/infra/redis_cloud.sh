@@ -60,6 +60,7 @@ for plan in json.load(sys.stdin)["plans"]:
 "payments 1") call GET /payment-methods < /dev/null ;;
 "create 4")
     grep -qs '^REDIS_URL=' .env && { echo "REDIS_URL is set in .env already" >&2; exit 1; }
+    [[ ! -s .env || -z $(tail -c 1 .env) ]] || echo >> .env # so that what is added is a line of its own
     body="{\"name\": \"$2\", \"planId\": $3, \"paymentMethodId\": $4}"
     trap 'echo "Before you try again, look in the console: a subscription may be there." >&2' ERR
     subscription=$(call POST /fixed/subscriptions <<< "$body" | made)

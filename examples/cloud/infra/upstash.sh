@@ -19,6 +19,7 @@ call() { # METHOD PATH [JSON]
 case "${1-} $#" in
 "create 4")
     grep -qs '^REDIS_URL=' .env && { echo "REDIS_URL is set in .env already" >&2; exit 1; }
+    [[ ! -s .env || -z $(tail -c 1 .env) ]] || echo >> .env # so that what is added is a line of its own
     body="{\"database_name\": \"$2\", \"platform\": \"aws\", \"primary_region\": \"$3\", \"plan\": \"$4\","
     call POST /redis/database "$body \"tls\": true, \"eviction\": false}" | python3 -c '
 import json, os, sys

@@ -140,7 +140,7 @@ async def test_create(api: Api) -> None:
 
 
 async def test_questions_that_go_wrong_in_passing_are_asked_again(api: Api) -> None:
-    api.env.write_text("BOT_TOKEN=42:x\n# at @ENDPOINT\n", "utf-8")
+    api.env.write_text("BOT_TOKEN=42:x\n# at @ENDPOINT", "utf-8")  # its last line does not end
     api.faults = 3
     assert await api.run("create", "my-bot", "42", "5") == 0, api.said
     password = api.bodies[1]["password"]

@@ -153,12 +153,17 @@ async def test_the_script_that_creates_the_database(tmp_path: Path) -> None:
             said, _ = await process.communicate()
             return process.returncode, said.decode()
 
-        assert await script("create", "my-bot", "eu-west-1", "payg") == (
-            0,
-            "created id at calm-fox-1.upstash.io\n",
-        )
+        url = "REDIS_URL=rediss://default:sesame@calm-fox-1.upstash.io:6379\n"
         env = tmp_path / ".env"
-        assert env.read_text("utf-8") == "REDIS_URL=rediss://default:sesame@calm-fox-1.upstash.io:6379\n"
+        for kept in ("BOT_TOKEN=42:x", ""):  # a last line that does not end, and no file
+            env.unlink(missing_ok=True)
+            if kept:
+                env.write_text(kept, "utf-8")
+            assert await script("create", "my-bot", "eu-west-1", "payg") == (
+                0,
+                "created id at calm-fox-1.upstash.io\n",
+            )
+            assert env.read_text("utf-8") == (f"{kept}\n{url}" if kept else url)
         assert env.stat().st_mode & 0o777 == 0o600
         code, said = await script("create", "my-bot", "eu-west-1", "payg")
         assert (code, "set in .env already" in said) == (1, True)
@@ -168,7 +173,7 @@ async def test_the_script_that_creates_the_database(tmp_path: Path) -> None:
         assert (await script())[0] == 2
     body = {"database_name": "my-bot", "platform": "aws", "primary_region": "eu-west-1", "plan": "payg"}
     assert asked == [
-        ("POST", "/redis/database", body | {"tls": True, "eviction": False}),
+        *[("POST", "/redis/database", body | {"tls": True, "eviction": False})] * 2,
         ("GET", "/redis/database/id?credentials=hide", None),
         ("DELETE", "/redis/database/id", None),
     ]

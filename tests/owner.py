@@ -71,7 +71,7 @@ def edit(project: Path, *, migration: bool) -> None:
         migration: whether to add one, too.
     """
     _replace(project / "bot/agent.py", 'return f"Processed: {message} (', 'return f"Got it: {message} (')
-    _replace(project / "tests/test_agent.py", '== "Processed: ', '== "Got it: ', times=3)
+    _replace(project / "suite/test_agent.py", '== "Processed: ', '== "Got it: ', times=3)
     _replace(project / "README.md", "\nA Telegram agent bot that does not forget.", f"\n{NOTE}")
     _append(project / "README.md", "\n## Who looks after it\n\nThe shop's night shift.\n")
     _add_dependencies(project)
@@ -94,8 +94,8 @@ def _add_dependencies(project: Path) -> None:
 def _add_handler(project: Path) -> None:
     handlers = project / "bot/telegram/handlers.py"
     (project / "bot/telegram/hours.py").write_text(HANDLER, "utf-8")
-    before, routers = "from bot.telegram.meanwhile import", "return [_commands(), "
-    _replace(handlers, before, f"from bot.telegram import hours\n{before}")
+    before, routers = "from bot.runtime.telegram.chat_action import", "return [_commands(), "
+    _replace(handlers, before, f"from bot.runtime.telegram import hours\n{before}")
     _replace(handlers, routers, f"{routers}hours.router(), ")
 
 

@@ -18,14 +18,14 @@ from conftest import Render
 from support import ROOT, Answers, combinations, engine, first_of_each_engine, label, must, run, uv
 
 SUITES = [
-    "tests/contract/test_store.py",
-    "tests/e2e/test_conversation.py",
-    "tests/e2e/test_webhook.py",
-    "tests/test_cli.py",
-    "tests/test_lazy.py",
-    "tests/test_logs.py",
-    "tests/embedded/test_*.py",
-    "tests/*/test_embedded.py",
+    "suite/contract/test_store.py",
+    "suite/e2e/test_conversation.py",
+    "suite/e2e/test_webhook.py",
+    "suite/test_cli.py",
+    "suite/test_lazy.py",
+    "suite/test_logs.py",
+    "suite/embedded/test_*.py",
+    "suite/*/test_embedded.py",
 ]
 """Tests that between them use every dependency, where a project has them."""
 
@@ -68,7 +68,7 @@ def test_the_oldest_releases_do(render: Render, tmp_path: Path, answers: Answers
     uv(project, "sync", "--quiet", "--resolution=lowest-direct")
     suites = SUITES
     if provider := answers.get("cloud_provider"):
-        suites = ["tests/contract/test_store.py", f"tests/*/test_{provider}*.py"]
+        suites = ["suite/contract/test_store.py", f"suite/*/test_{provider}*.py"]
     found = {pattern: sorted(map(str, project.glob(pattern))) for pattern in suites}
     assert all(found[pattern] for pattern in suites if "embedded" not in pattern)
     uv(project, "run", "--no-sync", "pytest", "-q", *chain.from_iterable(found.values()), timeout=900)
@@ -111,6 +111,6 @@ def test_workflows_are_valid(schema: str, pattern: str) -> None:
     assert files
     done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *files, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    for path in (".ci/dependencies.py", "tests/examples.py"):
+    for path in (".ci/dependencies.py", "suite/examples.py"):
         assert path in (ROOT / ".github/workflows/dependencies.yml").read_text("utf-8")
         assert must("git", "ls-files", "--cached", "--others", "--exclude-standard", path, cwd=ROOT)

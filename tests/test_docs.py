@@ -49,8 +49,8 @@ for path in Path("bot").rglob("*.py"):
         importlib.import_module(".".join(path.with_suffix("").parts))
 import typer
 from prometheus_client import REGISTRY
-from bot.cli import cli
-from bot.config import Environment
+from bot.runtime.cli import cli
+from bot.runtime.config import Environment
 
 def commands(command, path):
     if hasattr(command, "commands"):
@@ -322,7 +322,7 @@ def test_examples_work_in_a_project(workshop: Workshop) -> None:
     """The examples of the pages are clean by a project's own rules, and their tests pass there."""
     folder = workshop({"backend": "redis"})
     copies = {
-        path: folder / ("tests/e2e" if path.name.startswith("test_") else "bot") / path.name
+        path: folder / ("suite/e2e" if path.name.startswith("test_") else "bot") / path.name
         for path in EXAMPLES.glob("*.py")
     }
     try:

@@ -19,11 +19,11 @@ from support import commit_all, uv
 __all__ = ["history"]
 
 MEET_THE_EDITS = [
-    "tests/test_agent.py",
-    "tests/test_dashboard.py",
-    "tests/e2e/test_commands.py",
-    "tests/postgres/test_embedded.py::test_a_newcomer_types_one_command",
-    "tests/postgres/test_migrations.py",
+    "suite/test_agent.py",
+    "suite/test_dashboard.py",
+    "suite/e2e/test_commands.py",
+    "suite/postgres/test_embedded.py::test_a_newcomer_types_one_command",
+    "suite/postgres/test_migrations.py",
 ]
 
 

@@ -223,9 +223,9 @@ def test_rights_on_redis(render: Render, answers: Answers) -> None:
         if path.exists()
         for rights in re.findall(r"\+@read[ +|@\w-]*", path.read_text("utf-8"))
     }
-    tried = (folder / "tests/redis/server.py").read_text("utf-8")
+    tried = (folder / "suite/redis/server.py").read_text("utf-8")
     if answers.get("cloud_provider") == "upstash":
-        tried += (folder / "tests/redis/test_upstash.py").read_text("utf-8")
+        tried += (folder / "suite/redis/test_upstash.py").read_text("utf-8")
     assert "README.md" in {name for name, _ in said}
     for name, rights in said:
         rights = rights.removesuffix(" +cluster|slots +command")  # without which there is no cluster to test

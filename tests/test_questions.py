@@ -317,7 +317,7 @@ def test_engine_follows_from_the_answers(render: Render, answers: Answers) -> No
     said = (folder / "bot" / "state" / "engine.py").read_text("utf-8")
     assert f'ENGINE = "{chosen}"' in said
     provider = answers.get("cloud_provider", chosen)
-    where = f"bot.cloud.{provider}" if provider != chosen else f"bot.state.{chosen}"
+    where = f"bot.runtime.cloud.{provider}" if provider != chosen else f"bot.runtime.state.{chosen}"
     assert f"from {where} import" in said
 
 

@@ -43,21 +43,21 @@ COMBINATIONS = pytest.mark.parametrize(
 # Where projects share an engine, the first of them runs every test. In the others these files may differ, and
 # those of conversations in steps be missing; the rest is the same, byte by byte, and a few tests run again.
 MAY_DIFFER = {".copier-answers.yml", ".env.example", "README.md", "pyproject.toml", "bot/state/engine.py"}
-OF_FLOWS = ("bot/flow/", "tests/flow/", "bot/state/aiogram_adopt.py")
+OF_FLOWS = ("bot/flow/", "suite/flow/", "bot/state/aiogram_adopt.py")
 RUN_AGAIN = [
-    "tests/test_agent.py",
-    "tests/test_cli.py",
-    "tests/e2e/test_conversation.py",
+    "suite/test_agent.py",
+    "suite/test_cli.py",
+    "suite/e2e/test_conversation.py",
 ]
 
 # What stands in for the clouds is slow: what does not depend on the engine runs there with `--full` only.
 OF_THE_ENGINE = [
     *RUN_AGAIN,
-    "tests/contract",
-    "tests/embedded",
-    "tests/flow/test_steps.py",
-    "tests/test_fsm.py",
-    "tests/torture",
+    "suite/contract",
+    "suite/embedded",
+    "suite/flow/test_steps.py",
+    "suite/test_fsm.py",
+    "suite/torture",
 ]
 
 # Names that are allowed and that a careless template would turn into something else than text.
@@ -238,9 +238,9 @@ def suite_of(render: Render, answers: Answers, *, full: bool) -> list[str]:
     other = proven_by(answers)
     if other is None:
         is_of_a_cloud = answers["backend"] == "fsm"
-        return [*OF_THE_ENGINE, f"tests/{engine(answers)}"] if is_of_a_cloud and not full else []
+        return [*OF_THE_ENGINE, f"suite/{engine(answers)}"] if is_of_a_cloud and not full else []
     ours, theirs = render(**answers), render(**other)
-    tests = [path.relative_to(ours) for path in sorted(ours.glob("tests/**/test_*.py"))]
+    tests = [path.relative_to(ours) for path in sorted(ours.glob("suite/**/test_*.py"))]
     return RUN_AGAIN + [path.as_posix() for path in tests if not (theirs / path).exists()]
 
 
@@ -275,7 +275,7 @@ def test_what_all_projects_share(workshop: Workshop, name: str) -> None:
     That the fake Telegram keeps Telegram's rules, and that aiogram's models are the same however imported.
     """
     folder = workshop(combinations()[0])
-    copy = f"tests/inside_{name}"
+    copy = f"suite/inside_{name}"
     shutil.copy(INSIDE / name, folder / copy)
     try:
         uv(folder, "run", "mypy", copy)

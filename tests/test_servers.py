@@ -20,7 +20,7 @@ from support import ROOT, must, run, uv
 
 pytestmark = pytest.mark.xdist_group("servers")
 
-SUITES = ("tests/contract", "tests/test_state_cli.py")
+SUITES = ("suite/contract", "suite/test_state_cli.py")
 PATIENCE = 30.0
 
 
@@ -106,8 +106,8 @@ def test_dynalite(workshop: Workshop, dynalite_port: int) -> None:
     """
     project = workshop({"backend": "fsm", "fsm_storage": "dynamodb"})
     url = f"http://127.0.0.1:{dynalite_port}"
-    own = [f"tests/dynamodb/test_{name}.py" for name in ("items", "races", "wire")]
-    suites = (*SUITES, "tests/test_fsm.py", "tests/flow/test_flow.py", *own, "tests/torture")
+    own = [f"suite/dynamodb/test_{name}.py" for name in ("items", "races", "wire")]
+    suites = (*SUITES, "suite/test_fsm.py", "suite/flow/test_flow.py", *own, "suite/torture")
     uv(project, "run", "pytest", "-q", *suites, timeout=1200, TEST_DYNAMODB_URL=url)
 
 

@@ -8,8 +8,8 @@ import itertools
 import json
 import sys
 
-from tests.bot_api import Call
-from tests.fake_telegram import FakeTelegram
+from suite.bot_api import Call
+from suite.fake_telegram import FakeTelegram
 
 
 class _Announced(list[Call]):

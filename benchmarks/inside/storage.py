@@ -28,11 +28,12 @@ import uvloop
 from proxy import CountingProxy
 from turn import Ours
 
-from bot.config import Settings
-from bot.logs import configure_logs
-from bot.state.engine import create_store
-from bot.state.store import Message, Outgoing, StateStore, UserRecord
-from bot.state.transfer import import_lines
+from bot.runtime.config import Settings
+from bot.runtime.logs import configure_logs
+from bot.runtime.chosen import create_store
+from bot.runtime.state.record import Message, OutboxEntry, UserRecord
+from bot.runtime.state.store import StateStore
+from bot.runtime.state.transfer import import_lines
 
 VOCABULARY = """
     about after again answer before begin bring change city could different down early every family
@@ -139,9 +140,9 @@ class Postgres:
         """See `Server`."""
         import asyncpg
 
-        from bot.state.embedded_postgres import EmbeddedPostgres
+        from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 
-        self._server = EmbeddedPostgres(folder)
+        self._server = PostgresDevServer(folder)
         self._url = await self._server.start()
         self._connection = await asyncpg.connect(self._url)
         await self._connection.execute("ALTER SYSTEM SET synchronous_commit = off")
@@ -183,9 +184,9 @@ class Dynamodb:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded_dynamodb import EmbeddedDynamodb
+        from bot.runtime.engines.dynamodb.dev_server import DynamodbDevServer
 
-        self._server = EmbeddedDynamodb(folder)
+        self._server = DynamodbDevServer(folder)
         self._url = await asyncio.to_thread(self._server.join)
 
     async def stop(self) -> None:
@@ -208,7 +209,7 @@ class Dynamodb:
         """
         from botocore.session import get_session
 
-        from bot.state.dynamodb_item import size_of
+        from bot.runtime.engines.dynamodb.item import size_of
 
         def scanned() -> list[dict[str, Any]]:
             client = get_session().create_client("dynamodb", endpoint_url=self._url)
@@ -227,14 +228,14 @@ class Firestore:
 
     async def start(self, folder: Path) -> None:
         """See `Server`."""
-        from bot.state.embedded import choose_port
-        from bot.state.embedded_firestore import EmbeddedFirestore, answers, command
+        from bot.runtime.engines.dev_server import choose_port
+        from bot.runtime.engines.firestore.dev_server import FirestoreDevServer, answers, command
 
         folder.mkdir()
         port = choose_port(folder)
         program = command(port)
         if program is None:
-            raise MissingError(EmbeddedFirestore.missing)
+            raise MissingError(FirestoreDevServer.missing)
         self._process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._host = f"127.0.0.1:{port}"
         while not await asyncio.to_thread(answers, port):
@@ -260,7 +261,7 @@ class Firestore:
         """See `Server`: without the indexes, of which the project's index exemptions leave few."""
         from google.cloud.firestore import AsyncClient
 
-        from bot.state.firestore_document import document_size
+        from bot.runtime.engines.firestore.document import document_size
 
         collection = Settings(_env_file=None).namespace
         size = 0
@@ -306,7 +307,7 @@ def record(user_id: int) -> bytes:
                 for role in ("user", "assistant")  # type: ignore[arg-type]
             ],
             applied=UPDATES,
-            outbox={UPDATES[-1]: Outgoing([REPLY], 1.7e9)},
+            outbox={UPDATES[-1]: OutboxEntry([REPLY], 1.7e9)},
         ).to_json()
     )
 

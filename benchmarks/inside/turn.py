@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from proxy import CountingProxy
 
-from bot.state.store import Changes, StateConflict, StateStore
-from bot.state.turn import Turn
+from bot.runtime.errors import StateConflict
+from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.turn import Turn
 
 USERS = 500
 AT_ONCE = 50
@@ -56,7 +57,7 @@ class Keeper(Protocol):
 
 
 class Ours:
-    """A store of this project, as `bot.telegram.transaction` uses it."""
+    """A store of this project, as `bot.runtime.telegram.transaction` uses it."""
 
     def __init__(self, store: StateStore) -> None:
         """Keep users there."""

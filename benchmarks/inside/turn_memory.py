@@ -9,8 +9,8 @@ from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.storage.memory import MemoryStorage
 from turn import USERS, Keeper, OneKey, Ours, WholeDocument, lost, measure, rate_of, said
 
-from bot.state.memory import MemoryStore
-from bot.state.store import UserRecord
+from bot.runtime.engines.memory.store import MemoryStore
+from bot.runtime.state.record import UserRecord
 
 
 class Sketch(WholeDocument):

@@ -31,10 +31,10 @@ from turn import (
     rate_of,
 )
 
-from bot.state.embedded_postgres import EmbeddedPostgres
-from bot.state.postgres import PostgresStore
-from bot.state.postgres_database import Database
-from bot.state.postgres_statements import Statements
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.postgres.store import PostgresStore
+from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.postgres.statements import Statements
 
 SCHEMA = """
     CREATE SCHEMA sketch;
@@ -124,7 +124,7 @@ def pgbench(url: str, folder: Path) -> Rate:
 async def main() -> None:
     """Start a server, fill it, measure."""
     with tempfile.TemporaryDirectory() as name:
-        server = EmbeddedPostgres(Path(name) / "postgres")
+        server = PostgresDevServer(Path(name) / "postgres")
         url = await server.start()
         try:
             async with AsyncExitStack() as in_the_end:

@@ -43,7 +43,7 @@ Record = Callable[[str, object], None]
 
 def torture(project: Path, *arguments: str) -> tuple[int, str, dict[str, list[int]]]:
     """Run the suite: its exit code, all it printed, its report at the end, and the table in that."""
-    command = (UV, "run", "--quiet", "python", "-m", "tests.torture", *arguments)
+    command = (UV, "run", "--quiet", "python", "-m", "suite.torture", *arguments)
     done = run(*command, cwd=project, env=clean_env(), timeout=1200 + 60 * float(MINUTES))
     rows = re.findall(r"^(\S.*?)((?:  +[\d,]+){6})$", done.stdout, re.MULTILINE)
     table = {name: [int(cell.replace(",", "")) for cell in cells.split()] for name, cells in rows}
@@ -75,7 +75,7 @@ def test_a_bot_without_transactions_fails(
     copy = project / "tests" / "torture" / NAIVE.name
     shutil.copy(NAIVE, copy)
     try:
-        code, printed, table = torture(project, "--short", "--bot", f"tests.torture.{NAIVE.stem}")
+        code, printed, table = torture(project, "--short", "--bot", f"suite.torture.{NAIVE.stem}")
     finally:
         copy.unlink()
     assert code == 1, printed

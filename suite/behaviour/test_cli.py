@@ -1,0 +1,311 @@
+"""The command line, as real processes."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from suite.fake_telegram import FakeTelegram, Webhook
+
+ROOT = Path(__file__).parent.parent
+BOT = (sys.executable, "-c", "import sys; sys.argv[0] = 'bot'; from bot.runtime.cli import main; main()")
+"""The script that an installed project has."""
+
+pytestmark = pytest.mark.usefixtures("harness")
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    """The environment of a bot that sees no settings but these, and those of the test's harness."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
+
+
+def run(folder: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end in an empty folder."""
+    return subprocess.run(
+        [*BOT, *arguments],
+        cwd=folder,
+        env=environment(folder, **settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *arguments: str, **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command line beside the test; killed in the end."""
+    process = await asyncio.create_subprocess_exec(
+        *BOT,
+        *arguments,
+        cwd=folder,
+        env=environment(folder, HOST="127.0.0.1", PORT="0", **settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    result = run(tmp_path, "--help")
+    assert result.returncode == 0
+    for command in ("run", "chat", "migrate", "doctor", "state"):
+        assert f" {command} " in result.stdout
+    result = run(tmp_path, "state", "--help")
+    for command in ("show", "export", "import", "forget"):
+        assert f" {command} " in result.stdout
+
+
+def test_chat_answers_piped_lines(tmp_path: Path) -> None:
+    result = run(tmp_path, "chat", stdin="/help\n\n/start\n")
+    assert result.returncode == 0
+    help_, hello = result.stdout.split("/forget - Erase everything I keep about you\n")
+    assert help_.startswith("/start - ")
+    assert hello == "Hello! Write to me. I remember what you tell me; /help says what else I can do.\n"
+    assert result.stderr == ""
+
+
+def test_chat_offers_buttons_as_numbers(tmp_path: Path) -> None:
+    result = run(tmp_path, "chat", stdin="/forget\n2\n/forget\n1\n")
+    assert "  1) Erase everything\n  2) Keep it\n" in result.stdout
+    assert result.stdout.index("Nothing was erased.") < result.stdout.index("I have forgotten everything")
+
+
+def test_chat_shows_an_export(tmp_path: Path) -> None:
+    result = run(tmp_path, "chat", stdin="/export\n")
+    assert json.loads(result.stdout[result.stdout.index("{") :])["user_id"] == "1"
+
+
+def test_chat_takes_bytes_that_are_no_text(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*BOT, "chat"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        input=b"\xff\xfe\n/start\n",
+        capture_output=True,
+        timeout=60,
+    )
+    assert result.returncode == 0
+    assert b"Hello!" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "BOT_TOKEN is not set"),
+        ({"BOT_TOKEN": "nonsense"}, "BOT_TOKEN: is not a bot token"),
+        ({"BOT_TOKEN": "42:x", "PORT": "http"}, "PORT: "),
+        ({"BOT_TOKEN": "42:x", "WEBHOOK_URL": "bot.example"}, "WEBHOOK_URL: must be an address"),
+        ({"BOT_TOKEN": "42:x", "WEBHOOK_SECRET": "not allowed!"}, "WEBHOOK_SECRET: must be"),
+        ({"BOT_TOKEN": "42:x", "NAMESPACE": "a:b"}, "NAMESPACE: "),
+        ({"BOT_TOKEN": "42:x", "LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+    result = run(tmp_path, "run", **settings)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert reason in result.stderr
+    for secret in ("nonsense", "not allowed!"):
+        assert secret not in result.stderr
+
+
+def test_settings_come_from_a_file_and_the_environment_wins(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BOT_TOKEN=nonsense\nPORT=http\n")
+    assert "PORT: " in run(tmp_path, "run").stderr
+    assert "PORT: " not in run(tmp_path, "run", PORT="80").stderr
+
+
+def test_no_command_imports_aiogram_without_need(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["state", "show", "1"], ["doctor"], ["migrate"]):
+        code = (
+            "import sys; from bot.runtime.cli import main\n"
+            f"sys.argv = ['bot', *{arguments!r}]\n"
+            "try:\n    main()\n"
+            "except SystemExit:\n    pass\n"
+            "print([name for name in sys.modules if name.startswith('aiogram')])"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.stdout.splitlines()[-1] == "[]", arguments
+
+
+def test_doctor_without_a_token(tmp_path: Path) -> None:
+    result = run(tmp_path, "doctor")
+    assert result.returncode == 1
+    assert "error  BOT_TOKEN is not set" in result.stdout
+    assert result.stderr == ""
+
+
+def test_doctor_names_a_bad_webhook(tmp_path: Path) -> None:
+    assert "not https" in run(tmp_path, "doctor", WEBHOOK_URL="http://bot.example").stdout
+    assert (
+        "port that Telegram does not use"
+        in run(tmp_path, "doctor", WEBHOOK_URL="https://bot.example:8080").stdout
+    )
+
+
+@pytest.mark.parametrize(("token", "code"), [("42:TEST", 0), ("42:WRONG", 1)])
+async def test_doctor_asks_telegram(tmp_path: Path, token: str, code: int) -> None:
+    async with FakeTelegram(token="42:TEST") as telegram:
+        settings = {"BOT_TOKEN": token, "TELEGRAM_API_URL": telegram.url}
+        result = await asyncio.to_thread(run, tmp_path, "doctor", **settings)
+    assert result.returncode == code
+    expected = "Telegram knows this bot as @" if code == 0 else "Telegram does not know this bot"
+    assert expected in result.stdout
+    assert token not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "says"),
+    [
+        ("https://bot.example", "", "no webhook is set"),
+        ("https://bot.example", "https://bot.example/", ""),  # as Telegram writes it
+        ("https://bot.example/hook", "https://other.example/hook", "another webhook is set"),
+    ],
+)
+async def test_doctor_compares_the_webhook(tmp_path: Path, wanted: str, there: str, says: str) -> None:
+    async with FakeTelegram() as telegram:
+        telegram.webhook = Webhook(there, "", 40) if there else None
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url, "WEBHOOK_URL": wanted}
+        result = await asyncio.to_thread(run, tmp_path, "doctor", **settings)
+    assert result.returncode == 0
+    said = [line for line in result.stdout.splitlines() if "webhook is set" in line]
+    assert len(said) == bool(says)
+    assert says in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("mode", ["polling", "webhook"])
+async def test_a_signal_in_mid_handler_loses_nothing(
+    tmp_path: Path, number: signal.Signals, mode: str
+) -> None:
+    async with FakeTelegram() as telegram:
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}
+        if mode == "webhook":
+            settings["WEBHOOK_URL"] = "https://bot.example/hook"
+        async with running(tmp_path, "run", **settings) as process:
+            assert process.stderr
+            while b"listening" not in (line := await process.stderr.readline()):
+                assert line, "it ended"
+            port = int(line.partition(b"port=")[2])
+            telegram.webhook_address = f"http://127.0.0.1:{port}"
+            telegram.delay("sendMessage", 0.5, times=1)
+            telegram.message("/start", user_id=1)
+            await telegram.wait_for(lambda: any(call.method == "sendMessage" for call in telegram.calls))
+            process.send_signal(number)
+            assert await asyncio.wait_for(process.wait(), timeout=20) == 0
+        await telegram.settled(5)
+    assert len(telegram.texts(1)) == 1
+
+
+async def test_a_refused_token_is_one_line(tmp_path: Path) -> None:
+    async with FakeTelegram() as telegram:
+        settings = {"BOT_TOKEN": "42:WRONG", "TELEGRAM_API_URL": telegram.url}
+        async with running(tmp_path, "run", LOG_LEVEL="ERROR", **settings) as process:
+            assert process.stderr
+            errors = (await process.stderr.read()).decode()
+            assert await process.wait() == 1
+    assert errors == "error: Telegram does not know this bot: check BOT_TOKEN (and TELEGRAM_API_URL)\n"
+
+
+async def test_logs_can_be_json(tmp_path: Path) -> None:
+    async with FakeTelegram() as telegram:
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}
+        async with running(tmp_path, "run", LOG_FORMAT="json", **settings) as process:
+            update_id = telegram.message("my secret words", user_id=77)
+            await telegram.settled()
+            process.terminate()
+            assert process.stderr
+            logged = (await process.stderr.read()).decode()
+    lines = [json.loads(line) for line in logged.splitlines()]
+    (done,) = [line for line in lines if line["event"] == "update done"]
+    assert (done["update_id"], done["user_id"], done["outcome"]) == (update_id, "77", "handled")
+    assert telegram.token not in logged
+    assert "my secret words" not in logged
+
+
+async def test_a_killed_bot_gets_its_updates_again(tmp_path: Path) -> None:
+    async with FakeTelegram() as telegram:
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}
+        telegram.delay("sendMessage", 30, times=1)
+        async with running(tmp_path, "run", **settings) as process:
+            telegram.message("/start", user_id=1)
+            await telegram.wait_for(lambda: any(call.method == "sendMessage" for call in telegram.calls))
+            process.kill()
+        assert telegram.texts(1) == []
+        async with running(tmp_path, "run", **settings):
+            await telegram.settled()
+        assert len(telegram.texts(1)) == 1
+
+
+def test_the_terminal_is_pleasant(tmp_path: Path) -> None:
+    """A prompt, colours, arrow keys that bring back what was typed, and Ctrl-D to leave."""
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+    import fcntl
+    import select
+    import struct
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [*BOT, "chat"],
+        cwd=tmp_path,
+        env=environment(tmp_path, TERM="xterm-256color") | {"NO_COLOR": ""},
+        stdin=child,
+        stdout=child,
+        stderr=child,
+    )
+    os.close(child)
+    seen = b""
+
+    def read_until(text: bytes, count: int = 1) -> None:
+        nonlocal seen
+        while seen.count(text) < count:
+            ready, _, _ = select.select([parent], [], [], 30)
+            assert ready, f"no {text!r} in {seen!r}"
+            chunk = os.read(parent, 65_536)
+            seen += chunk
+            if b"\x1b[6n" in chunk:
+                os.write(parent, b"\x1b[1;1R")
+
+    prompted = b"\x1b[?2004h"
+    read_until(prompted)
+    os.write(parent, b"/start\r")
+    read_until(b"Hello!")
+    read_until(prompted, count=2)
+    time.sleep(0.3)  # the prompt loads its history beside
+    os.write(parent, b"\x1b[A")
+    read_until(b"/start", count=seen.count(b"/start") + 1)
+    os.write(parent, b"\r")
+    read_until(b"Hello!", count=2)
+    assert b"you>" in seen
+    assert b"\x1b[0;36mHello!" in seen
+    read_until(prompted, count=3)
+    os.write(parent, b"\x04")
+    assert process.wait(timeout=20) == 0
+    os.close(parent)

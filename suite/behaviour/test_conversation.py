@@ -1,0 +1,182 @@
+"""What people can do to a bot, in both modes and with agents of both styles."""
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+import pytest
+
+from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime.telegram import processor
+from bot.runtime.telegram.texts import Texts
+from suite.behaviour.conftest import MakeRuntime
+from suite.behaviour.runtime import Mode, Runtime
+from suite.fake_telegram import FakeTelegram
+
+
+@pytest.fixture
+async def bot(make_runtime: MakeRuntime, mode: Mode, agent_class: type[TelegramAgentAdapter]) -> Any:
+    async with make_runtime(mode, agent_class=agent_class) as bot:
+        yield bot
+
+
+async def test_fifty_quick_messages(bot: Runtime, telegram: FakeTelegram) -> None:
+    for n in range(1, 51):
+        telegram.message(f"m{n}", user_id=1)
+    await telegram.settled()
+    assert telegram.texts(1) == [f"Processed: m{n} (#{n})" for n in range(1, 51)]
+    record = await bot.record(1)
+    assert record.state == {"last_message": "m50", "message_count": 50}
+    assert [message.text for message in record.history][-2:] == ["m50", "Processed: m50 (#50)"]
+    assert len(record.history) == 50
+
+
+async def test_two_hundred_users_at_once(bot: Runtime, telegram: FakeTelegram) -> None:
+    users = range(1, 201)
+    for n, user in itertools.product((1, 2), users):
+        telegram.message(f"m{n}", user_id=user)
+    await telegram.settled()
+    for user in users:
+        assert telegram.texts(user) == ["Processed: m1 (#1)", "Processed: m2 (#2)"]
+
+
+async def test_duplicates_change_nothing(bot: Runtime, telegram: FakeTelegram) -> None:
+    ids = [telegram.message(f"m{n}", user_id=1) for n in range(5)]
+    await telegram.settled()
+    for update_id in ids:
+        telegram.repeat(update_id)
+    await telegram.settled()
+    assert (await bot.record(1)).state["message_count"] == 5
+    assert len(telegram.texts(1)) == 5
+
+
+async def test_an_agent_that_raises(bot: Runtime, telegram: FakeTelegram) -> None:
+    telegram.message("before", user_id=1)
+    failed = telegram.message("raise", user_id=1)
+    telegram.message("after", user_id=1)
+    await telegram.settled()
+    assert telegram.texts(1) == ["Processed: before (#1)", Texts().sorry, "Processed: after (#2)"]
+    record = await bot.record(1)
+    assert failed in record.applied
+    assert "raise" not in [message.text for message in record.history]
+    telegram.repeat(failed)
+    await telegram.settled()
+    assert len(telegram.texts(1)) == 3, "it is not run again"
+
+
+async def test_an_agent_that_is_too_slow(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, agent_class: Any
+) -> None:
+    async with make_runtime(mode, agent_class=agent_class, agent_timeout=0.2) as bot:
+        telegram.message("sleep 5", user_id=1)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]
+        assert (await bot.record(1)).state["message_count"] == 1
+
+
+async def test_a_slow_agent_shows_that_it_types_and_holds_up_nobody_else(
+    bot: Runtime, telegram: FakeTelegram
+) -> None:
+    telegram.message("sleep 1.5", user_id=1)
+    telegram.message("hi", user_id=2)
+    await telegram.wait_for(lambda: telegram.texts(2), timeout=1)
+    await telegram.settled()
+    assert telegram.texts(1) == ["Processed: sleep 1.5 (#1)"]
+    typing = [call.params for call in telegram.calls if call.method == "sendChatAction"]
+    assert [params["chat_id"] for params in typing] == ["1"]
+
+
+class VerboseAgent(TelegramAgentAdapter):
+    """Says more than fits into one message."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        return message * 4_000
+
+
+@pytest.mark.parametrize("word", ["word ", "x", "👩‍👩‍👧", "line\n"], ids=ascii)
+async def test_an_answer_of_20000_characters(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, word: str
+) -> None:
+    async with make_runtime(mode, agent_class=VerboseAgent):
+        word = (word * 5)[:5]
+        telegram.message(word, user_id=1)
+        await telegram.settled()
+        said = telegram.texts(1)
+        assert len(said) >= 5
+        assert all(len(text.encode("utf-16-le")) // 2 <= 4_096 for text in said)
+        whole = (word * 4_000).split()
+        assert "".join(said).split() == whole or "".join("".join(said).split()) == "".join(whole)
+
+
+async def test_a_message_without_text(bot: Runtime, telegram: FakeTelegram) -> None:
+    size = {"file_id": "f", "file_unique_id": "u", "width": 1, "height": 1}
+    sticker = {**size, "type": "regular", "is_animated": False, "is_video": False}
+    telegram.message(None, user_id=1, photo=[size])
+    telegram.message(None, user_id=1, sticker=sticker)
+    telegram.message(None, user_id=1, photo=[size], caption="look")
+    await telegram.settled()
+    only_text = "I can read text only, so far."
+    assert telegram.texts(1) == [only_text, only_text, "Processed: look (#1)"]
+
+
+async def test_one_user_in_a_group_and_in_private(bot: Runtime, telegram: FakeTelegram) -> None:
+    for n in range(1, 21):
+        telegram.message(f"m{n}", user_id=1, chat_id=-100 if n % 2 else 1)
+    await telegram.settled()
+    assert (await bot.record(1)).state["message_count"] == 20, "one record, whatever the chat"
+    counts = [text.partition("#")[2] for text in telegram.texts(1) + telegram.texts(-100)]
+    assert sorted(counts) == sorted(f"{n})" for n in range(1, 21))
+
+
+async def test_an_edit_does_not_run_the_agent_again(bot: Runtime, telegram: FakeTelegram) -> None:
+    update_id = telegram.message("first", user_id=1)
+    await telegram.settled()
+    telegram.edit(update_id, "second")
+    telegram.message("third", user_id=1)
+    await telegram.settled()
+    assert telegram.texts(1) == ["Processed: first (#1)", "Processed: third (#2)"]
+
+
+async def test_channel_posts_and_anonymous_admins_leave_no_record(
+    bot: Runtime, telegram: FakeTelegram
+) -> None:
+    anonymous = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
+    chat = {"id": -100, "type": "supergroup", "title": "Group"}
+    for _ in range(2):
+        telegram.message("hi", user_id=1087968824, chat_id=-100, sender_chat=chat, **{"from": anonymous})
+    telegram.channel_post("news", chat_id=-200)
+    await telegram.settled()
+    assert telegram.texts(-100) == ["Processed: hi (#1)", "Processed: hi (#1)"]
+    assert [user async for user in bot.store.users()] == []
+
+
+async def test_a_button_is_released_though_its_user_is_busy(
+    bot: Runtime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "CALLBACK_DELAY", 0.3)
+    telegram.message("sleep 2", user_id=1)
+    await asyncio.sleep(0.2)
+    pressed = time.monotonic()
+    telegram.callback("forget:1:0", user_id=1)
+    await telegram.wait_for(
+        lambda: any(call.method == "answerCallbackQuery" for call in telegram.calls), timeout=5
+    )
+    assert time.monotonic() - pressed < 1.5, "before the agent was done"
+    await telegram.settled()
+    answered = [call.status for call in telegram.calls if call.method == "answerCallbackQuery"]
+    assert answered[0] == 200
+
+
+async def test_a_button_nobody_handles_is_released(bot: Runtime, telegram: FakeTelegram) -> None:
+    telegram.callback("unknown", user_id=1)
+    await telegram.settled()
+    assert [call.status for call in telegram.calls if call.method == "answerCallbackQuery"] == [200]
+
+
+async def test_pending_updates_are_never_dropped(bot: Runtime, telegram: FakeTelegram) -> None:
+    telegram.message("hi", user_id=1)
+    await telegram.settled()
+    assert telegram.dropped == []
+    assert telegram.drop_requests == 0

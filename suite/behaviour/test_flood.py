@@ -1,0 +1,128 @@
+"""Flood protection: off unless asked for; tells once; counts right whatever happens."""
+
+import time
+
+import pytest
+
+from suite.behaviour.conftest import MakeRuntime
+from suite.behaviour.runtime import Mode, Runtime
+from suite.fake_telegram import FakeTelegram
+
+TOLD = "That is more than I can take: 3 messages in 60 seconds."
+
+
+def counted(telegram: FakeTelegram, chat_id: int) -> list[str]:
+    return [text for text in telegram.texts(chat_id) if text.startswith("Processed")]
+
+
+async def test_off_by_default(make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode) -> None:
+    async with make_runtime(mode) as bot:
+        for _ in range(20):
+            telegram.message("hi", user_id=1)
+        await telegram.settled()
+        assert len(counted(telegram, 1)) == 20
+        assert (await bot.record(1)).fsm == {}
+
+
+async def test_beyond_the_limit_the_user_is_told_once(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, flood_limit=3) as bot:
+        now = int(time.time())
+        for n in range(1, 11):
+            telegram.message(f"m{n}", user_id=1, date=now)
+        telegram.message("hi", user_id=2, date=now)
+        await telegram.settled()
+        said = telegram.texts(1)
+        assert said[:3] == [f"Processed: m{n} (#{n})" for n in (1, 2, 3)]
+        assert said[3].startswith(TOLD)
+        assert "for 60 seconds" in said[3]
+        assert len(said) == 4
+        assert telegram.texts(2) == ["Processed: hi (#1)"]
+        record = await bot.record(1)
+        assert record.state == {"last_message": "m3", "message_count": 3}
+        assert len(record.applied) == 10, "each is dealt with for good"
+        telegram.message("later", user_id=1, date=now + 60)
+        await telegram.settled()
+        assert telegram.texts(1)[-1] == "Processed: later (#4)"
+
+
+async def test_what_waited_at_telegram_is_no_flood(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    begin = int(time.time()) - 3600
+    for n in range(10):
+        telegram.message("hi", user_id=1, date=begin + 60 * n)
+    async with make_runtime(mode, flood_limit=3):
+        await telegram.settled()
+    assert len(counted(telegram, 1)) == 10
+
+
+async def test_commands_work_in_the_middle_of_a_flood_and_are_no_way_around(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, flood_limit=3) as bot:
+        now = int(time.time())
+        for _ in range(5):
+            telegram.message("hi", user_id=1, date=now)
+        for command in ("/help", "/reset", "/help@test_bot", "/export", "/forget"):
+            telegram.message(command, user_id=1, date=now)
+        telegram.message("hi", user_id=1, date=now)
+        telegram.message("/unknown, so it is for the agent", user_id=1, date=now)
+        await telegram.settled()
+        said = telegram.texts(1)
+        assert len(counted(telegram, 1)) == 3
+        assert sum(text.startswith(TOLD) for text in said) == 1
+        assert "Done. We start afresh." in said
+        assert said[-1] == "Shall I erase everything I keep about you? This cannot be undone."
+        telegram.press(telegram.sent[-1], 0, 0, user_id=1)
+        await telegram.settled()
+        assert (await bot.record(1)).is_empty, "nothing is kept about who is forgotten, no count either"
+
+
+async def test_a_message_that_comes_again_ends_as_it_did(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    bot = await make_runtime(mode, flood_limit=3).start()
+    now = int(time.time())
+    ids = [telegram.message(f"m{n}", user_id=1, date=now) for n in range(6)]
+    await telegram.settled()
+    said = telegram.texts(1)
+    await bot.cut_off()
+    telegram.message("much later", user_id=1, date=now + 600)
+    for update_id in ids:
+        telegram.repeat(update_id)
+    async with bot:
+        await telegram.settled()
+        assert [text for text in telegram.texts(1) if text not in said] == ["Processed: much later (#4)"]
+        assert (await bot.record(1)).state["message_count"] == 4
+
+
+async def test_two_processes_count_together(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
+    now = int(time.time())
+    async with FakeTelegram(token=telegram.token) as elsewhere:
+        elsewhere.next_update_id = telegram.next_update_id + 1_000
+        other: Runtime = make_runtime("webhook", flood_limit=3)
+        other.telegram = elsewhere
+        other.settings.telegram_api_url = elsewhere.url
+        async with make_runtime("webhook", flood_limit=3) as bot, other:
+            for each in (telegram, elsewhere):
+                for _ in range(5):
+                    each.message("hi", user_id=1, date=now)
+            await telegram.settled()
+            await elsewhere.settled()
+            assert (await bot.record(1)).state["message_count"] == 3
+            said = telegram.texts(1) + elsewhere.texts(1)
+            assert sum(text.startswith(TOLD) for text in said) == 1
+
+
+@pytest.mark.parametrize("field", ["new_chat_title", "group_chat_created"])
+async def test_what_telegram_tells_is_not_counted(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, field: str
+) -> None:
+    async with make_runtime("webhook", flood_limit=3):
+        for _ in range(5):
+            telegram.message(None, user_id=1, chat_id=-100, **{field: "x" if "title" in field else True})
+        telegram.message("hi", user_id=1, chat_id=-100)
+        await telegram.settled()
+        assert telegram.texts(-100) == ["Processed: hi (#1)"]

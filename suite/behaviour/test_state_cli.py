@@ -1,0 +1,224 @@
+"""`bot state`, on engines whose records outlive the running bot."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.runtime.state.record import Message
+from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.turn import Turn, mutate
+from suite.behaviour.test_cli import BOT, environment, run
+from suite.contract.harness import Harness
+
+MARK = "a-mark-of-its-own"
+
+
+async def put(store: OperatorStore, user_id: str, **state: object) -> None:
+    """Set keys of a user's state, and say something."""
+
+    async def change(turn: Turn) -> None:
+        turn.state.update(state)
+        turn.remember("user", f"hello from {user_id}")
+
+    await mutate(store, user_id, change)
+
+
+async def listed(store: OperatorStore) -> list[str]:
+    return sorted([user async for user in store.users()])
+
+
+def by_user(lines: Sequence[str | bytes]) -> list[dict[str, Any]]:
+    """The records of an export. In which order their keys stand is the engine's affair."""
+    return sorted(map(json.loads, lines), key=lambda record: str(record["user_id"]))
+
+
+def say(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Say something in a chat of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "suite.counting_bot", "chat"],
+        cwd=folder,
+        env=environment(folder),
+        input=line,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+async def test_what_is_said_in_a_chat_is_there_in_the_next(tmp_path: Path, store: OperatorStore) -> None:
+    await asyncio.to_thread(say, tmp_path, "hi")
+    result = await asyncio.to_thread(say, tmp_path, "there")
+    assert result.stdout == "Processed: there (#2)\n"
+    assert (await store.load("1")).state == {"last_message": "there", "message_count": 2}
+
+
+async def test_show(tmp_path: Path, store: OperatorStore) -> None:
+    await put(store, "7", colour="blue", list=[1, {}])
+    result = run(tmp_path, "state", "show", "7")
+    assert result.returncode == 0
+    shown = json.loads(result.stdout)
+    assert shown["state"] == {"colour": "blue", "list": [1, {}]}
+    assert [message["text"] for message in shown["history"]] == ["hello from 7"]
+    assert shown["version"] == (await store.load("7")).version
+    nobody = run(tmp_path, "state", "show", "8")
+    assert (nobody.returncode, nobody.stderr) == (1, "error: nothing is kept about user 8\n")
+
+
+async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(
+    tmp_path: Path, store: OperatorStore, harness: Harness
+) -> None:
+    await put(store, "7", colour="blue")
+    await harness.corrupt("7")
+    result = run(tmp_path, "state", "show", "7")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: user 7: ")
+    assert result.stderr.count("\n") == 1
+    raw = run(tmp_path, "state", "show", "--raw", "7")
+    assert raw.returncode == 0
+    assert "blue" in raw.stdout
+    assert run(tmp_path, "state", "forget", "7", "--yes").stdout == "forgot user 7\n"
+    assert (await store.load("7")).is_empty
+
+
+async def test_forget_asks_first(tmp_path: Path, store: OperatorStore) -> None:
+    await put(store, "7", a=1)
+    assert run(tmp_path, "state", "forget", "7", stdin="n\n").returncode == 1
+    assert await listed(store) == ["7"]
+    assert run(tmp_path, "state", "forget", "7", stdin="y\n").returncode == 0
+    assert await listed(store) == []
+    again = run(tmp_path, "state", "forget", "7", "--yes")
+    assert (again.returncode, again.stdout) == (0, "nothing was kept about user 7\n")
+
+
+async def test_export_and_import(tmp_path: Path, store: OperatorStore) -> None:
+    for user in range(45):
+        await put(store, str(user), number=user, text="ünïcode 👋", mark=MARK)
+    before = {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)}
+    result = run(tmp_path, "state", "export", "all.jsonl")
+    assert (result.returncode, result.stdout) == (0, "exported 45 users to all.jsonl\n")
+    lines = (tmp_path / "all.jsonl").read_bytes().splitlines()
+    assert {json.loads(line)["user_id"]: json.loads(line) for line in lines} == before
+    assert not (tmp_path / "all.jsonl").stat().st_mode & 0o077, "it is nobody else's business"
+    piped = run(tmp_path, "state", "export", "-").stdout
+    assert by_user(piped.splitlines()) == by_user(lines)
+
+    for user_id in before:
+        await store.forget(user_id)
+    for _ in range(2):
+        result = run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten")
+        assert (result.returncode, result.stdout) == (0, "imported 45 users from all.jsonl\n")
+        assert {user_id: (await store.load(user_id)).to_json() for user_id in await listed(store)} == before
+
+
+async def test_an_import_that_was_cut_off_can_be_run_again(tmp_path: Path, store: OperatorStore) -> None:
+    for user in range(5):
+        await put(store, str(user), number=user)
+    run(tmp_path, "state", "export", "all.jsonl")
+    whole = (tmp_path / "all.jsonl").read_bytes()
+    for user in range(5):
+        await store.forget(str(user))
+    (tmp_path / "all.jsonl").write_bytes(whole[:-20])
+    result = run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: all.jsonl, line 5: not JSON: ")
+    assert result.stderr.endswith(" (4 users are imported; mend the line and import again)\n")
+    assert result.stderr.count("\n") == 1
+    assert len(await listed(store)) == 4
+    (tmp_path / "all.jsonl").write_bytes(whole)
+    assert run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten").returncode == 0
+    assert await listed(store) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_user_who_stands_there_twice_is_as_the_last_line_has_them(
+    tmp_path: Path, store: OperatorStore
+) -> None:
+    await put(store, "7", number=1)
+    first = run(tmp_path, "state", "export", "-").stdout
+    await put(store, "7", number=2)
+    (tmp_path / "all.jsonl").write_text(first + run(tmp_path, "state", "export", "-").stdout)
+    await put(store, "7", number=3)
+    result = run(tmp_path, "state", "import", "all.jsonl")
+    assert (result.returncode, result.stdout) == (0, "imported 1 users from all.jsonl\n")
+    assert (await store.load("7")).state == {"number": 2}
+
+
+async def test_an_import_says_how_many_stay_forgotten(tmp_path: Path, store: OperatorStore) -> None:
+    await put(store, "7", number=1)
+    await put(store, "8", number=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    await store.forget("7")
+    result = run(tmp_path, "state", "import", "all.jsonl")
+    assert result.returncode == 0
+    assert result.stdout == (
+        "imported 1 users from all.jsonl\nleft out, because they were forgotten here: 1\n"
+    )
+    assert await listed(store) == ["8"]
+
+
+async def test_an_export_without_what_is_corrupt_takes_no_whole_ones_place(
+    tmp_path: Path, store: OperatorStore, harness: Harness
+) -> None:
+    """That could be the only copy. Who is missing is named, and what to do; the others are beside it."""
+    for user in ("7", "8", "9"):
+        await put(store, user, a=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    before = (tmp_path / "all.jsonl").read_bytes()
+    await harness.corrupt("7")
+    await harness.corrupt("8")
+    result = run(tmp_path, "state", "export", "all.jsonl")
+    assert (result.returncode, result.stdout) == (1, "")
+    *named, error = result.stderr.splitlines()
+    assert sorted(line.split(":")[0] for line in named) == ["user 7", "user 8"]
+    assert error.startswith(
+        "error: 2 cannot be read, for the reasons above; the others are in all.jsonl.partial"
+    )
+    assert "state show --raw" in error
+    assert (tmp_path / "all.jsonl").read_bytes() == before
+    partial = (tmp_path / "all.jsonl.partial").read_bytes()
+    assert [record["user_id"] for record in by_user(partial.splitlines())] == ["9"]
+    piped = run(tmp_path, "state", "export", "-")
+    assert (piped.returncode, piped.stdout.encode()) == (1, partial)
+
+    for user in ("7", "8"):
+        await store.forget(user)
+    assert run(tmp_path, "state", "export", "all.jsonl").stdout == "exported 1 users to all.jsonl\n"
+    assert os.listdir(tmp_path) == ["all.jsonl"]
+
+
+@pytest.mark.parametrize("what", ["export", "import"])
+async def test_progress_is_shown_to_whoever_watches(tmp_path: Path, store: OperatorStore, what: str) -> None:
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+    await put(store, "7", a=1)
+    run(tmp_path, "state", "export", "all.jsonl")
+    parent, child = pty.openpty()
+    done = await asyncio.to_thread(
+        lambda: subprocess.run(
+            [*BOT, "state", what, "all.jsonl"],
+            cwd=tmp_path,
+            env=environment(tmp_path, TERM="xterm-256color"),
+            stdout=subprocess.PIPE,
+            stderr=child,
+            timeout=60,
+        )
+    )
+    os.close(child)
+    seen = os.read(parent, 65_536)
+    os.close(parent)
+    assert done.returncode == 0
+    assert b"users " in seen
+
+
+async def test_of_a_user_that_was_only_forgotten_there_is_nothing_to_export(
+    tmp_path: Path, store: OperatorStore
+) -> None:
+    message = Message("user", "hello", 1.0)
+    await store.commit("7", Changes(messages=(message,), applied=(1,)), expect=0)
+    await store.forget("7")
+    assert run(tmp_path, "state", "export", "-").stdout == ""

@@ -1,0 +1,210 @@
+"""Generated sequences of operations on a store, compared with a plain-dict model after every step."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from bot.runtime.errors import StateConflict, StateTooLarge
+from bot.runtime.state.record import Limits, Message, OutboxEntry, encode_entry
+from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
+from suite.contract.harness import Harness, make_harness
+
+MAX_BYTES = 2_000
+USERS = st.sampled_from(["1", "2", "-3"])
+KEYS = st.sampled_from(["a", "b", "", "ключ", "with space"])
+NUMBERS = st.integers(-5, 5)
+VALUES = st.none() | NUMBERS | st.text("xé👋", max_size=3) | st.lists(NUMBERS, max_size=2)
+UPDATE_IDS = st.integers(0, 400)
+
+
+@dataclass
+class Model:
+    """What a record is, without an engine."""
+
+    version: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    fsm: dict[str, Any] = field(default_factory=dict)
+    history: list[Message] = field(default_factory=list)
+    applied: list[int] = field(default_factory=list)
+    outbox: dict[int, OutboxEntry] = field(default_factory=dict)
+    forgotten: int = 0
+    exists: bool = False
+
+    def apply(self, changes: Changes, version: int) -> None:
+        """Do to the model what a commit does to a record."""
+        if changes.forget:
+            self.__init__(applied=self.applied, forgotten=version)  # type: ignore[misc]
+        self.version, self.exists = version, True
+        for kept, changed in ((self.state, changes.state), (self.fsm, changes.fsm)):
+            for key, value in changed.items():
+                if value is None:
+                    kept.pop(key, None)
+                else:
+                    kept[key] = orjson.loads(value)
+        if changes.clear_history:
+            self.history = []
+        self.history += changes.messages
+        if changes.keep_history is not None:
+            self.history = self.history[max(0, len(self.history) - changes.keep_history) :]
+        self.applied = [*self.applied, *changes.applied][-APPLIED_LIMIT:]
+        for update_id, entry in changes.outbox.items():
+            self.outbox.pop(update_id, None)
+            if entry is not None:
+                self.outbox[update_id] = OutboxEntry.from_json(orjson.loads(entry))
+        self.outbox = {key: entry for key, entry in self.outbox.items() if key in self.applied}
+
+
+@st.composite
+def all_changes(draw: st.DrawFn) -> Changes:
+    """Any commit a turn could make, and some that none would."""
+    encoded = st.none() | VALUES.map(orjson.dumps)
+    steps = st.text("st", max_size=2)
+    flow = st.none() | steps.map(lambda step: orjson.dumps({"state": step, "data": {}}))
+    applied = draw(st.lists(UPDATE_IDS, max_size=3, unique=True))
+    outbox: dict[int, bytes | None] = dict.fromkeys(draw(st.lists(UPDATE_IDS, max_size=2)))
+    for update_id in applied:
+        if draw(st.booleans()):
+            reply = {"method": "sendMessage", "params": {"text": str(update_id)}}
+            outbox[update_id] = encode_entry(OutboxEntry([reply], 1.0))
+    roles = st.sampled_from(["user", "assistant"])
+    message = st.builds(Message, roles, st.text("hi👋", max_size=3), st.just(1.0))
+    return Changes(
+        state=draw(st.dictionaries(KEYS, encoded, max_size=3)),
+        fsm=draw(st.dictionaries(KEYS, flow, max_size=2)),
+        messages=tuple(draw(st.lists(message, max_size=3))),
+        clear_history=draw(st.booleans()),
+        keep_history=draw(st.none() | st.integers(0, 6)),
+        applied=tuple(applied),
+        outbox=outbox,
+        size=draw(st.sampled_from([0, MAX_BYTES, MAX_BYTES + 1])),
+    )
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """One store, one model, and every sequence hypothesis can think of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.models: dict[str, Model] = {}
+        self.spent: set[int] = set()
+        self.last: tuple[str, Changes, int | None] | None = None
+
+    @initialize()
+    def open(self) -> None:
+        self.harness: Harness = make_harness()
+        limits = Limits(max_bytes=MAX_BYTES)
+        self.store: OperatorStore = self.runner.run(self.harness.open(limits, ttl=3600))
+
+    def teardown(self) -> None:
+        if hasattr(self, "harness"):
+            self.runner.run(self.harness.close())
+        self.runner.close()
+
+    def commit(self, user_id: str, changes: Changes, expect: int | None) -> int:
+        return self.runner.run(self.store.commit(user_id, changes, expect=expect))
+
+    def applied(self, user_id: str, changes: Changes, expect: int | None) -> None:
+        """Commit on both sides."""
+        model = self.models.setdefault(user_id, Model())
+        version = self.commit(user_id, changes, expect)
+        assert version > model.version
+        assert version not in self.spent, "a version was used twice"
+        self.spent.add(version)
+        model.apply(changes, version)
+        self.last = (user_id, changes, expect)
+
+    @rule(user_id=USERS, changes=all_changes(), is_merge=st.booleans())
+    def commits(self, user_id: str, changes: Changes, is_merge: bool) -> None:
+        expect = None if is_merge else self.models.get(user_id, Model()).version
+        if changes.size <= MAX_BYTES:
+            self.applied(user_id, changes, expect)
+            return
+        try:
+            self.commit(user_id, changes, expect)
+        except StateTooLarge:
+            return
+        raise AssertionError("a record beyond the limit was taken")
+
+    @rule(user_id=USERS, changes=all_changes(), age=st.integers(1, 10**6))
+    def commits_late(self, user_id: str, changes: Changes, age: int) -> None:
+        version = self.models.get(user_id, Model()).version
+        for expect in {0, version + age, max(1, version - age)} - {version}:
+            try:
+                self.commit(user_id, changes, expect)
+            except StateConflict:
+                continue
+            except StateTooLarge:
+                assert changes.size > MAX_BYTES
+                continue
+            raise AssertionError(f"version {expect} was accepted where {version} was due")
+
+    @rule()
+    def repeats_the_last_commit(self) -> None:
+        """As after a lost answer; nothing must happen, unless somebody committed since."""
+        if self.last is None:
+            return
+        user_id, changes, expect = self.last
+        model = self.models[user_id]
+        if model.exists and expect is not None:
+            assert self.commit(user_id, changes, expect) == model.version
+
+    @rule(user_id=USERS)
+    def forgets(self, user_id: str) -> None:
+        model = self.models.setdefault(user_id, Model())
+        had_something = model.exists and not (
+            model.forgotten and not (model.state or model.fsm or model.history)
+        )
+        assert self.runner.run(self.store.forget(user_id)) is had_something
+        version = self.runner.run(self.store.load(user_id)).version
+        assert version > model.version
+        self.spent.add(version)
+        model.apply(Changes(forget=True), version)
+        self.last = None
+
+    @rule(user_id=USERS)
+    def expires(self, user_id: str) -> None:
+        model = self.models.get(user_id)
+        if model is None or not model.exists:
+            return
+        self.runner.run(self.harness.expire(user_id))
+        self.models[user_id] = Model()
+        self.last = None
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for user_id, model in self.models.items():
+            record = self.runner.run(self.store.load(user_id))
+            assert record.version == model.version
+            assert record.state == model.state
+            assert record.fsm == model.fsm
+            assert record.history == model.history
+            assert list(record.applied) == model.applied
+            assert record.outbox == model.outbox
+            assert record.forgotten == model.forgotten
+
+    @invariant()
+    def lists_its_users(self) -> None:
+        if not hasattr(self, "store"):
+            return
+
+        async def listed() -> set[str]:
+            return {user_id async for user_id in self.store.users()}
+
+        expected = {
+            user_id
+            for user_id, model in self.models.items()
+            if model.exists and not (model.forgotten and not (model.state or model.fsm or model.history))
+        }
+        assert self.runner.run(listed()) == expected
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -1,0 +1,223 @@
+"""Export and import: what was kept on one engine is kept on the next.
+
+Every engine is given the same records and gives back the same lines (but for the order of keys, which JSON
+leaves open). So a record may go from any engine to any other, and on, and is what it was.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from bot.runtime.errors import StateCorrupt
+from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, encode_entry
+from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
+from bot.runtime.state.transfer import UnusableLine, export_lines, import_lines
+from suite.contract.harness import Harness
+from suite.contract.test_json import VALUES
+
+REPLY = {"method": "sendMessage", "params": {"chat_id": "1", "text": "I <b>know</b>, ünd 👋"}, "files": {}}
+STEP = {"state": "Steps:name", "data": {"tries": [1, 2.0, None], "nested": {"": {}}}, "at": 1_790_000_000.25}
+
+EXACT = [value for value in VALUES if str(value) != "-0.0"]
+"""What comes back as it was written. Of -0.0, PostgreSQL's jsonb gives back the equal 0.0."""
+
+RECORDS = [
+    UserRecord("1", state={"last_message": "hi", "message_count": 1}, applied=(4,)),
+    UserRecord("22", state={str(number): value for number, value in enumerate(EXACT)}),
+    UserRecord(
+        "333",
+        state={"": [], " ": {}, "a.b:c/d\\e'\"$": "\u2028\x7f\t\n", "ключ 🔑": {"b": 1, "a": {"c": [[[]]]}}},
+        history=[
+            Message("user" if number % 2 else "assistant", f"{number} {'äöü👋' * number}", 1e9 + number / 8)
+            for number in range(50)
+        ],
+    ),
+    UserRecord("4444", fsm={"0:4444:4444": STEP, "0:-100:4444:7": {"state": None, "data": {}, "at": 1.5}}),
+    UserRecord("-1005", fsm={"0:-1005:-1005": {"data": {"a": 1}, "at": 2}}),
+    UserRecord(
+        "666666666666",
+        state={"asked": True},
+        history=[Message("user", "\n", 0.0)],
+        applied=tuple(range(999_999_000, 999_999_000 + APPLIED_LIMIT)),
+        outbox={
+            999_999_003: OutboxEntry([REPLY, REPLY], 1_790_000_000.0),
+            999_999_255: OutboxEntry([REPLY], None),
+        },
+    ),
+    UserRecord("7", applied=(2**31 - 1, 5, 6)),
+]  # fmt: skip
+
+
+MANY, FEW = 150, 50
+"""Users, and how many of them may be in memory at a time."""
+
+
+def written(records: Iterable[UserRecord]) -> list[bytes]:
+    """The lines of an export of these."""
+    return sorted(orjson.dumps(record.to_json(), option=orjson.OPT_SORT_KEYS) for record in records)
+
+
+async def exported(store: OperatorStore) -> list[bytes]:
+    """The lines of an export, each with its keys in order."""
+    return sorted(
+        [orjson.dumps(orjson.loads(line), option=orjson.OPT_SORT_KEYS) async for line in export_lines(store)]
+    )
+
+
+async def import_all(
+    store: OperatorStore, lines: Iterable[bytes], *, with_forgotten: bool = False
+) -> tuple[int, int]:
+    """Import to the end; how many users are imported, and left out."""
+    steps = import_lines(store, lines, with_forgotten=with_forgotten)
+    return [done async for done in steps][-1]
+
+
+def line(**parts: Any) -> bytes:
+    """A line about user 1 with these parts."""
+    return orjson.dumps(UserRecord("1").to_json() | parts)
+
+
+UNUSABLE = {
+    "no JSON": b'{"user_id": "1", ',
+    "no object": b"[]",
+    "empty": b"",
+    "no number": line(state={"a": 1}).replace(b"1}", b"NaN}"),
+    "larger than 64 bits": line(state={"a": 1}).replace(b"1}", b"18446744073709551616}"),
+    "a part missing": b'{"user_id": "1", "state": {}}',
+    "a part too many": line(stat={}),
+    "user_id a number": line(user_id=1),
+    "user_id empty": line(user_id=""),
+    "user_id with NUL": line(user_id="1\0"),
+    "state a list": line(state=[]),
+    "state with NUL": line(state={"a": "\0"}),
+    "history an object": line(history={}),
+    "role unknown": line(history=[{"role": "system", "text": "", "at": 1.0}]),
+    "text a number": line(history=[{"role": "user", "text": 1, "at": 1.0}]),
+    "time a text": line(history=[{"role": "user", "text": "", "at": "1"}]),
+    "time missing": line(history=[{"role": "user", "text": ""}]),
+    "fsm null": line(fsm=None),
+    "flow a number": line(fsm={"k": 5}),
+    "flow without a time": line(fsm={"k": {"state": "s", "data": {}}}),
+    "step a number": line(fsm={"k": {"state": 5, "at": 1.0}}),
+    "data a list": line(fsm={"k": {"data": [], "at": 1.0}}),
+    "applied a text": line(applied="12"),
+    "applied of texts": line(applied=["x"]),
+    "applied of booleans": line(applied=[True]),
+    "applied below zero": line(applied=[-1]),
+    "applied beyond a bigint": line(applied=[2**63]),
+    "outbox a list": line(outbox=[]),
+    "outbox of no id": line(applied=[5], outbox={"x": {"replies": [], "at": None}}),
+    "replies a number": line(applied=[5], outbox={"5": {"replies": 5, "at": None}}),
+    "reply a text": line(applied=[5], outbox={"5": {"replies": ["hi"], "at": None}}),
+    "reply without method": line(applied=[5], outbox={"5": {"replies": [{"params": {}}], "at": None}}),
+    "outbox with a time as text": line(applied=[5], outbox={"5": {"replies": [REPLY], "at": "1"}}),
+}
+
+
+async def test_what_goes_in_comes_out(store: OperatorStore) -> None:
+    """State, history, steps, applied ids and undelivered replies; imported again, the same once more."""
+    for _ in range(2):
+        await import_all(store, written(RECORDS))
+        assert await exported(store) == written(RECORDS)
+
+
+async def test_who_is_there_already_is_replaced(store: OperatorStore) -> None:
+    """But for the ids of updates that were applied here: they stay applied. Others stay as they are."""
+    other = UserRecord("8", state={"of": "another"}, history=[Message("user", "here", 1.0)], applied=(1,))
+    await import_all(store, written([other]))
+    before = Changes(
+        state={"last_message": b'"bye"', "old": b"[1]"},
+        fsm={"0:1:1": b'{"state":"gone"}'},
+        messages=(Message("user", "bye", 2.0),),
+        applied=(3, 4),
+        outbox={3: encode_entry(OutboxEntry([REPLY], None))},
+    )
+    await store.commit("1", before, expect=0)
+    expected = UserRecord("1", state=RECORDS[0].state, applied=(3, 4))
+    for _ in range(2):
+        await import_all(store, written(RECORDS[:1]))
+        assert await exported(store) == written([expected, other])
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE.values(), ids=UNUSABLE)
+async def test_what_is_no_record_takes_nobodys_place(store: OperatorStore, unusable: bytes) -> None:
+    """It is named by its line and in one line; what is kept stays, and can be read and written to."""
+    await import_all(store, written(RECORDS))
+    with pytest.raises(UnusableLine, match=r"^line 2: [^\n]+ \(1 user is imported[^\n]+$"):
+        await import_all(store, [line(user_id="2"), unusable])
+    assert await exported(store) == written([*RECORDS, UserRecord("2")])
+    await store.commit("1", Changes(applied=(9,)), expect=(await store.load("1")).version)
+
+
+async def test_what_is_too_large_is_named_by_its_line(harness: Harness) -> None:
+    store = await harness.open(Limits(max_bytes=100))
+    with pytest.raises(UnusableLine, match=r"^line 1: user 1: .*STATE_MAX_BYTES=100 \(0 users are imported"):
+        await import_all(store, [line(state={"a": "b" * 100})])
+    assert await exported(store) == []
+
+
+async def test_who_was_forgotten_stays_forgotten(store: OperatorStore) -> None:
+    """An export cannot know; neither does it undo what they have said since, if they came back."""
+    lines = written(RECORDS[:3])
+    await import_all(store, lines)
+    await store.forget("1")
+    await store.forget("22")
+    back = {"number": b"1"}
+    await store.commit("22", Changes(state=back), expect=(await store.load("22")).version)
+    for _ in range(2):
+        assert await import_all(store, lines) == (1, 2)
+        assert await exported(store) == written([UserRecord("22", state={"number": 1}), RECORDS[2]])
+    assert await import_all(store, lines, with_forgotten=True) == (3, 0)
+    assert await exported(store) == lines
+
+
+async def test_an_import_reads_few_lines_ahead(store: OperatorStore) -> None:
+    pulled = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal pulled
+        for pulled in range(1, MANY + 1):
+            yield line(user_id=str(pulled), state={"number": pulled})
+
+    steps = import_lines(store, lines())
+    assert await anext(steps) == (pulled, 0)
+    assert pulled <= FEW
+    assert len(await exported(store)) == pulled
+    async for _ in steps:
+        pass
+    assert len(await exported(store)) == MANY
+
+
+async def test_an_export_asks_for_few_users_ahead(
+    store: OperatorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await import_all(store, [line(user_id=str(number), state={"a": number}) for number in range(MANY)])
+    listed = 0
+    users = store.users
+
+    async def counted() -> AsyncIterator[str]:
+        nonlocal listed
+        async for user_id in users():
+            listed += 1
+            yield user_id
+
+    monkeypatch.setattr(store, "users", counted)
+    lines = export_lines(store)
+    await anext(lines)
+    assert listed <= FEW
+    assert 1 + len([each async for each in lines]) == MANY
+
+
+async def test_an_unreadable_record_ends_an_export_or_is_left_out(
+    store: OperatorStore, harness: Harness
+) -> None:
+    await import_all(store, written(RECORDS))
+    await harness.corrupt("22")
+    with pytest.raises(StateCorrupt, match="user 22"):
+        await exported(store)
+    unreadable: list[StateCorrupt] = []
+    lines = [each async for each in export_lines(store, unreadable.append)]
+    assert len(lines) == len(RECORDS) - 1
+    assert [error.user_id for error in unreadable] == ["22"]

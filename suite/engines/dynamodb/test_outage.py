@@ -1,0 +1,101 @@
+"""The server is restarted, paused, killed or busy in mid-traffic: no update is lost or applied twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from bot.runtime.config import Settings
+from bot.runtime.engines.dynamodb import connection as dynamodb_client
+from bot.runtime.engines.dynamodb.store import DynamodbStore
+from bot.runtime.logs import configure_logs
+from bot.runtime.telegram import processor
+from suite.behaviour.runtime import Mode, Runtime
+from suite.engines.dynamodb.server import Server, make_store, make_table
+from suite.engines.dynamodb.throttle import Throttle
+from suite.fake_telegram import FakeTelegram
+
+USERS, MESSAGES = 10, 20
+
+
+@pytest.fixture
+async def throttle(server: Server) -> AsyncIterator[Throttle]:
+    """In front of the test's own server."""
+    await make_table(server.url)
+    throttle = Throttle(lambda: server.url)
+    await throttle.start()
+    yield throttle
+    await throttle.stop()
+
+
+@pytest.fixture
+async def store(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DynamodbStore]:
+    monkeypatch.setattr(dynamodb_client, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(processor, "RETRY_DELAYS", (0.05, 0.3))
+    store = make_store(throttle.url, dynamodb_max_connections=5, dynamodb_timeout=1)
+    yield store
+    await store.close()
+
+
+async def restart(server: Server, throttle: Throttle) -> None:
+    await asyncio.to_thread(server.stop)
+    await asyncio.sleep(1.5)
+    await asyncio.to_thread(server.start)
+
+
+async def pause(server: Server, throttle: Throttle) -> None:
+    server.pause()
+    await asyncio.sleep(2)
+    server.resume()
+
+
+async def kill(server: Server, throttle: Throttle) -> None:
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(1.5)
+    await asyncio.to_thread(server.start)
+
+
+async def be_busy(server: Server, throttle: Throttle) -> None:
+    throttle.refuse(0.9, "ThrottlingException", Random(1))
+    await asyncio.sleep(2.5)
+    throttle.refuse_no_more()
+
+
+async def fail(server: Server, throttle: Throttle) -> None:
+    throttle.refuse(0.9, "InternalServerError", Random(1))
+    await asyncio.sleep(2.5)
+    throttle.refuse_no_more()
+
+
+@pytest.mark.parametrize("trouble", [restart, pause, kill, be_busy, fail])
+async def test_in_mid_traffic(
+    server: Server,
+    throttle: Throttle,
+    store: DynamodbStore,
+    mode: Mode,
+    trouble: Any,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs(Settings())
+    async with FakeTelegram(max_retry_after=0.1, max_delay=0.3) as telegram, Runtime(telegram, store, mode):
+        sending = asyncio.create_task(send(telegram))
+        for _ in range(2):
+            await asyncio.sleep(0.4)
+            await trouble(server, throttle)
+        await sending
+        await telegram.settled(60)
+        for user in range(1, USERS + 1):
+            record = await store.load(str(user))
+            assert record.state == {"last_message": f"m{MESSAGES}", "message_count": MESSAGES}
+            expected = [f"Processed: m{n} (#{n})" for n in range(1, MESSAGES + 1)]
+            assert list(dict.fromkeys(telegram.texts(user))) == expected, "each, in order"
+    assert "update has to wait" in capfd.readouterr().err, "this test would not notice"
+
+
+async def send(telegram: FakeTelegram) -> None:
+    for n in range(1, MESSAGES + 1):
+        for user in range(1, USERS + 1):
+            telegram.message(f"m{n}", user_id=user)
+        await asyncio.sleep(0.2)

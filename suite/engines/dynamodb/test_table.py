@@ -1,0 +1,172 @@
+"""`bot migrate` makes the table, as often and by as many as may be; `bot doctor` looks at it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bot.runtime.engines.dynamodb import table as dynamodb_table
+from bot.runtime.engines.dynamodb.connection import DynamodbClient
+from bot.runtime.engines.dynamodb.doctor import _clock
+from bot.runtime.engines.dynamodb.store import DynamodbStore
+from bot.runtime.errors import OperatorError, StateUnavailable
+from bot.runtime.state.store import Changes, Finding
+from suite.behaviour.test_cli import run
+from suite.engines.dynamodb.server import environment_of, make_client, make_store, make_table
+from suite.engines.dynamodb.throttle import Throttle
+
+CREATED = (
+    "table {}: created (on-demand, protected from deletion), expiry (TTL on `expires`) turned on, "
+    "point-in-time recovery turned on"
+)
+
+
+async def described(url: str, table: str) -> DynamodbClient:
+    """A client of a table, open."""
+    client = make_client(url, table)
+    await client.open()
+    return client
+
+
+async def test_it_is_made_with_all_it_needs_and_once(url: str, fresh: str) -> None:
+    assert await make_table(url, fresh) == CREATED.format(fresh)
+    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+    client = await described(url, fresh)
+    table = await dynamodb_table.describe(client)
+    assert table
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["DeletionProtectionEnabled"] is True
+    assert await dynamodb_table.expires(client)
+    assert await dynamodb_table.recovers(client)
+    await client.close()
+
+
+async def test_many_who_make_it_at_once(url: str, fresh: str) -> None:
+    said = await asyncio.gather(*(make_table(url, fresh) for _ in range(6)))
+    assert sum("created" in line for line in said) == 1
+    store = make_store(url, table=fresh)
+    await store.connect()
+    await store.close()
+
+
+async def test_one_that_was_cut_off_is_finished(
+    url: str, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut_off(_: DynamodbClient) -> list[str]:
+        raise KeyboardInterrupt
+
+    client = await described(url, fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(dynamodb_table, "_turn_on_expiry", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            await dynamodb_table.migrate(client)
+    await client.close()
+    said = await make_table(url, fresh)
+    assert said == f"table {fresh}: expiry (TTL on `expires`) turned on, point-in-time recovery turned on"
+
+
+async def test_one_that_was_restored_gets_what_it_lacks(url: str, fresh: str) -> None:
+    """Restoring makes a table with the items alone. Here it is made by hand, and used as it is."""
+    client = await described(url, fresh)
+    await client.call(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    store = make_store(url, table=fresh)
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    assert await make_table(url, fresh) == (
+        f"table {fresh}: protection from deletion turned on, expiry (TTL on `expires`) turned on, "
+        "point-in-time recovery turned on"
+    )
+    table = await dynamodb_table.describe(client)
+    assert table
+    assert table["DeletionProtectionEnabled"] is True
+    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+    assert set(levels(await store.diagnose()).values()) == {"ok"}
+    assert (await store.load("1")).state == {"a": 1}
+    await store.close()
+    await client.close()
+
+
+async def test_the_command(tmp_path: Path, url: str, fresh: str) -> None:
+    settings = environment_of(url, fresh)
+    missing = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
+    assert (missing.returncode, missing.stderr) == (
+        1,
+        f"error: the table {fresh} does not exist: run `bot migrate`\n",
+    )
+    made = await asyncio.to_thread(run, tmp_path, "migrate", **settings)
+    assert (made.returncode, made.stdout, made.stderr) == (0, f"{CREATED.format(fresh)}\n", "")
+    there = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
+    assert there.stderr == "error: nothing is kept about user 1\n"
+
+
+async def test_the_table_of_somebody_else_is_left_alone(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
+    await client.call(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(OperatorError, match="has another key than `id`: set another DYNAMODB_TABLE"):
+        await dynamodb_table.migrate(client)
+    assert not await dynamodb_table.expires(client)
+    await client.close()
+    store = make_store(url, table=fresh)
+    with pytest.raises(StateUnavailable, match="another key than `id`"):
+        await store.connect()
+
+
+async def test_a_server_without_all_the_features(throttle: Throttle, direct: DynamodbStore) -> None:
+    """As DynamoDB local and others are."""
+    throttle.before = lambda operation: (
+        throttle.refuse_next("UnknownOperationException")
+        if operation == "DescribeContinuousBackups"
+        else None
+    )
+    assert "point-in-time recovery is not on: this server" in await make_table(throttle.url)
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.text: finding.level for finding in findings}
+
+
+async def test_the_doctor_is_content_with_what_migrate_makes(direct: DynamodbStore) -> None:
+    assert set(levels(await direct.diagnose()).values()) == {"ok"}
+
+
+async def test_the_doctor_names_every_risk(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
+    await client.call(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PROVISIONED",
+        ProvisionedThroughput={"ReadCapacityUnits": 1, "WriteCapacityUnits": 1},
+    )
+    await client.close()
+    store = make_store(url, table=fresh)
+    await store.connect()
+    warnings = [text for text, level in levels(await store.diagnose()).items() if level == "warning"]
+    await store.close()
+    for sign in ("provisioned throughput", "not protected from deletion", "(TTL)", "point-in-time recovery"):
+        assert sum(sign in text for text in warnings) == 1, sign
+
+
+async def test_the_doctor_says_what_it_may_not_see(proxied: DynamodbStore, throttle: Throttle) -> None:
+    throttle.refuse_next("AccessDeniedException")
+    findings = levels(await proxied.diagnose())
+    assert [text for text, level in findings.items() if level == "warning"] == [
+        "the table cannot be looked at: these credentials do not permit dynamodb:DescribeTable on the table "
+        f"{proxied.client.table}"
+    ]
+
+
+def test_the_doctor_compares_clocks() -> None:
+    assert _clock(2).level == "ok"
+    assert "100 s ahead of this machine's" in _clock(100).text
+    assert _clock(-100).level == "warning"

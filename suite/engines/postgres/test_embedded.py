@@ -1,0 +1,198 @@
+"""The development server: shared, stopped by the last, and back after anything."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.postgres.store import PostgresStore
+from bot.runtime.errors import OperatorError
+from bot.runtime.state.store import Changes
+from suite.behaviour.test_cli import environment
+from suite.engines.postgres.server import OwnServer
+
+USER = """
+import sys
+from pathlib import Path
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+server = PostgresDevServer(Path(sys.argv[1]))
+print(server.start_now(), flush=True)
+sys.stdin.readline()
+server.stop_now()
+print("left", flush=True)
+sys.stdin.readline()
+"""
+
+Users = Callable[[], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A data folder; whatever still runs in it is killed in the end."""
+    folder = tmp_path / "postgres"
+    yield folder
+    if pid := postmaster(folder):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def use(folder: Path) -> Iterator[Users]:
+    """Start a process that uses the server until it gets a line."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def use() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", USER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield use
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def leave(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert said(process) == "left"
+
+
+def postmaster(folder: Path) -> int | None:
+    """The process id of the server, if it runs."""
+    try:
+        pid = int((folder / "postmaster.pid").read_text().partition("\n")[0])
+    except FileNotFoundError:
+        return None
+    return pid if psutil.pid_exists(pid) else None
+
+
+def test_it_is_started_once_and_stopped_by_the_last(folder: Path, use: Users) -> None:
+    first, second = use(), use()
+    url = said(first)
+    assert said(second) == url.replace("first", "second")
+    pid = postmaster(folder)
+    assert pid
+    leave(first)
+    assert postmaster(folder) == pid
+    third = use()
+    assert said(third) == url
+    leave(second)
+    assert postmaster(folder) == pid
+    leave(third)
+    assert postmaster(folder) is None
+
+
+def test_users_that_are_killed_do_not_keep_it_running(folder: Path, use: Users) -> None:
+    first, second = use(), use()
+    said(first)
+    said(second)
+    first.kill()
+    first.wait()
+    leave(second)
+    assert postmaster(folder) is None
+    third = use()
+    said(third)
+    third.kill()
+    third.wait()
+    assert postmaster(folder), "nobody was there to stop it"
+    fourth = use()
+    said(fourth)
+    leave(fourth)
+    assert postmaster(folder) is None
+
+
+async def test_what_was_committed_is_there_after_everything_is_killed(own_server: OwnServer) -> None:
+    store = PostgresStore(own_server.embedded)
+    await store.connect()
+    for n in range(50):
+        await store.commit(f"{n}", Changes(state={"n": str(n).encode()}), expect=0)
+    await asyncio.to_thread(own_server.crash)
+    assert (await store.load("49")).state == {"n": 49}
+    assert len([user async for user in store.users()]) == 50
+    await store.close()
+
+
+@pytest.mark.parametrize("content", [f"{os.getpid()}\n/elsewhere\n", "1\n", "", "999999999\nx\n1\n"])
+def test_a_lock_file_left_behind_is_no_obstacle(folder: Path, content: str) -> None:
+    """After a reboot, or in a new container, another process has the id that stands in it."""
+    server = PostgresDevServer(folder)
+    server.start_now()
+    server.stop_now()
+    (folder / "postmaster.pid").write_text(content)
+    server.start_now()
+    assert postmaster(folder)
+    server.stop_now()
+    assert postmaster(folder) is None
+
+
+async def test_two_stores_of_one_process_share_it(folder: Path) -> None:
+    one, other = (PostgresStore(PostgresDevServer(folder)) for _ in range(2))
+    await asyncio.gather(one.connect(), other.connect())
+    await one.commit("1", Changes(state={"a": b"1"}), expect=0)
+    await one.close()
+    assert (await other.load("1")).state == {"a": 1}
+    await other.close()
+    assert postmaster(folder) is None
+
+
+async def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+    """The path of a Unix socket has at most 107 characters."""
+    store = PostgresStore(PostgresDevServer(tmp_path / ("x" * 60) / ("y" * 60) / "postgres"))
+    await store.connect()
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    await store.close()
+
+
+def test_without_the_library_it_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fasteners", None)
+    with pytest.raises(OperatorError, match=r"^DATABASE_URL is not set, .*: set DATABASE_URL=.*`uv sync`$"):
+        PostgresDevServer(folder).start_now()
+
+
+def test_one_that_does_not_start_is_one_line(folder: Path) -> None:
+    server = PostgresDevServer(folder)
+    server.start_now()
+    server.stop_now()
+    (folder / "PG_VERSION").write_text("9\n")
+    with pytest.raises(OperatorError, match=r"^the development server does not start"):
+        server.start_now()
+
+
+def test_a_newcomer_types_one_command(tmp_path: Path) -> None:
+    """`bot chat` and `bot state` see the same records, and leave no server behind."""
+    env = environment(tmp_path)
+    assert "DATABASE_URL" not in env
+
+    def bot(*arguments: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "suite.counting_bot", *arguments],
+            cwd=tmp_path,
+            env=env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert bot("chat", stdin="hello\n") == "Processed: hello (#1)\n"
+    assert bot("chat", stdin="there\n") == "Processed: there (#2)\n"
+    assert '"message_count": 2' in bot("state", "show", "1")
+    assert bot("migrate").startswith("nothing to do")
+    assert postmaster(tmp_path / ".data" / "postgres") is None

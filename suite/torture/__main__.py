@@ -1,0 +1,81 @@
+"""The torture suite in its long form: `uv run python -m suite.torture`.
+
+Prints the seed, everything that goes wrong, and a table of what came of it. Exits with 1 when an update was
+lost, applied twice, not answered, or out of order; with 2 where there is no server to torture. The same seed
+gives the same faults again.
+"""
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from bot.runtime.chosen import ENGINE
+from suite.torture.clock import LIBRARY
+from suite.torture.driver import Outcome, Setup, setups, short_setups, torture
+from suite.torture.ledger import table
+from suite.torture.plan import Plan, share, short
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m suite.torture", description="Torture this bot.")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="one that was printed")
+    parser.add_argument("--minutes", type=float, default=0, help="go on for so long, with the next seeds")
+    parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
+    parser.add_argument("--replicas", type=int, help="only so many processes")
+    parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
+    parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
+    chosen = parser.parse_args()
+    possible = short_setups(chosen.bot) if chosen.short else setups(chosen.bot)
+    wanted = {
+        number: setup
+        for number, setup in enumerate(possible)
+        if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
+    }
+
+    if not LIBRARY:
+        print("libfaketime is not installed: the clocks of servers stay right")
+    outcomes = {setup.name: Outcome() for setup in wanted.values()}
+    end = time.monotonic() + 60 * chosen.minutes
+    seed = chosen.seed
+    while True:
+        for number, setup in wanted.items():
+            print(f"{ENGINE}, {setup.name}: --seed {seed}", flush=True)
+            # As many seeds in a row as there are set-ups have each fault happen alone in each of them.
+            plan = short if chosen.short else share(seed + number, len(possible))
+            outcomes[setup.name] += run(setup, seed, plan)
+        if time.monotonic() > end:
+            break
+        seed += 1
+
+    print()
+    print(table({f"{ENGINE}, {name}": outcome.balance for name, outcome in outcomes.items()}))
+    total = sum(outcomes.values(), Outcome())
+    print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")
+    return 0 if total.is_clean else 1
+
+
+def run(setup: Setup, seed: int, plan: Plan) -> Outcome:
+    """One run. What its processes said is kept when there is something to be looked into."""
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        outcome = asyncio.run(torture(setup, seed, folder, plan, say=lambda text: print(text, flush=True)))
+    except pytest.skip.Exception as missing:
+        shutil.rmtree(folder)
+        print(missing, file=sys.stderr)
+        sys.exit(2)
+    if outcome.is_clean:
+        shutil.rmtree(folder)
+    else:
+        print(f"not clean: {outcome.balance} {outcome.problems}; logs are in {folder}", flush=True)
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())

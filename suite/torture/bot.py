@@ -1,0 +1,54 @@
+"""The bot under torture: `python -m suite.torture.bot run`.
+
+It is this project's, but for its agent, which leaves a trace of every message, and for its clock, which can
+be set wrong: SIGUSR1 moves it to where the file `TORTURE_CLOCK` says, in seconds from the right time.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime.cli import main
+from suite.owner import put_in_place
+
+
+class TorturedAgent(TelegramAgentAdapter):
+    """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        name, seconds = message.split()
+        effects = state.setdefault("effects", [])
+        await asyncio.sleep(float(seconds))
+        effects.append(name)
+        return f"{name} #{len(effects)}"
+
+
+def let_clock_jump(file: Path) -> None:
+    """Make this process's clock follow the file."""
+    right_time, right_time_ns = time.time, time.time_ns
+    shift = 0.0
+
+    def set_clock(*_: object) -> None:
+        nonlocal shift
+        shift = float(file.read_text())
+
+    time.time = lambda: right_time() + shift
+    time.time_ns = lambda: right_time_ns() + int(shift * 1e9)
+    if find_spec("grpc"):
+        # Its core is no Python and keeps the right time, but gets its deadlines from here.
+        vars(import_module("grpc.aio._utils"))["time"] = SimpleNamespace(time=right_time)
+    signal.signal(signal.SIGUSR1, set_clock)
+    set_clock()
+
+
+if __name__ == "__main__":
+    let_clock_jump(Path(os.environ["TORTURE_CLOCK"]))
+    put_in_place(TorturedAgent)
+    main()

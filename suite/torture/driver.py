@@ -1,0 +1,192 @@
+"""One run: people write to a bot while things go wrong, and in the end the books have to balance."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from suite.fake_telegram import FakeTelegram
+from suite.torture.backend import rendered_backend
+from suite.torture.faults import KILL, Stage
+from suite.torture.ledger import Balance, Ledger
+from suite.torture.link import Link
+from suite.torture.people import USERS, People
+from suite.torture.plan import Plan
+from suite.torture.processes import Replica, balancer, running
+
+Mode = Literal["polling", "webhook"]
+WEBHOOK_TIMEOUT = 1.0
+"""Seconds that Telegram waits for an answer; in reality 60."""
+
+PATIENCE = 120.0
+"""Seconds after which a bot that does not get on is stuck."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the bot runs.
+
+    Attributes:
+        mode: how it gets its updates.
+        replicas: how many processes share the work; one, when it polls.
+        bot: the module to run.
+    """
+
+    mode: Mode
+    replicas: int = 1
+    bot: str = "suite.torture.bot"
+
+    @property
+    def name(self) -> str:
+        return self.mode if self.replicas == 1 else f"{self.mode}, {self.replicas} replicas"
+
+
+def setups(bot: str = Setup.bot) -> list[Setup]:
+    """Every way to run it. Several processes can share only what outlives each of them."""
+    most = 3 if rendered_backend().survives_exit else 1
+    return [Setup("polling", 1, bot), *(Setup("webhook", count, bot) for count in sorted({1, most}))]
+
+
+def short_setups(bot: str = Setup.bot) -> list[Setup]:
+    """Both modes, with as many processes as can share the work."""
+    possible = setups(bot)
+    return [possible[0], possible[-1]]
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        balance: the ledger's.
+        faults: how many there were, and how many processes were killed.
+        problems: all else that must not be.
+    """
+
+    balance: Balance = field(default_factory=Balance)
+    faults: int = 0
+    kills: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return self.balance.is_clean and not self.problems
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.balance + other.balance,
+            self.faults + other.faults,
+            self.kills + other.kills,
+            self.problems + other.problems,
+        )
+
+
+async def torture(
+    setup: Setup, seed: int, folder: Path, plan: Plan, say: Callable[[str], None] = print
+) -> Outcome:
+    """Run the bot, and break things as planned.
+
+    Args:
+        setup: how the bot runs.
+        seed: of everything that is left to chance.
+        folder: an empty one, for data and logs.
+        plan: what goes wrong, and when.
+        say: told about everything that happens.
+    """
+    outcome = Outcome()
+    started = time.monotonic()
+
+    def tell(text: str) -> None:
+        say(f"{time.monotonic() - started:7.1f} s  {text}")
+
+    async with AsyncExitStack() as stack:
+        backend = rendered_backend()(folder)
+        stack.push_async_callback(backend.close)
+        await backend.open()
+        for fault, reason in backend.spared.items():
+            tell(f"not tried: {fault}: {reason}")
+        telegram = FakeTelegram(webhook_timeout=WEBHOOK_TIMEOUT, max_delay=0.3, max_retry_after=0.3)
+        telegram.next_update_id = 1_000
+        await telegram.start()
+        stack.push_async_callback(telegram.stop)
+        links = [await stack.enter_async_context(Link(server.address)) for server in backend.servers]
+
+        settings = {
+            "BOT_TOKEN": telegram.token,
+            "TELEGRAM_API_URL": telegram.url,
+            "SHUTDOWN_TIMEOUT": "5",
+            **backend.settings(links),
+        }
+        if setup.mode == "webhook":
+            settings["WEBHOOK_URL"] = "https://bot.example/hook"
+
+        def replica(number: int) -> Replica:
+            return Replica(number, setup.bot, folder, settings)
+
+        replicas = await stack.enter_async_context(running(setup.replicas, replica))
+        telegram.webhook_address = await stack.enter_async_context(balancer(replicas))
+
+        ledger = Ledger()
+        people = People(telegram, ledger, Random(f"{seed} people"))
+        on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
+        faults = on_stage.faults()
+        writing = asyncio.create_task(people.write())
+        try:
+            chance = Random(f"{seed} {setup.name}")
+            for step in plan(list(faults), chance):
+                await _progress(telegram, chance.randint(5, 25))
+                await asyncio.sleep(chance.uniform(0, 0.2))
+                tell(" + ".join(step))
+                outcome.faults += len(step)
+                outcome.kills += step.count(KILL)
+                await asyncio.gather(*(faults[name](Random(chance.getrandbits(64))) for name in step))
+            await _progress(telegram, 25)
+            writing.cancel()
+            tell("all is well again")
+            await telegram.settled(PATIENCE)
+            await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
+            exports = await _exports(telegram)
+            tell("everybody has their data")
+        except TimeoutError as error:
+            outcome.problems.append(f"stuck: {error}; see {folder}")
+            return outcome
+        finally:
+            writing.cancel()
+        said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
+        outcome.balance = ledger.balance(exports, said)
+        await asyncio.gather(*(each.stop() for each in replicas))
+        outcome.problems += [text for each in replicas for text in each.surprises]
+    return outcome
+
+
+async def _progress(telegram: FakeTelegram, updates: int) -> None:
+    """Wait until so many more updates are done."""
+    goal = len(telegram.acknowledged) + updates
+    await telegram.wait_for(lambda: len(telegram.acknowledged) >= goal, PATIENCE)
+
+
+async def _exports(telegram: FakeTelegram) -> dict[int, dict[str, Any]]:
+    """What the bot keeps about each user, as it tells them when they ask."""
+    exports: dict[int, dict[str, Any]] = {}
+
+    def missing() -> set[int]:
+        for sent in telegram.sent:
+            if sent.method == "sendDocument":
+                exports[sent.chat_id] = json.loads(next(iter(sent.files.values())))
+        return set(range(1, USERS + 1)) - exports.keys()
+
+    give_up = time.monotonic() + PATIENCE
+    while users := missing():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"no answer to /export for users {users}")
+        for user_id in users:
+            telegram.message("/export", user_id=user_id)
+        await telegram.settled(PATIENCE)
+        with suppress(TimeoutError):
+            await telegram.wait_for(lambda: not missing(), 5)
+    return exports

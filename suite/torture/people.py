@@ -1,0 +1,50 @@
+"""The people who write to the bot, faster or slower than it answers."""
+
+import asyncio
+from random import Random
+
+from suite.fake_telegram import FakeTelegram
+from suite.torture.ledger import Ledger, Place
+
+USERS = 10
+MESSAGES_A_SECOND = 80
+MOST_WAITING = 150
+"""Unanswered messages beyond which people wait, too."""
+
+
+class People:
+    """Each writes in private and in a group: Telegram keeps the order within each, not between the two."""
+
+    def __init__(self, telegram: FakeTelegram, ledger: Ledger, chance: Random) -> None:
+        self.updates: list[int] = []
+        self._telegram = telegram
+        self._ledger = ledger
+        self._chance = chance
+        self._written = dict.fromkeys(range(1, USERS + 1), 0)
+
+    async def write(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await asyncio.sleep(self._chance.expovariate(MESSAGES_A_SECOND))
+            if self.waiting < MOST_WAITING:
+                self.message(seconds=self._chance.uniform(0, 0.02))
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are not dealt with."""
+        return len(self.updates) - len(self._telegram.acknowledged)
+
+    def message(self, seconds: float) -> None:
+        """Somebody writes what the agent has to think about for so long."""
+        user_id = self._chance.choice(list(self._written))
+        chat_id = self._chance.choice([user_id, -1_000 - user_id])
+        self._written[user_id] += 1
+        name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
+        update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
+        self._ledger.write(Place(user_id, chat_id), name, update_id)
+        self.updates.append(update_id)
+
+    def shuffle(self, seed: int) -> None:
+        """Have Telegram deliver what waits in another order."""
+        self._ledger.shuffled |= set(self.updates) - self._telegram.acknowledged.keys()
+        self._telegram.reorder(seed)

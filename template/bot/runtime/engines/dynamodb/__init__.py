@@ -1,0 +1,1 @@
+"""The DynamoDB engine: one item per user, written conditionally."""

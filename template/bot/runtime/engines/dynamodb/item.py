@@ -1,0 +1,229 @@
+"""How a user's record lies in DynamoDB: one item, in DynamoDB's own form, and what a commit makes of it.
+
+    id          <namespace>:user:<id>
+    state:<key> JSON of one of the owner's keys
+    fsm:<flow>  JSON of one conversation flow
+    history     JSON of the messages, oldest first
+    applied     JSON of the ids of the updates applied last, oldest first
+    outbox:<id> JSON of the replies of an update
+    version     grows with every commit
+    token       names the commit that wrote this version
+    forgotten   the version at which the user was last forgotten
+    marker      that nothing is left of the user but this
+    expires     when the item is over, in seconds since 1970; DynamoDB deletes it some days later
+
+JSON stands there as text, so that no number is rounded and no map has to exist before a key is put into it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from bot.runtime.errors import StateCorrupt
+from bot.runtime.state.codec import dumps, loads
+from bot.runtime.state.record import Message, UserRecord, decode_record
+from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
+
+Item = Mapping[str, Mapping[str, Any]]
+"""Attributes by name, each with its type, such as `{"version": {"N": "1"}}`."""
+
+KEY = "id"
+STATE, FSM, OUTBOX = "state:", "fsm:", "outbox:"
+EXPIRES = "expires"
+
+ITEM_LIMIT = 400 * 1024
+"""Most bytes of an item, names included.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html"""
+
+NUMBER_BYTES = 21
+"""What a number takes at most."""
+
+AT_ONCE = 100
+"""Most attributes that one `UpdateItem` changes, whose expression may have 4 KB; beyond, the item is put."""
+
+
+def version_of(item: Item) -> int:
+    """The version of a record.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has none.
+    """
+    return int(item["version"]["N"]) if item else 0
+
+
+def token_of(item: Item) -> str | None:
+    """The token of the commit that wrote it."""
+    token: str | None = item.get("token", {}).get("S")
+    return token
+
+
+def has_expired(item: Item, now: float) -> bool:
+    """Whether it only waits to be deleted. `now` is in seconds since 1970."""
+    expires = item.get(EXPIRES, {}).get("N")
+    return expires is not None and float(expires) <= now
+
+
+def is_marker(item: Item) -> bool:
+    """Whether all that is left is that the user was forgotten."""
+    return "marker" in item
+
+
+def size_of(item: Item) -> int:
+    """Its bytes, as DynamoDB counts them."""
+    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
+
+
+def decode(user_id: str, item: Item) -> UserRecord:
+    """Make a record of an item.
+
+    Raises:
+        StateCorrupt: it is none.
+    """
+    try:
+        return decode_record(
+            user_id,
+            version=version_of(item),
+            token=item["token"]["S"],
+            state=dict(_after(STATE, item)),
+            fsm=dict(_after(FSM, item)),
+            history=[Message(each["role"], each["text"], each["at"]) for each in _history(item)],
+            applied=tuple(_applied(item)),
+            outbox={int(key): value for key, value in _after(OUTBOX, item)},
+            forgotten=_forgotten(item),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: float | None) -> Item:
+    """The item after a commit.
+
+    Args:
+        item: the item before; empty when there is no record, or one that has expired.
+        changes: the commit.
+        version: its version.
+        now: seconds since 1970.
+        ttl: seconds that a record is kept; `None` for ever.
+
+    Raises:
+        ValueError, KeyError, TypeError: the item is no record. One that is forgotten need not be any.
+    """
+    applied = [*_applied_if_readable(item)] if changes.forget else _applied(item)
+    old: Item = {} if changes.forget else item
+    new = {
+        name: value
+        for name, value in old.items()
+        if name.startswith((STATE, FSM, OUTBOX)) or name == "forgotten"
+    }
+    for prefix, values in ((STATE, changes.state), (FSM, changes.fsm), (OUTBOX, changes.outbox)):
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if value is None:
+                new.pop(name, None)
+            else:
+                new[name] = {"S": value.decode()}
+
+    history = [] if changes.clear_history else _history(old)
+    history += [orjson.Fragment(dumps(message.to_json(), "history")) for message in changes.messages]
+    if changes.keep_history is not None:
+        history = history[len(history) - min(len(history), changes.keep_history) :]
+    if history:
+        new["history"] = {"S": orjson.dumps(history).decode()}
+
+    applied = [*applied, *changes.applied][-APPLIED_LIMIT:]
+    if applied:
+        new["applied"] = {"S": orjson.dumps(applied).decode()}
+    owing = {f"{OUTBOX}{key}" for key in applied}
+    new = {name: value for name, value in new.items() if not name.startswith(OUTBOX) or name in owing}
+
+    new["version"], new["token"] = {"N": str(version)}, {"S": changes.token}
+    if changes.forget:
+        new["forgotten"] = new["version"]
+    has_content = "history" in new or any(name.startswith((STATE, FSM)) for name in new)
+    lifetime = ttl
+    if "forgotten" in new and not has_content:
+        new["marker"] = {"BOOL": True}
+        lifetime = FORGOTTEN_SECONDS
+    if lifetime is not None:
+        new[EXPIRES] = {"N": str(math.ceil(now + lifetime))}
+    return new
+
+
+def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:
+    """The request that makes `new` of `old`, on condition that nobody else has written meanwhile.
+
+    Returns:
+        The operation, and its parameters without the table.
+    """
+    names, values = {"#version": "version"}, {}
+    condition = "attribute_not_exists(#version)"
+    if "version" in old:
+        values[":version"] = old["version"]
+        condition = "#version = :version"
+    if EXPIRES in old:
+        # One that has expired since is not to be written to. Every commit puts this off.
+        names["#expires"], values[":expires"] = EXPIRES, old[EXPIRES]
+        condition += " AND #expires = :expires"
+
+    written = {name: value for name, value in new.items() if old.get(name) != value}
+    removed = [name for name in old if name not in new and name != KEY]
+    parameters: dict[str, Any] = {
+        "ConditionExpression": condition,
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    if len(written) + len(removed) > AT_ONCE:
+        operation = "put_item"
+        parameters["Item"] = {KEY: {"S": key}, **new}
+    else:
+        operation = "update_item"
+        parameters["Key"] = {KEY: {"S": key}}
+        sets, removes = [], []
+        for number, (name, value) in enumerate(written.items()):
+            names[f"#s{number}"], values[f":s{number}"] = name, value
+            sets.append(f"#s{number} = :s{number}")
+        for number, name in enumerate(removed):
+            names[f"#r{number}"] = name
+            removes.append(f"#r{number}")
+        parameters["UpdateExpression"] = f"SET {', '.join(sets)}" + (
+            f" REMOVE {', '.join(removes)}" if removes else ""
+        )
+    parameters["ExpressionAttributeNames"] = names
+    if values:
+        parameters["ExpressionAttributeValues"] = values
+    return operation, parameters
+
+
+def _history(item: Item) -> list[Any]:
+    return list(loads(item["history"]["S"])) if "history" in item else []
+
+
+def _applied(item: Item) -> list[int]:
+    ids = loads(item["applied"]["S"]) if "applied" in item else []
+    if not {int}.issuperset(map(type, ids)):
+        raise TypeError("not ids")
+    return list(ids)
+
+
+def _applied_if_readable(item: Item) -> list[int]:
+    try:
+        return _applied(item)
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _forgotten(item: Item) -> int:
+    return int(item["forgotten"]["N"]) if "forgotten" in item else 0
+
+
+def _after(prefix: str, item: Item) -> Iterator[tuple[str, bytes]]:
+    """The attributes whose names begin with `prefix`, without it."""
+    for name, value in item.items():
+        if name.startswith(prefix):
+            yield name[len(prefix) :], value["S"].encode()
+
+
+def _value_size(value: Mapping[str, Any]) -> int:
+    text = value.get("S")
+    return NUMBER_BYTES if text is None else len(text.encode())

@@ -1,0 +1,1 @@
+"""The Firestore engine: a document per user, written conditionally."""

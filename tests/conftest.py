@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pytest_copie.plugin import Copie
+from copier import run_copy
+from filelock import FileLock
 
 from support import ASKED, Answers, choices, commit_all, copy_working_tree, label, uv
 
@@ -15,10 +16,18 @@ Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
 Workshop = Callable[[Answers], Path]
 
+SECOND_TRY = "second try"
+"""The property of a test of which a part passed only when it was run again."""
+
+SECOND_TRIES = 1
+"""How many tests may need one before the run fails."""
+
+SLOWEST = 10
+
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes test at once: the rendered suites wait more than they work."""
-    return 2 * (os.cpu_count() or 1)
+    """How many processes test at once: some wait for servers more than they work."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,13 +35,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="every switch; of every engine: the oldest dependencies, all tests, long torture",
+        help="also what is proven rarely: every switch, every version, oldest dependencies, long torture",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what the marks mean."""
+    config.addinivalue_line("markers", "slow(seconds): about how long it takes; the slowest begin first")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no process is left alone with it in the end."""
-    items.sort(key=lambda item: item.path.name not in {"test_torture.py", "test_servers.py"})
+
+    def seconds(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("slow")
+        return float(mark.args[0]) if mark else 0.0
+
+    items.sort(key=seconds, reverse=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,37 +78,54 @@ def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path) -> Path:
     """The working tree, committed or not, as a clean git repository tagged v0.0.1."""
-    snapshot = tmp_path_factory.mktemp("template") / "tg-state-template"
-    copy_working_tree(snapshot)
-    commit_all(snapshot, "Snapshot", tag="v0.0.1")
+    snapshot = shared / "template" / "tg-state-template"
+    with FileLock(shared / "template.lock"):
+        if not (snapshot / ".git").exists():
+            copy_working_tree(snapshot)
+            commit_all(snapshot, "Snapshot", tag="v0.0.1")
     return snapshot
 
 
 @pytest.fixture(scope="session")
-def render(template: Path, copie_session: Copie) -> Render:
-    """Render a project and return its folder, which is shared: look, but do not touch.
+def render(template: Path, shared: Path) -> Render:
+    """Render a project, without trust, and return its folder, which is shared: look, but do not touch.
 
-    Fails for an answer that is no question, no choice, or not asked beside the others:
-    pytest-copie itself ignores those without a word.
+    Fails for an answer that is no question, no choice, or not asked beside the others: Copier itself ignores
+    those without a word.
     """
-    rendered: dict[tuple[tuple[str, str], ...], Path] = {}
 
     def _render(**answers: str) -> Path:
         for question, answer in answers.items():
             assert question in ASKED, f"{question} is no question; these are: {ASKED}"
             offered = choices(question)
             assert not offered or answer in offered, f"{answer} is none of {offered}"
-        key = tuple(sorted(answers.items()))
-        if key not in rendered:
-            result = copie_session.copy(extra_answers=dict(answers), template_dir=template)
-            if result.exception is not None:
-                raise result.exception
-            assert result.project_dir is not None
-            assert answers.items() <= result.answers.items(), "an answer was not asked for"
-            rendered[key] = result.project_dir
-        return rendered[key]
+        folder = shared / "rendered" / label(answers)
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                fresh = folder.with_suffix(".fresh")
+                worker = run_copy(
+                    str(template),
+                    fresh,
+                    data=answers,
+                    defaults=True,
+                    quiet=True,
+                    unsafe=False,
+                    vcs_ref="HEAD",
+                )
+                recorded = worker.answers.combined
+                assert answers.items() <= recorded.items(), "an answer was not asked for"
+                fresh.rename(folder)
+        return folder
 
     return _render
 
@@ -125,18 +161,51 @@ def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
     return _project
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the rendered projects' own test suites said, and the tables of their torture."""
-    titles = {"rendered suite": "test suites of the rendered projects", "torture": "torture"}
-    for name, title in titles.items():
-        said = [
-            (report.nodeid, value)
-            for outcome in ("passed", "failed")
-            for report in terminalreporter.getreports(outcome)
-            for property_name, value in report.user_properties
-            if property_name == name
+class Report:
+    """What this run has to say in the end."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        """Gather it."""
+        outcomes = ("passed", "failed")
+        self.tests = [each for outcome in outcomes for each in terminal.getreports(outcome)]
+
+    def said(self, name: str) -> list[tuple[str, str]]:
+        """What tests have recorded under this name, and which."""
+        return [
+            (test.nodeid, value)
+            for test in self.tests
+            for property_name, value in test.user_properties
+            if property_name == name and test.when == "call"
         ]
-        if said:
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what the kit said of each bot, the tables of torture, what ran where, and the slowest tests."""
+    report = Report(terminalreporter)
+    titles = {"kit": "the kit, on rendered bots", "torture": "torture", SECOND_TRY: "needed a second try"}
+    for name, title in titles.items():
+        if said := report.said(name):
             terminalreporter.section(title)
             for nodeid, value in said:
-                terminalreporter.write_line(f"{nodeid}:\n{value}")
+                terminalreporter.write_line(f"{nodeid}: {value}")
+    calls = [test for test in report.tests if test.when == "call"]
+    by_file: dict[str, list[float]] = {}
+    for test in calls:
+        by_file.setdefault(test.nodeid.partition("::")[0], []).append(test.duration)
+    if len(by_file) > 1:
+        terminalreporter.section("where the time went")
+        for file, seconds in sorted(by_file.items(), key=lambda each: -sum(each[1])):
+            terminalreporter.write_line(f"{sum(seconds):6.0f} s in {len(seconds):3} tests  {file}")
+        terminalreporter.section(f"the {SLOWEST} slowest tests")
+        for test in sorted(calls, key=lambda test: -test.duration)[:SLOWEST]:
+            terminalreporter.write_line(f"{test.duration:6.0f} s  {test.nodeid}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which more tests than one needed a second try: then it was no accident."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and not hasattr(session.config, "workerinput"):
+        again = Report(terminal).said(SECOND_TRY)
+        if len(again) > SECOND_TRIES and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,4 +1,4 @@
-"""A project of each backend, to look at before copying. Rendered by `uv run python suite/examples.py`."""
+"""A project of each backend, to look at before copying. Rendered by `uv run python tests/examples.py`."""
 
 import shutil
 import tempfile
@@ -17,7 +17,7 @@ What the template renders with each `backend`, and defaults for the rest: to loo
 
 {links}
 
-Written by `uv run python suite/examples.py` and not edited; a test says when that has to be run again. Only
+Written by `uv run python tests/examples.py` and not edited; a test says when that has to be run again. Only
 `.copier-answers.yml` is left out: an example is not to be updated. For a bot of your own,
 
     uvx copier copy gh:org/tg-state-template mybot

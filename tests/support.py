@@ -108,7 +108,7 @@ def commit_all(repository: Path, message: str, tag: str | None = None) -> None:
     if not (repository / ".git").exists():
         must("git", "init", "--quiet", cwd=repository)
     must("git", "add", "--all", cwd=repository)
-    # suite/examples.py runs outside the tests, too, and a fresh machine has told git of nobody.
+    # tests/examples.py runs outside the tests, too, and a fresh machine has told git of nobody.
     somebody = ("-c", "user.name=Tester", "-c", "user.email=tester@example.invalid")
     must("git", *somebody, "commit", "--quiet", "--allow-empty", "-m", message, cwd=repository)
     if tag:

@@ -19,4 +19,4 @@ def test_examples_are_not_stale(tmp_path: Path) -> None:
     done = run(sys.executable, "-c", RENDER, fresh, cwd=ROOT / "tests", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(fresh.iterdir())) > 1
-    assert examples.stale(fresh) == [], "run: uv run python suite/examples.py"
+    assert examples.stale(fresh) == [], "run: uv run python tests/examples.py"

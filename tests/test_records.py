@@ -1,6 +1,6 @@
 """What a bot of any version kept or exported, one of this version reads, migrated where need be.
 
-suite/records/ holds what the programs of each version wrote, made by suite/records/make.py. A release that
+tests/records/ holds what the programs of each version wrote, made by tests/records/make.py. A release that
 cannot read it would cost its owners their users. It is read from real servers.
 """
 
@@ -13,7 +13,7 @@ from conftest import Workshop
 from releases import VERSIONS
 from support import ROOT, Answers, engine, first_of_each_engine, label, uv
 
-RECORDS = ROOT / "suite/records"
+RECORDS = ROOT / "tests/records"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -23,7 +23,7 @@ def test_what_every_version_wrote_is_kept(version: str) -> None:
         pytest.skip(releases.NOT_HERE)
     had = first_of_each_engine(releases.questions_at(version))
     kept = {path.name for path in (RECORDS / version).glob("*") if (path / "export.jsonl").exists()}
-    assert kept == set(had) - releases.FORGETFUL, f"run suite/records/make.py {version}"
+    assert kept == set(had) - releases.FORGETFUL, f"run tests/records/make.py {version}"
     for folder in (RECORDS / version).glob("*"):
         assert len(list(folder.glob("*"))) > 1, f"{folder} holds an export only"
 

@@ -19,8 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from bot.runtime.errors import OperatorError
-from bot.runtime.state.errors import StateValueError
-from bot.runtime.state.errors import StateConflict, StateTooLarge
+from bot.runtime.state.errors import StateConflict, StateTooLarge, StateValueError
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
 

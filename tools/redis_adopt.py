@@ -10,11 +10,10 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from bot.runtime.errors import OperatorError
-from bot.runtime.state.errors import StateValueError
-from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.engines.redis.connection import Script
-from bot.runtime.state.errors import StateForgotten, StateTooLarge
+from bot.runtime.engines.redis.store import RedisStore
+from bot.runtime.errors import OperatorError
+from bot.runtime.state.errors import StateForgotten, StateTooLarge, StateValueError
 from bot.runtime.state.turn import Turn, mutate
 
 PATTERN = "user:*:state"

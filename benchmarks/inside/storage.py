@@ -28,9 +28,9 @@ import uvloop
 from proxy import CountingProxy
 from turn import Ours
 
+from bot.runtime.chosen import create_store
 from bot.runtime.config import Settings
 from bot.runtime.logs import configure_logs
-from bot.runtime.chosen import create_store
 from bot.runtime.state.record import Message, OutboxEntry, UserRecord
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.transfer import import_lines

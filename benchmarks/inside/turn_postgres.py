@@ -31,10 +31,10 @@ from turn import (
     rate_of,
 )
 
-from bot.runtime.engines.postgres.dev_server import PostgresDevServer
-from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.engines.postgres.connection import Database
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.postgres.statements import Statements
+from bot.runtime.engines.postgres.store import PostgresStore
 
 SCHEMA = """
     CREATE SCHEMA sketch;

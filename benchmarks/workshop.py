@@ -63,6 +63,7 @@ class Workshop:
             environment = (UV, "sync", "--quiet", "--compile-bytecode", "--python", sys.executable, *sync)
             must(*environment, cwd=folder, timeout=600)
             must(folder / ".venv" / "bin" / "python", "-m", "compileall", "-q", "bot", cwd=folder)
+            shutil.copytree(ROOT / "suite", folder / "suite")
             self._projects[backend] = folder
         return self._projects[backend]
 

@@ -1,4 +1,4 @@
-"""The code of this repository is formatted, linted and strictly typed; the template's, all engines together."""
+"""The code here is formatted, linted and strictly typed; the template's, with all its engines together."""
 
 import shutil
 import sys

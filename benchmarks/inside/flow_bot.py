@@ -81,10 +81,11 @@ async def with_aiogram(kind: str) -> None:
 
 def with_records() -> None:
     """Run the project's own bot with these handlers."""
+    from bot.agent import Agent
+    from bot.runtime import app
     from bot.runtime.cli import main
-    from bot.runtime.telegram import dispatcher
 
-    dispatcher.routers = lambda: [router]
+    app.load_owner = lambda: app.Owner(agent=Agent, before=[router])
     sys.argv[1:] = ["run"]
     main()
 

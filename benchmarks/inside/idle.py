@@ -41,18 +41,18 @@ async def main() -> None:
     configure_logs(settings)
     store = MemoryStore.from_settings(settings)
     async with open_app(settings, session=Yes(), token=settings.token, store=store) as app:
-        transactions = app.transactions
-        sent, finished = transactions._sent, transactions._finished
+        processor = app.processor
+        sent, finished = processor._transaction._outbox._sent, processor._done
         await write_once(app, range(1, WARM_UP + 1))
         store._rows.clear()
-        before = objects(), len(asyncio.all_tasks()), len(transactions._order)
+        before = objects(), len(asyncio.all_tasks()), len(processor._locks)
         tracemalloc.start()
         await write_once(app, range(WARM_UP + 1, WARM_UP + users + 1))
         gc.collect()
         everything, _ = tracemalloc.get_traced_memory()
         assert len(store._rows) == users, "every user has a record"
         store._rows.clear()
-        after = objects(), len(asyncio.all_tasks()), len(transactions._order)
+        after = objects(), len(asyncio.all_tasks()), len(processor._locks)
         without_records, _ = tracemalloc.get_traced_memory()
         sent._values.clear()
         finished._values.clear()

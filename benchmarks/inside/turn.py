@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from proxy import CountingProxy
 
 from bot.runtime.errors import StateConflict
+from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import Turn
 
@@ -65,33 +66,36 @@ class Ours:
 
     async def create(self, user_id: str) -> None:
         """See `Keeper`."""
-        turn = Turn(await self.store.load(user_id), self.store.limits)
+        record = await self.store.load(user_id)
+        turn = Turn(record, self.store.limits)
         turn.state.update(KEYS, message_count=0, last_message="")
         for message in CONVERSATION:
             turn.remember(message["role"], message["text"])  # type: ignore[arg-type]
-        await self._commit(turn, 0)
+        await self._commit(record, turn, 0)
 
     async def turn(self, user_id: str, number: int) -> None:
         """See `Keeper`; again, when another came between, as the bot does."""
         while True:
-            turn = Turn(await self.store.load(user_id), self.store.limits)
+            record = await self.store.load(user_id)
+            turn = Turn(record, self.store.limits)
             turn.state["message_count"] += 1
             turn.state["last_message"] = f"message {number}"
             turn.remember("user", f"message {number}")
             turn.remember("assistant", f"Processed: message {number}")
             with suppress(StateConflict):
-                return await self._commit(turn, number)
+                return await self._commit(record, turn, number)
 
     async def count(self, user_id: str) -> int:
         """See `Keeper`."""
         count: int = (await self.store.load(user_id)).state["message_count"]
         return count
 
-    async def _commit(self, turn: Turn, number: int) -> None:
+    async def _commit(self, record: UserRecord, turn: Turn, number: int) -> None:
         changes = turn.changes()
         assert changes
         reply = {"method": "sendMessage", "params": {"chat_id": "1", "text": f"Processed: message {number}"}}
-        outbox = turn.outbox_changes(number, [reply], lambda _: True, time.time())
+        delivered = dict.fromkeys(record.outbox)
+        outbox = {**delivered, number: encode_entry(OutboxEntry([reply], time.time()))}
         noted = Changes(
             state=changes.state,
             messages=changes.messages,

@@ -14,51 +14,9 @@ from pathlib import Path
 import pytest
 
 from suite.fake_telegram import FakeTelegram, Webhook
-
-ROOT = Path(__file__).parent.parent
-BOT = (sys.executable, "-c", "import sys; sys.argv[0] = 'bot'; from bot.runtime.cli import main; main()")
-"""The script that an installed project has."""
+from suite.support.command_line import BOT, environment, run, running
 
 pytestmark = pytest.mark.usefixtures("harness")
-
-
-def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a bot that sees no settings but these, and those of the test's harness."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
-
-
-def run(folder: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end in an empty folder."""
-    return subprocess.run(
-        [*BOT, *arguments],
-        cwd=folder,
-        env=environment(folder, **settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@asynccontextmanager
-async def running(
-    folder: Path, *arguments: str, **settings: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the command line beside the test; killed in the end."""
-    process = await asyncio.create_subprocess_exec(
-        *BOT,
-        *arguments,
-        cwd=folder,
-        env=environment(folder, HOST="127.0.0.1", PORT="0", **settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

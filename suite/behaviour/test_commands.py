@@ -3,7 +3,7 @@
 import json
 
 from bot.runtime.telegram.texts import Texts
-from suite.behaviour.runtime import Runtime
+from suite.support.runtime import Runtime
 from suite.fake_telegram import FakeTelegram, Sent
 
 

@@ -10,8 +10,8 @@ import pytest
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.telegram import processor
 from bot.runtime.telegram.texts import Texts
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
 
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
 
 TOLD = "That is more than I can take: 3 messages in 60 seconds."

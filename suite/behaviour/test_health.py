@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from bot.runtime import app, health
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
 
 

@@ -8,8 +8,8 @@ import pytest
 from bot.runtime.telegram import transaction
 from bot.runtime.telegram.texts import Texts
 from suite.agents import CountingAgent
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
 

@@ -15,8 +15,8 @@ from bot.runtime import app, health
 from bot.runtime.errors import OperatorError
 from bot.runtime.telegram import webhook
 from bot.runtime.telegram.webhook import BODY_LIMIT, SECRET_HEADER
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Runtime
 from suite.behaviour.test_health import until
 from suite.fake_telegram import FakeTelegram
 

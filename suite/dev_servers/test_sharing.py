@@ -15,7 +15,7 @@ from bot.runtime.engines import dev_server as embedded
 from bot.runtime.engines.dev_server import WATCH_SECONDS, DevServer
 from bot.runtime.errors import OperatorError, StateConflict, StateUnavailable
 from bot.runtime.state.store import Changes, OperatorStore
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
 
 pytestmark = pytest.mark.timeout(180)

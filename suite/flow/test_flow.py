@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from bot.flow import handlers
-from bot.flow.steps import ConversationStates
+from suite.flow.example import handlers
+from suite.flow.example.steps import ConversationStates
 from bot.runtime.state.store import OperatorStore
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.flow.steps import AnswerRefused, read_name, read_year
+from suite.flow.example.steps import AnswerRefused, read_name, read_year
 
 
 @pytest.mark.parametrize(

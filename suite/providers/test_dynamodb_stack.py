@@ -13,8 +13,8 @@ from bot.runtime.engines.dynamodb.connection import DynamodbSettings
 from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from suite.agents import CountingAgent
-from suite.behaviour.process import BotProcess
-from suite.behaviour.runtime import Runtime
+from suite.support.process import BotProcess
+from suite.support.runtime import Runtime
 from suite.contract.harness import Harness
 from suite.engines.dynamodb.throttle import Throttle
 from suite.fake_telegram import FakeTelegram

@@ -26,7 +26,7 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import Server, make_store
 from suite.engines.redis.tls import UNCHECKED, WRONG, Certificate, behind_tls, issue, named, resolve_here

@@ -19,7 +19,7 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.postgres.connection import Connection, Database, DatabaseSettings
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.standby import follow
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems

@@ -15,7 +15,7 @@ from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Connection, Database
 from bot.runtime.errors import OperatorError, StateError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.test_pooler import PGBOUNCER
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems

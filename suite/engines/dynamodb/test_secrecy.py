@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
 from suite.engines.dynamodb.server import Server, environment_of, make_table
 from suite.engines.dynamodb.throttle import Throttle
 

@@ -11,7 +11,7 @@ from bot.runtime.engines.dynamodb.doctor import _clock
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes, Finding
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.engines.dynamodb.server import environment_of, make_client, make_store, make_table
 from suite.engines.dynamodb.throttle import Throttle
 

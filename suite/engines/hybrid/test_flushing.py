@@ -14,8 +14,8 @@ from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
-from suite.behaviour.runtime import Runtime
-from suite.behaviour.test_cli import run
+from suite.support.runtime import Runtime
+from suite.support.command_line import run
 from suite.engines.hybrid.doings import evict, is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.redis.proxy import Proxy

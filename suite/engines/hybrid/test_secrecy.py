@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Database
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
 from suite.engines.postgres.server import OwnServer
 from suite.engines.redis.server import Server
 

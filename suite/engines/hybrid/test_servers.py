@@ -15,8 +15,8 @@ from bot.runtime.engines.postgres.connection import Database
 from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import processor
-from suite.behaviour.runtime import Runtime
-from suite.behaviour.test_cli import environment
+from suite.support.runtime import Runtime
+from suite.support.command_line import environment
 from suite.engines.hybrid.doings import is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.postgres.server import OwnServer

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 
 
 @pytest.mark.parametrize("arguments", [["show", "1"], ["export", "-"], ["forget", "1", "--yes"]])

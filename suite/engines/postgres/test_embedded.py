@@ -15,7 +15,7 @@ from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import environment
+from suite.support.command_line import environment
 from suite.engines.postgres.server import OwnServer
 
 USER = """

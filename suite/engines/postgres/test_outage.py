@@ -12,7 +12,7 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import Changes
 from bot.runtime.state.turn import Turn, mutate
-from suite.behaviour.runtime import Runtime
+from suite.support.runtime import Runtime
 from suite.engines.postgres.server import OwnServer
 from suite.fake_telegram import FakeTelegram
 

@@ -13,7 +13,7 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.dev_server import DevServer
 from bot.runtime.engines.redis.dev_server import RedisDevServer
 from bot.runtime.errors import OperatorError
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 from suite.dev_servers.server import chat, process_ids, say, wait_until, wait_until_gone
 
 

@@ -6,8 +6,8 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis
 
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
 from suite.engines.redis.server import Server
 
 PASSWORD = "pass:w/rd@of#redis"

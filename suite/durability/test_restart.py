@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from bot.runtime.state.record import UserRecord
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
 
 pytestmark = pytest.mark.timeout(60)

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.behaviour.process import BotProcess, spread
-from suite.behaviour.runtime import Mode
+from suite.support.process import BotProcess, spread
+from suite.support.runtime import Mode
 from suite.fake_telegram import FakeTelegram
 
 pytestmark = pytest.mark.timeout(180)

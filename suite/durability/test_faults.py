@@ -13,8 +13,8 @@ from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.telegram import outbox, processor, transaction
 from bot.runtime.telegram.texts import Texts
 from bot.runtime.telegram.webhook import SECRET_HEADER
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
+from suite.support.runtime import MakeRuntime
+from suite.support.runtime import Mode, Runtime
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
 

@@ -14,7 +14,7 @@ import pytest
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.state.turn import Turn, mutate
-from suite.behaviour.test_cli import BOT, environment, run
+from suite.support.command_line import BOT, environment, run
 from suite.contract.harness import Harness
 
 MARK = "a-mark-of-its-own"

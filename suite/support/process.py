@@ -12,7 +12,7 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
-from suite.behaviour.test_cli import environment
+from suite.support.command_line import environment
 from suite.fake_telegram import FakeTelegram
 
 

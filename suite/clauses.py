@@ -1,0 +1,3 @@
+"""Every promise that the kit proves, by name. Tests name theirs with `@pytest.mark.clause`."""
+
+CLAUSES: dict[str, str] = {}

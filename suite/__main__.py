@@ -1,4 +1,4 @@
-"""The kit's commands, `./do prove` and `./do torture`: a copy of a bot, the kit put into it, and run there."""
+"""`./do prove` and `./do torture`: a bot is copied, the kit is put into the copy, and is run there."""
 
 import argparse
 import os
@@ -15,14 +15,25 @@ from suite.clauses import CLAUSES
 ROOT = Path(__file__).resolve().parents[1]
 
 LEFT_BEHIND = shutil.ignore_patterns(
-    *(".venv", ".git", ".data", ".env", "suite", "__pycache__", "*.pyc", ".*_cache", ".hypothesis", "node_modules")
+    *(
+        ".venv",
+        ".git",
+        ".data",
+        ".env",
+        "suite",
+        "__pycache__",
+        "*.pyc",
+        ".*_cache",
+        ".hypothesis",
+        "node_modules",
+    )
 )
 """What is not copied: environments, data, secrets, and a package of the kit's name."""
 
 ABOUT_PROVE = """\
 Prove that a rendered bot keeps the template's promises, whatever its owner made of it: the kit's own agent,
 routers and texts take the place of theirs. The folder is copied and stays as it is. The kit runs in the
-environment of the template's repository. The exit code is pytest's; 2 is also that of a folder that is no bot.
+environment of the template's repository. The exit code is pytest's, and 2 for a folder that is no bot.
 """
 PROVE_EPILOG = """\
 examples:
@@ -34,14 +45,14 @@ examples:
 """
 ABOUT_TORTURE = """\
 Put a bot under fire with its owner's own agent, routers and texts: processes are killed, servers restarted,
-connections cut, updates sent twice and out of order. Every message has to leave its mark in the record once and
-be answered, in order, whatever the agent says. The folder is copied and stays as it is.
+connections cut, updates sent twice and out of order. Every message has to leave its mark in the record once
+and be answered, in order, whatever the agent says. The folder is copied and stays as it is.
 """
 TORTURE_EPILOG = """\
-The bot runs in the folder's own environment (.venv), where there is one. It sees no variable of yours but those
-given with --env, and no .env: an agent that lacks its key raises, and the apology counts as its reply.
-Further options: those of `python -m suite.torture`, such as --short, --mode and --replicas. The exit code is 1
-when the books do not balance, 2 when there is nothing to torture.
+The bot runs in the folder's own environment (.venv), where there is one. It sees no variable of yours but
+those given with --env, and no .env: an agent that lacks its key raises, and the apology counts as its reply.
+The exit code is 1 when the books do not balance, 2 when there is nothing to torture. --seed N repeats a run,
+--minutes M makes it longer, --short shorter; --mode and --replicas choose among the ways to run the bot.
 """
 
 
@@ -68,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     torture_parser.add_argument("folder", type=Path, metavar="FOLDER", help="a rendered bot")
     torture_parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME", help="a variable that the bot sees; may be repeated"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a variable that the bot sees; may be repeated",
     )
     chosen, further = parser.parse_known_args(arguments)
     if chosen.command == "prove" and chosen.list:
@@ -114,18 +129,17 @@ def prove(copy: Path, arguments: Sequence[str]) -> int:
     return _run_inside(copy, *command)
 
 
-def torture(copy: Path, arguments: Sequence[str], folder: Path, passed_on: Sequence[str]) -> int:
-    """Run the torture in the copy, with the owner's agent."""
+def torture(copy: Path, arguments: Sequence[str], folder: Path, seen: Sequence[str]) -> int:
+    """Run the torture in the copy, with the owner's agent, in the owner's environment where there is one."""
     own = folder.resolve() / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    settings = {"TORTURE_PASS_ON": " ".join(passed_on)}
-    if own.exists():
-        settings["TORTURE_PYTHON"] = str(own)
-    return _run_inside(copy, "suite.torture", "--bot", "suite.torture.owners_bot", *arguments, **settings)
+    python = ["--python", str(own)] if own.exists() else []
+    passed_on = [f"--env={name}" for name in seen]
+    return _run_inside(copy, "suite.torture", "--owner", *python, *passed_on, *arguments)
 
 
-def _run_inside(copy: Path, module: str, *arguments: str, **settings: str) -> int:
+def _run_inside(copy: Path, module: str, *arguments: str) -> int:
     """Run a module to its end; Ctrl-C reaches it by itself, and is waited for."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"} | settings
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=copy, env=environment)
     while True:
         try:

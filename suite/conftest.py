@@ -33,7 +33,9 @@ LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Choose between what depends on the engine and what is proven once."""
-    parser.addoption("--part", choices=PARTS, default="all", help="of the kit: what depends on the engine, or not")
+    parser.addoption(
+        "--part", choices=PARTS, default="all", help="of the kit: what depends on the engine, or not"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

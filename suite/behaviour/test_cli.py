@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from suite.fake_telegram import FakeTelegram, Webhook
 from suite.support.command_line import BOT, environment, run, running
 
-pytestmark = pytest.mark.usefixtures("harness")
+pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
@@ -158,6 +156,7 @@ async def test_doctor_compares_the_webhook(tmp_path: Path, wanted: str, there: s
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("mode", ["polling", "webhook"])
+@pytest.mark.clause("shutdown.graceful")
 async def test_a_signal_in_mid_handler_loses_nothing(
     tmp_path: Path, number: signal.Signals, mode: str
 ) -> None:
@@ -190,6 +189,7 @@ async def test_a_refused_token_is_one_line(tmp_path: Path) -> None:
     assert errors == "error: Telegram does not know this bot: check BOT_TOKEN (and TELEGRAM_API_URL)\n"
 
 
+@pytest.mark.clause("logs.no-secrets")
 async def test_logs_can_be_json(tmp_path: Path) -> None:
     async with FakeTelegram() as telegram:
         settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}
@@ -206,6 +206,7 @@ async def test_logs_can_be_json(tmp_path: Path) -> None:
     assert "my secret words" not in logged
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_a_killed_bot_gets_its_updates_again(tmp_path: Path) -> None:
     async with FakeTelegram() as telegram:
         settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}

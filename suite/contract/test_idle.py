@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
 from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 from aiogram.methods import TelegramMethod
@@ -15,6 +16,8 @@ from bot.runtime.app import App, Owner, open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.store import OperatorStore
 from suite.agents import CountingAgent
+
+pytestmark = pytest.mark.clause("idle.nothing-left")
 
 USERS = 2_000
 KINDS = {

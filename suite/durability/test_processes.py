@@ -2,22 +2,18 @@
 
 import asyncio
 import random
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
-from aiohttp import web
 
 from bot.runtime.state.store import OperatorStore
-from suite.support.replicas import balanced, replicas
 from suite.fake_telegram import FakeTelegram
+from suite.support.replicas import balanced, replicas
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.clause("update.effect-survives"), pytest.mark.timeout(180)]
 
 
+@pytest.mark.clause("replicas.share")
 async def test_fifty_quick_messages_of_one_user_split_over_two_processes(
     tmp_path: Path, telegram: FakeTelegram, store: OperatorStore
 ) -> None:
@@ -34,6 +30,7 @@ async def test_fifty_quick_messages_of_one_user_split_over_two_processes(
     assert min(taken) >= 5, "both had their share"
 
 
+@pytest.mark.clause("replicas.share")
 async def test_fifty_messages_of_one_user_in_many_chats_at_once(
     tmp_path: Path, telegram: FakeTelegram, store: OperatorStore
 ) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from suite.flow.example import handlers
-from suite.support.command_line import run
 from suite.flow.owner import BOT
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR
+from suite.support.command_line import run
 
-pytestmark = pytest.mark.usefixtures("harness")
+pytestmark = [pytest.mark.clause("flow.example"), pytest.mark.usefixtures("harness")]
 
 
 def test_chat_plays_it(tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from bot.runtime.state.store import OperatorStore
+from suite.fake_telegram import FakeTelegram
 from suite.flow.example import handlers
 from suite.flow.example.steps import ConversationStates
-from bot.runtime.state.store import OperatorStore
-from suite.support.replicas import balanced, replicas
-from suite.fake_telegram import FakeTelegram
 from suite.flow.owner import BOT
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person
+from suite.support.replicas import balanced, replicas
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.clause("flow.example"), pytest.mark.timeout(180)]
 
 ACTIONS = ["/profile", "Ann", "1990", "[In detail]", "[Yes, save it]"]
 TEXTS = [NAME, YEAR.format("Ann"), STYLE, SUMMARY.format("Ann", 1990, "in detail"), handlers.SAVED]

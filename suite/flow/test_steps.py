@@ -4,6 +4,8 @@ import pytest
 
 from suite.flow.example.steps import AnswerRefused, read_name, read_year
 
+pytestmark = pytest.mark.clause("flow.example")
+
 
 @pytest.mark.parametrize(
     ("text", "name"), [("Ann", "Ann"), ("  Ann \n B. ", "Ann B."), ("Ъ 👋", "Ъ 👋"), ("x" * 50, "x" * 50)]

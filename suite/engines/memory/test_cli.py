@@ -6,6 +6,8 @@ import pytest
 
 from suite.support.command_line import run
 
+pytestmark = pytest.mark.clause("memory.says-so")
+
 
 @pytest.mark.parametrize("arguments", [["show", "1"], ["export", "-"], ["forget", "1", "--yes"]])
 def test_state_says_that_there_is_none_to_look_at(tmp_path: Path, arguments: list[str]) -> None:

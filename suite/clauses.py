@@ -9,7 +9,7 @@ CLAUSES: dict[str, str] = {
     "store.model": "After any sequence of operations a store holds what a plain dict would hold.",
     "store.apart": "Records of different users, and of different bots on one server, never mix.",
     "store.versions": "Versions grow with every change and are never used twice, not even after /forget.",
-    "json.round-trip": "A JSON value comes back equal and of the same type, or is refused when it is written.",
+    "json.round-trip": "A JSON value comes back equal and of the same type, or is refused at the commit.",
     "history.newest": "Of a conversation the newest messages are kept, and they give way to the state.",
     "record.limit": "A record beyond STATE_MAX_BYTES is refused; it is never cut.",
     "record.corrupt": "A record that cannot be read is reported and left alone, not taken for a new user.",

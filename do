@@ -1,5 +1,5 @@
 #!/bin/sh
-# The two commands of README.md. Needs git and Python 3.11 or newer with pip; brings uv along.
+# What README.md and CONTRIBUTING.md call. Needs git and Python 3.11 or newer with pip; brings uv along.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -8,6 +8,8 @@ usage() {
     cat <<'END'
 ./do try [FOLDER]         render a bot into FOLDER (default: ./mybot) and chat with it in the terminal
 ./do test [PYTEST-ARGS]   run every test of the template and of the bots it renders
+./do prove FOLDER [ARGS]  prove that the bot in FOLDER, edited or not, keeps every promise (--help says more)
+./do torture FOLDER       put the agent of the bot in FOLDER under fire (--help says more)
 ./do help                 this text
 END
 }
@@ -88,6 +90,13 @@ test)
     provide_uv
     cd -- "$here"
     exec uv run --quiet pytest "$@"
+    ;;
+prove | torture)
+    provide_uv
+    # From wherever it was called: FOLDER is relative to there.
+    PYTHONPATH=$here
+    export PYTHONPATH
+    exec uv run --quiet --project "$here" python -P -m suite "$command" "$@"
     ;;
 help | -h | --help)
     usage

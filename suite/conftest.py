@@ -1,24 +1,66 @@
-"""What all tests share."""
+"""What all tests share, and which of them run."""
 
 import asyncio
 import importlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.chosen import ENGINE
 from bot.runtime.config import Environment, Settings
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import OperatorStore
+from suite.agents import CountingAgent, SourceStyleAgent
 from suite.contract.harness import Harness, make_harness
+from suite.fake_telegram import FakeTelegram
+from suite.parts import HERE, PARTS, why_not
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("default")
+
+LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+"""What does not apply here, by the reason."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Choose between what depends on the engine and what is proven once."""
+    parser.addoption(
+        "--part", choices=PARTS, default="all", help="of the kit: what depends on the engine, or not"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to note what is left out."""
+    config.stash[LEFT_OUT] = defaultdict(list)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what does not apply, or is not asked for. It may not even be possible to import it."""
+    if not collection_path.is_relative_to(HERE) or collection_path == HERE:
+        return None
+    name = collection_path.relative_to(HERE).as_posix()
+    if name in PARTS["all"] and name not in PARTS[config.getoption("part")]:
+        return True
+    if reason := why_not(collection_path):
+        if collection_path.name != "__init__.py":
+            config.stash[LEFT_OUT][reason].append(name)
+        return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out, and why."""
+    for reason, names in config.stash[LEFT_OUT].items():
+        terminalreporter.write_line(f"not run, as {reason}: {', '.join(sorted(set(names)))}")
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +101,37 @@ async def harness(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatc
 async def store(harness: Harness) -> OperatorStore:
     """An empty store of the rendered engine."""
     return await harness.open()
+
+
+@pytest.fixture
+async def telegram() -> AsyncIterator[FakeTelegram]:
+    """Telegram, as far as a bot can tell."""
+    async with FakeTelegram(max_retry_after=0.1) as telegram:
+        yield telegram
+
+
+@pytest.fixture(params=["polling", "webhook"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Both ways in which updates come."""
+    mode: Mode = request.param
+    return mode
+
+
+@pytest.fixture(params=[CountingAgent, SourceStyleAgent])
+def agent_class(request: pytest.FixtureRequest) -> type[TelegramAgentAdapter]:
+    """Both styles in which an agent can be written."""
+    agent_class: type[TelegramAgentAdapter] = request.param
+    return agent_class
+
+
+@pytest.fixture
+def make_runtime(telegram: FakeTelegram, store: OperatorStore) -> MakeRuntime:
+    """Make a bot; `settings` are its settings."""
+    return lambda mode, **settings: Runtime(telegram, store, mode, **settings)
+
+
+@pytest.fixture
+async def bot(make_runtime: MakeRuntime, mode: Mode) -> AsyncIterator[Runtime]:
+    """A running bot, in either mode, whose agent counts."""
+    async with make_runtime(mode) as bot:
+        yield bot

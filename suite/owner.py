@@ -2,16 +2,23 @@
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.fast_import import import_aiogram
 
+if TYPE_CHECKING:
+    from bot.runtime.app import Owner
 
-def put_in_place(agent: Callable[[str], TelegramAgentAdapter]) -> None:
-    """Have this process' bot use the agent, and no router or text of the owner's."""
+
+def replace_owner(make: Callable[[], "Owner"]) -> None:
+    """Have this process' bot use another owner's work; only commands that run a bot ask for it.
+
+    Args:
+        make: makes it; aiogram is imported then, the fast way.
+    """
     if {"run", "chat"}.isdisjoint(sys.argv[1:2]):
         return
     import_aiogram()
     from bot.runtime import app
 
-    app.load_owner = lambda: app.Owner(agent=agent)
+    app.load_owner = make

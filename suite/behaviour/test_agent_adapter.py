@@ -11,6 +11,8 @@ from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import Changes, OperatorStore
 from suite.agents import CountingAgent, SourceStyleAgent
 
+pytestmark = pytest.mark.clause("agent.interface")
+
 
 class Counted:
     """Stands in front of a store and counts its calls."""

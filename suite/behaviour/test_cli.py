@@ -7,58 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from suite.fake_telegram import FakeTelegram, Webhook
+from suite.support.command_line import BOT, environment, run, running
 
-ROOT = Path(__file__).parent.parent
-BOT = (sys.executable, "-c", "import sys; sys.argv[0] = 'bot'; from bot.runtime.cli import main; main()")
-"""The script that an installed project has."""
-
-pytestmark = pytest.mark.usefixtures("harness")
-
-
-def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a bot that sees no settings but these, and those of the test's harness."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
-
-
-def run(folder: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end in an empty folder."""
-    return subprocess.run(
-        [*BOT, *arguments],
-        cwd=folder,
-        env=environment(folder, **settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@asynccontextmanager
-async def running(
-    folder: Path, *arguments: str, **settings: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the command line beside the test; killed in the end."""
-    process = await asyncio.create_subprocess_exec(
-        *BOT,
-        *arguments,
-        cwd=folder,
-        env=environment(folder, HOST="127.0.0.1", PORT="0", **settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
@@ -200,6 +156,7 @@ async def test_doctor_compares_the_webhook(tmp_path: Path, wanted: str, there: s
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("mode", ["polling", "webhook"])
+@pytest.mark.clause("shutdown.graceful")
 async def test_a_signal_in_mid_handler_loses_nothing(
     tmp_path: Path, number: signal.Signals, mode: str
 ) -> None:
@@ -232,6 +189,7 @@ async def test_a_refused_token_is_one_line(tmp_path: Path) -> None:
     assert errors == "error: Telegram does not know this bot: check BOT_TOKEN (and TELEGRAM_API_URL)\n"
 
 
+@pytest.mark.clause("logs.no-secrets")
 async def test_logs_can_be_json(tmp_path: Path) -> None:
     async with FakeTelegram() as telegram:
         settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}
@@ -248,6 +206,7 @@ async def test_logs_can_be_json(tmp_path: Path) -> None:
     assert "my secret words" not in logged
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_a_killed_bot_gets_its_updates_again(tmp_path: Path) -> None:
     async with FakeTelegram() as telegram:
         settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url}

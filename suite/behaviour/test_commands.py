@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
+
 from bot.runtime.telegram.texts import Texts
-from suite.behaviour.runtime import Runtime
 from suite.fake_telegram import FakeTelegram, Sent
+from suite.support.runtime import Runtime
+
+pytestmark = pytest.mark.clause("commands")
 
 
 def last(telegram: FakeTelegram, method: str) -> Sent:

@@ -10,9 +10,10 @@ import pytest
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.telegram import processor
 from bot.runtime.telegram.texts import Texts
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode, Runtime
+
+pytestmark = pytest.mark.clause("conversation")
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ async def test_two_hundred_users_at_once(bot: Runtime, telegram: FakeTelegram) -
         assert telegram.texts(user) == ["Processed: m1 (#1)", "Processed: m2 (#2)"]
 
 
+@pytest.mark.clause("update.once")
 async def test_duplicates_change_nothing(bot: Runtime, telegram: FakeTelegram) -> None:
     ids = [telegram.message(f"m{n}", user_id=1) for n in range(5)]
     await telegram.settled()
@@ -51,6 +53,7 @@ async def test_duplicates_change_nothing(bot: Runtime, telegram: FakeTelegram) -
     assert len(telegram.texts(1)) == 5
 
 
+@pytest.mark.clause("agent.errors")
 async def test_an_agent_that_raises(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.message("before", user_id=1)
     failed = telegram.message("raise", user_id=1)
@@ -65,6 +68,7 @@ async def test_an_agent_that_raises(bot: Runtime, telegram: FakeTelegram) -> Non
     assert len(telegram.texts(1)) == 3, "it is not run again"
 
 
+@pytest.mark.clause("agent.errors")
 async def test_an_agent_that_is_too_slow(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, agent_class: Any
 ) -> None:

@@ -6,6 +6,10 @@ When it does not, the bot starts all the same, with a warning and a few seconds 
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.clause("import.fast")
+
 
 def test_aiogram_is_imported_without_building_its_models() -> None:
     code = """if True:

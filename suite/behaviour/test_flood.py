@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode, Runtime
+
+pytestmark = pytest.mark.clause("flood")
 
 TOLD = "That is more than I can take: 3 messages in 60 seconds."
 

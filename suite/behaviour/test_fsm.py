@@ -34,6 +34,8 @@ from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from suite.fake_telegram import FakeTelegram
 
+pytestmark = pytest.mark.clause("fsm.storage")
+
 KEY = StorageKey(bot_id=42, chat_id=-100, user_id=1)
 
 

@@ -9,9 +9,10 @@ import aiohttp
 import pytest
 
 from bot.runtime import app, health
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode, Runtime
+
+pytestmark = pytest.mark.clause("health")
 
 
 @pytest.fixture

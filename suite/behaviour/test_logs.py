@@ -12,6 +12,8 @@ from pydantic import SecretStr
 from bot.runtime.config import Environment, Settings
 from bot.runtime.logs import configure_logs
 
+pytestmark = pytest.mark.clause("logs.no-secrets")
+
 TOKEN = "42:AAE-secret-part_of_a_token"
 
 

@@ -8,10 +8,11 @@ import pytest
 from bot.runtime.telegram import transaction
 from bot.runtime.telegram.texts import Texts
 from suite.agents import CountingAgent
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode
+
+pytestmark = pytest.mark.clause("agent.errors")
 
 
 class Reporting(CountingAgent):

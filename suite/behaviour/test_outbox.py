@@ -34,6 +34,8 @@ from bot.runtime.telegram.calls import TEXT_LIMIT, Reply, Session, prepare, spli
 from bot.runtime.telegram.outbox import send
 from suite.fake_telegram import FakeTelegram
 
+pytestmark = pytest.mark.clause("outbox.as-sent")
+
 
 def units(text: str) -> int:
     """Length as Telegram counts it."""

@@ -14,6 +14,8 @@ from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import make_harness
 
+pytestmark = pytest.mark.clause("json.round-trip")
+
 
 async def kept(store: OperatorStore, value: Any) -> Any:
     """Put a value into a store and read it back."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,6 +14,8 @@ from bot.runtime.errors import StateConflict, StateTooLarge
 from bot.runtime.state.record import Limits, Message, OutboxEntry, encode_entry
 from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
 from suite.contract.harness import Harness, make_harness
+
+pytestmark = pytest.mark.clause("store.model")
 
 MAX_BYTES = 2_000
 USERS = st.sampled_from(["1", "2", "-3"])

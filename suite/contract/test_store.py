@@ -41,6 +41,7 @@ async def say(store: OperatorStore, user_id: str, *texts: str) -> None:
     await mutate(store, user_id, change)
 
 
+@pytest.mark.clause("store.apart")
 async def test_an_unknown_user_is_empty(store: OperatorStore) -> None:
     record = await store.load("1")
     assert record.is_empty
@@ -48,12 +49,14 @@ async def test_an_unknown_user_is_empty(store: OperatorStore) -> None:
     assert record.applied == ()
 
 
+@pytest.mark.clause("commit.only-changes")
 async def test_a_commit_writes_only_what_it_names(store: OperatorStore) -> None:
     version = await store.commit("1", Changes(state={"a": b"1", "b": b"2"}), expect=0)
     await store.commit("1", Changes(state={"b": b"3", "a": None}), expect=version)
     assert (await store.load("1")).state == {"b": 3}
 
 
+@pytest.mark.clause("commit.stale")
 async def test_a_stale_commit_changes_nothing(store: OperatorStore) -> None:
     first = await store.commit("1", Changes(state={"a": b"1"}), expect=0)
     second = await store.commit("1", Changes(state={"a": b"2"}), expect=first)
@@ -69,6 +72,7 @@ async def test_a_stale_commit_changes_nothing(store: OperatorStore) -> None:
     assert record.outbox == {}
 
 
+@pytest.mark.clause("commit.stale")
 async def test_inserting_over_a_record_conflicts(store: OperatorStore) -> None:
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)
     with pytest.raises(StateConflict):
@@ -76,12 +80,14 @@ async def test_inserting_over_a_record_conflicts(store: OperatorStore) -> None:
     assert (await store.load("1")).state == {"a": 1}
 
 
+@pytest.mark.clause("commit.stale")
 async def test_updating_a_record_that_never_was_conflicts(store: OperatorStore) -> None:
     with pytest.raises(StateConflict):
         await store.commit("1", Changes(state={"a": b"1"}), expect=12345)
     assert (await store.load("1")).is_empty
 
 
+@pytest.mark.clause("commit.stale")
 async def test_a_commit_on_a_forgotten_record_conflicts(store: OperatorStore) -> None:
     version = await put(store, "1", a=1)
     await store.forget("1")
@@ -90,6 +96,7 @@ async def test_a_commit_on_a_forgotten_record_conflicts(store: OperatorStore) ->
     assert (await store.load("1")).is_empty
 
 
+@pytest.mark.clause("commit.stale")
 async def test_of_many_commits_on_one_version_one_wins(store: OperatorStore) -> None:
     version = await put(store, "1", winner=None)
 
@@ -106,6 +113,7 @@ async def test_of_many_commits_on_one_version_one_wins(store: OperatorStore) -> 
     assert (await store.load("1")).state == {"winner": outcomes.index(True)}
 
 
+@pytest.mark.clause("commit.no-lost-update")
 async def test_no_concurrent_change_is_lost(store: OperatorStore) -> None:
     async def add(turn: Turn) -> None:
         turn.state["count"] = turn.state.get("count", 0) + 1
@@ -122,12 +130,14 @@ async def test_no_concurrent_change_is_lost(store: OperatorStore) -> None:
     assert (await store.load("2")).state["count"] < 8, "this test would not notice a lost change"
 
 
+@pytest.mark.clause("commit.only-changes")
 async def test_a_merge_leaves_other_keys(store: OperatorStore) -> None:
     await put(store, "1", a=1)
     await store.commit("1", Changes(state={"b": b"2"}), expect=None)
     assert (await store.load("1")).state == {"a": 1, "b": 2}
 
 
+@pytest.mark.clause("store.versions")
 async def test_versions_grow_and_are_never_used_twice(harness: Harness) -> None:
     store = await harness.open(ttl=3600)
     versions = [await put(store, "1", n=n) for n in range(3)]
@@ -139,6 +149,7 @@ async def test_versions_grow_and_are_never_used_twice(harness: Harness) -> None:
     assert versions == sorted(set(versions))
 
 
+@pytest.mark.clause("record.expires")
 async def test_an_expired_record_reads_as_empty_and_can_be_written(harness: Harness) -> None:
     store = await harness.open(ttl=3600)
     await put(store, "1", a=1)
@@ -154,6 +165,7 @@ async def test_an_expired_record_reads_as_empty_and_can_be_written(harness: Harn
     assert record.history == []
 
 
+@pytest.mark.clause("record.expires")
 async def test_a_turn_begun_before_the_record_expired_does_not_write_half_of_it(harness: Harness) -> None:
     store = await harness.open(ttl=3600)
     await put(store, "1", a=1, b=1)
@@ -164,6 +176,7 @@ async def test_a_turn_begun_before_the_record_expired_does_not_write_half_of_it(
     assert (await store.load("1")).is_empty
 
 
+@pytest.mark.clause("record.expires")
 async def test_every_commit_gives_a_record_its_whole_life_again(harness: Harness) -> None:
     store = await harness.open(ttl=2)
     for n in range(4):
@@ -172,6 +185,7 @@ async def test_every_commit_gives_a_record_its_whole_life_again(harness: Harness
     assert len((await store.load("1")).state) == 4
 
 
+@pytest.mark.clause("commit.stale")
 async def test_a_commit_goes_by_what_it_expects_and_not_by_what_its_store_knows(harness: Harness) -> None:
     ours, theirs = await harness.open(), await harness.open()
     version = await theirs.commit("1", Changes(state={"a": b"1"}), expect=0)
@@ -181,6 +195,7 @@ async def test_a_commit_goes_by_what_it_expects_and_not_by_what_its_store_knows(
     assert (await ours.load("1")).state == {"a": 1, "b": 2, "c": 3}
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_commit_repeated_after_a_lost_answer_knows_itself(store: OperatorStore) -> None:
     base = await put(store, "1", count=1)
     message = Message("user", "once", 1.0)
@@ -194,12 +209,14 @@ async def test_a_commit_repeated_after_a_lost_answer_knows_itself(store: Operato
     assert record.applied == (5,)
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_first_commit_repeated_after_a_lost_answer_knows_itself(store: OperatorStore) -> None:
     changes = Changes(state={"a": b"1"})
     version = await store.commit("1", changes, expect=0)
     assert await store.commit("1", changes, expect=0) == version
 
 
+@pytest.mark.clause("commit.whole")
 async def test_a_cancelled_commit_is_whole_or_absent(store: OperatorStore) -> None:
     for step in range(12):
         user_id = f"{step}"
@@ -223,6 +240,7 @@ async def test_a_cancelled_commit_is_whole_or_absent(store: OperatorStore) -> No
         assert (await store.load(user_id)).history == [message]
 
 
+@pytest.mark.clause("store.apart")
 async def test_users_do_not_see_each_other(store: OperatorStore) -> None:
     ids = ["1", "11", "1:2", "-100", "*", "1%", "1_", "a b", "ü"]
     for user_id in ids:
@@ -236,6 +254,7 @@ async def test_users_do_not_see_each_other(store: OperatorStore) -> None:
     assert sorted([user async for user in store.users()]) == sorted(ids[1:])
 
 
+@pytest.mark.clause("forget.erases")
 async def test_forgetting_erases_everything_and_is_idempotent(store: OperatorStore) -> None:
     await say(store, "1", "hello")
     changes = Changes(
@@ -256,6 +275,7 @@ async def test_forgetting_erases_everything_and_is_idempotent(store: OperatorSto
     assert [user async for user in store.users()] == []
 
 
+@pytest.mark.clause("forget.erases")
 async def test_forgetting_within_a_commit_keeps_what_the_commit_adds(store: OperatorStore) -> None:
     base = await put(store, "1", a=1)
     bye = OutboxEntry([{"method": "sendMessage", "params": {"text": "bye"}}], 1.0)
@@ -267,6 +287,7 @@ async def test_forgetting_within_a_commit_keeps_what_the_commit_adds(store: Oper
     assert record.outbox == {9: bye}
 
 
+@pytest.mark.clause("forget.erases")
 async def test_work_that_began_before_forgetting_does_not_bring_the_user_back(
     store: OperatorStore,
 ) -> None:
@@ -291,6 +312,7 @@ async def test_work_that_began_before_forgetting_does_not_bring_the_user_back(
     assert (await store.load("1")).state == {"fresh": True}
 
 
+@pytest.mark.clause("history.newest")
 async def test_history_keeps_the_newest_messages(harness: Harness) -> None:
     store = await harness.open(Limits(history=3))
     for n in range(5):
@@ -306,6 +328,7 @@ async def test_history_keeps_the_newest_messages(harness: Harness) -> None:
     assert [message.text for message in (await store.load("1")).history] == ["e"]
 
 
+@pytest.mark.clause("history.newest")
 async def test_history_gives_way_to_state(harness: Harness) -> None:
     store = await harness.open(Limits(max_bytes=1_000))
     await say(store, "1", "old" * 100, "new" * 100)
@@ -315,6 +338,7 @@ async def test_history_gives_way_to_state(harness: Harness) -> None:
     assert record.state == {"blob": "x" * 500}
 
 
+@pytest.mark.clause("history.newest")
 async def test_history_counts_as_what_is_stored_of_it(harness: Harness) -> None:
     """Engines that hold a record in one piece have no room for more: quotes are escaped, roles have names."""
     store = await harness.open(Limits(max_bytes=3_000, history=200))
@@ -326,6 +350,7 @@ async def test_history_counts_as_what_is_stored_of_it(harness: Harness) -> None:
     assert 2_500 < stored <= 3_000
 
 
+@pytest.mark.clause("record.limit")
 async def test_a_record_beyond_the_limit_is_refused(harness: Harness) -> None:
     store = await harness.open(Limits(max_bytes=1_000))
     version = await put(store, "1", a="x" * 500)
@@ -337,6 +362,7 @@ async def test_a_record_beyond_the_limit_is_refused(harness: Harness) -> None:
     assert list(record.state) == ["a"]
 
 
+@pytest.mark.clause("record.limit")
 async def test_bookkeeping_does_not_count_towards_the_limit(harness: Harness) -> None:
     store = await harness.open(Limits(max_bytes=1_000))
     # Altogether more than the limit by far, and less than what the smallest engine can hold of anything.
@@ -347,6 +373,7 @@ async def test_bookkeeping_does_not_count_towards_the_limit(harness: Harness) ->
     await put(store, "1", a="x" * 900)
 
 
+@pytest.mark.clause("update.once")
 async def test_the_newest_applied_ids_are_kept(store: OperatorStore) -> None:
     reply = encode_entry(OutboxEntry([], 1.0))
     version = await store.commit("1", Changes(applied=(0,), outbox={0: reply}), expect=0)
@@ -357,12 +384,14 @@ async def test_the_newest_applied_ids_are_kept(store: OperatorStore) -> None:
     assert record.outbox == {}, "an outbox entry goes with its id"
 
 
+@pytest.mark.clause("update.once")
 async def test_ids_that_restart_low_are_kept_in_order_of_arrival(store: OperatorStore) -> None:
     version = await store.commit("1", Changes(applied=(2_000_000_000,)), expect=0)
     await store.commit("1", Changes(applied=(17,)), expect=version)
     assert (await store.load("1")).applied == (2_000_000_000, 17)
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_the_outbox_keeps_what_is_not_dropped(store: OperatorStore) -> None:
     first = OutboxEntry([{"method": "sendMessage", "params": {"text": "1"}}], 1.0)
     second = OutboxEntry([{"method": "sendMessage", "params": {"text": "2"}}], 2.0)
@@ -372,6 +401,7 @@ async def test_the_outbox_keeps_what_is_not_dropped(store: OperatorStore) -> Non
     assert (await store.load("1")).outbox == {2: second}
 
 
+@pytest.mark.clause("record.corrupt")
 async def test_a_corrupt_record_is_no_new_user(harness: Harness) -> None:
     store = await harness.open()
     await put(store, "1", secret="hunter2")
@@ -385,6 +415,7 @@ async def test_a_corrupt_record_is_no_new_user(harness: Harness) -> None:
         await store.load("1")
 
 
+@pytest.mark.clause("record.corrupt")
 async def test_a_corrupt_record_can_be_forgotten(harness: Harness) -> None:
     store = await harness.open()
     await put(store, "1", a=1)
@@ -393,6 +424,7 @@ async def test_a_corrupt_record_can_be_forgotten(harness: Harness) -> None:
     assert (await store.load("1")).is_empty
 
 
+@pytest.mark.clause("store.apart")
 async def test_a_store_belongs_to_one_bot(harness: Harness) -> None:
     store = await harness.open()
     await store.bind(42)
@@ -401,6 +433,7 @@ async def test_a_store_belongs_to_one_bot(harness: Harness) -> None:
         await store.bind(43)
 
 
+@pytest.mark.clause("store.apart")
 async def test_what_is_loaded_is_the_callers_own(store: OperatorStore) -> None:
     await put(store, "1", items=[1])
     record = await store.load("1")
@@ -411,6 +444,7 @@ async def test_what_is_loaded_is_the_callers_own(store: OperatorStore) -> None:
     assert again.history == []
 
 
+@pytest.mark.clause("engine.connects")
 async def test_connect_close_and_ping_can_be_repeated(store: OperatorStore) -> None:
     await store.connect()
     await store.ping()
@@ -420,6 +454,7 @@ async def test_connect_close_and_ping_can_be_repeated(store: OperatorStore) -> N
     await store.close()
 
 
+@pytest.mark.clause("transfer.complete")
 async def test_export_and_import_carry_everything(harness: Harness) -> None:
     store = await harness.open()
     await put(store, "1", a=[1, {"b": None}])
@@ -444,6 +479,7 @@ async def test_export_and_import_carry_everything(harness: Harness) -> None:
         assert (await store.load(user)).to_json() == record.to_json()
 
 
+@pytest.mark.clause("json.round-trip")
 async def test_a_value_that_cannot_be_kept_names_its_key_and_writes_nothing(
     store: OperatorStore,
 ) -> None:

@@ -17,6 +17,8 @@ from bot.runtime.state.transfer import UnusableLine, export_lines, import_lines
 from suite.contract.harness import Harness
 from suite.contract.test_json import VALUES
 
+pytestmark = pytest.mark.clause("transfer.complete")
+
 REPLY = {"method": "sendMessage", "params": {"chat_id": "1", "text": "I <b>know</b>, ünd 👋"}, "files": {}}
 STEP = {"state": "Steps:name", "data": {"tries": [1, 2.0, None], "nested": {"": {}}}, "at": 1_790_000_000.25}
 

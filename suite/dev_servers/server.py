@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bot.runtime.chosen import ENGINE
 from bot.runtime.engines.dev_server import DevServer
-from suite.behaviour.test_cli import environment
+from suite.support.command_line import environment
 
 
 def make_server() -> DevServer:

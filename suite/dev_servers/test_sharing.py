@@ -15,10 +15,10 @@ from bot.runtime.engines import dev_server as embedded
 from bot.runtime.engines.dev_server import WATCH_SECONDS, DevServer
 from bot.runtime.errors import OperatorError, StateConflict, StateUnavailable
 from bot.runtime.state.store import Changes, OperatorStore
-from suite.behaviour.test_cli import run
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
+from suite.support.command_line import run
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.clause("dev-server.shared"), pytest.mark.timeout(180)]
 
 
 async def connected() -> OperatorStore:

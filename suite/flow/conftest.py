@@ -1,12 +1,24 @@
-"""Fixtures of the flow's tests: a bot over HTTP, in both modes, and somebody who talks to it."""
+"""Fixtures of the flow's tests: a bot with the template's conversation, and somebody who talks to it."""
 
 import pytest
 
-from suite.behaviour.conftest import bot, make_runtime, mode, telegram
+from bot.runtime.state.store import OperatorStore
 from suite.fake_telegram import FakeTelegram
+from suite.flow.owner import flow_owner
 from suite.flow.person import Person
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
-__all__ = ["ann", "bot", "make_runtime", "mode", "telegram"]
+
+@pytest.fixture
+def make_runtime(telegram: FakeTelegram, store: OperatorStore) -> MakeRuntime:
+    """Make a bot that has the conversation; `settings` are its settings."""
+
+    def make(mode: Mode, **settings: object) -> Runtime:
+        runtime = Runtime(telegram, store, mode, **settings)
+        runtime.owner = flow_owner()
+        return runtime
+
+    return make
 
 
 @pytest.fixture

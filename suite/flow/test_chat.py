@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.flow import handlers
-from suite.behaviour.test_cli import run
+from suite.flow.example import handlers
+from suite.flow.owner import BOT
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR
+from suite.support.command_line import run
 
-pytestmark = pytest.mark.usefixtures("harness")
+pytestmark = [pytest.mark.clause("flow.example"), pytest.mark.usefixtures("harness")]
 
 
 def test_chat_plays_it(tmp_path: Path) -> None:
     lines = ["/profile", "Ann", "1990", "1", "2", "2", "1", "/cancel"]
-    result = run(tmp_path, "chat", stdin="\n".join(lines))
+    result = run(tmp_path, "chat", module=BOT, stdin="\n".join(lines))
     assert (result.returncode, result.stderr) == (0, "")
     hint = "(type a number to press a button)"
     step_3 = [STYLE, "  1) Briefly", "  2) In detail", "  3) Back", "  4) Cancel", hint]
@@ -31,6 +32,6 @@ def test_chat_plays_it(tmp_path: Path) -> None:
 
 
 def test_help_lists_its_commands(tmp_path: Path) -> None:
-    shown = run(tmp_path, "chat", stdin="/help\n").stdout
+    shown = run(tmp_path, "chat", module=BOT, stdin="/help\n").stdout
     for command, what in handlers.MENU["en"].items():
         assert f"/{command} - {what}" in shown

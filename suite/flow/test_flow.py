@@ -4,14 +4,15 @@ import asyncio
 
 import pytest
 
-from bot.flow import handlers
-from bot.flow.steps import ConversationStates
 from bot.runtime.state.store import OperatorStore
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
+from suite.flow.example import handlers
+from suite.flow.example.steps import ConversationStates
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person
+from suite.support.runtime import MakeRuntime, Mode, Runtime
+
+pytestmark = pytest.mark.clause("flow.example")
 
 ALL = ["/profile", "Ann", "1990", "[In detail]", "[Yes, save it]"]
 PROFILE = {"name": "Ann", "born": 1990, "style": "detailed"}

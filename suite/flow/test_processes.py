@@ -1,30 +1,24 @@
 """The conversation with a bot that is killed, and with two replicas of it, as real processes."""
 
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from bot.flow import handlers
-from bot.flow.steps import ConversationStates
 from bot.runtime.state.store import OperatorStore
-from suite.behaviour.test_processes import balanced, replicas
 from suite.fake_telegram import FakeTelegram
+from suite.flow.example import handlers
+from suite.flow.example.steps import ConversationStates
+from suite.flow.owner import BOT
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person
+from suite.support.replicas import balanced, replicas
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.clause("flow.example"), pytest.mark.timeout(180)]
 
 ACTIONS = ["/profile", "Ann", "1990", "[In detail]", "[Yes, save it]"]
 TEXTS = [NAME, YEAR.format("Ann"), STYLE, SUMMARY.format("Ann", 1990, "in detail"), handlers.SAVED]
 SENDING = ("sendMessage", "editMessageText")
 PROFILE = {"name": "Ann", "born": 1990, "style": "detailed"}
-
-
-@pytest.fixture
-async def telegram() -> AsyncIterator[FakeTelegram]:
-    async with FakeTelegram(max_retry_after=0.1) as telegram:
-        yield telegram
 
 
 def settings(mode: str) -> dict[str, str]:
@@ -36,7 +30,7 @@ async def test_killed_between_any_two_steps(
 ) -> None:
     ann = Person(telegram, 1)
     for action in ACTIONS:
-        async with replicas(1, tmp_path, telegram, **settings(mode)) as (bot,):  # killed at the end
+        async with replicas(1, tmp_path, telegram, BOT, **settings(mode)) as (bot,):  # killed at the end
             telegram.webhook_address = f"http://127.0.0.1:{bot.port}"
             await ann.does(action)
     assert ann.sees() == TEXTS
@@ -50,7 +44,7 @@ async def test_killed_in_the_middle_of_any_step(
     """After the commit and before the reply, which the next process sends."""
     ann = Person(telegram, 1)
     for action in ACTIONS:
-        async with replicas(1, tmp_path, telegram):
+        async with replicas(1, tmp_path, telegram, BOT):
             await telegram.settled()
             for method in SENDING:
                 telegram.delay(method, 600, times=1)
@@ -60,7 +54,7 @@ async def test_killed_in_the_middle_of_any_step(
         assert update_id not in telegram.acknowledged
         for method in SENDING:
             telegram.delay(method, 0)
-    async with replicas(1, tmp_path, telegram):
+    async with replicas(1, tmp_path, telegram, BOT):
         await telegram.settled()
     assert ann.sees() == TEXTS
     record = await store.load("1")
@@ -73,7 +67,7 @@ async def test_message_and_button_at_the_same_moment_on_two_replicas(
     """Telegram keeps messages and pressed buttons in queues of their own, so both are under way at once."""
     people = [Person(telegram, user_id) for user_id in range(1, 31)]
     async with (
-        replicas(2, tmp_path, telegram, **settings("webhook")) as two,
+        replicas(2, tmp_path, telegram, BOT, **settings("webhook")) as two,
         balanced(telegram, two) as taken,
     ):
         await telegram.wait_for(lambda: telegram.webhook, timeout=20)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from bot.flow.steps import AnswerRefused, read_name, read_year
+from suite.flow.example.steps import AnswerRefused, read_name, read_year
+
+pytestmark = pytest.mark.clause("flow.example")
 
 
 @pytest.mark.parametrize(

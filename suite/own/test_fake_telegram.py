@@ -35,6 +35,8 @@ from aiohttp import web
 from suite.bot_api import parse_html
 from suite.fake_telegram import FakeTelegram
 
+pytestmark = pytest.mark.clause("kit.telegram")
+
 Json = dict[str, Any]
 Call = Callable[..., Coroutine[Any, Any, tuple[int, Json]]]
 Answer = Callable[[Json], Awaitable[web.Response] | web.Response]

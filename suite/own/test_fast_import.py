@@ -396,6 +396,8 @@ for entity in (MessageEntity, TelegramObject, User):
 from ..client.context_controller import BotContextController
 from ..types import MessageEntity
 
+pytestmark = pytest.mark.clause("import.fast")
+
 __all__ = ("AnswerCallbackQuery",)
 
 class AnswerCallbackQuery(BotContextController):

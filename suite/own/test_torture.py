@@ -10,6 +10,8 @@ import pytest
 from suite.torture.ledger import Balance, Ledger, Place, table
 from suite.torture.link import Link
 
+pytestmark = pytest.mark.clause("kit.torture")
+
 PLACE, GROUP = Place(1, 1), Place(1, -1)
 
 

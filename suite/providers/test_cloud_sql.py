@@ -26,9 +26,11 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.postgres.connection import Connection
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.tls import NOWHERE, Authority, TlsServer, problems
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 INSTANCE = "my-project:europe-west3:bot"
 

@@ -11,10 +11,12 @@ from bot.runtime.cloud.digitalocean import DigitaloceanStore
 from bot.runtime.config import Settings
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.test_pooler import PGBOUNCER
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 CLUSTER = "db-postgresql-fra1-12345-do-user-1234567-0.b.db.ondigitalocean.com"
 

@@ -13,11 +13,11 @@ from bot.runtime.engines.dynamodb.connection import DynamodbSettings
 from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from suite.agents import CountingAgent
-from suite.behaviour.process import BotProcess
-from suite.behaviour.runtime import Runtime
 from suite.contract.harness import Harness
 from suite.engines.dynamodb.throttle import Throttle
 from suite.fake_telegram import FakeTelegram
+from suite.support.process import BotProcess
+from suite.support.runtime import Runtime
 
 STACK = Path(__file__).parents[2] / "infra" / "dynamodb.yaml"
 

@@ -20,10 +20,12 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import Server, make_store
 from suite.engines.redis.tls import UNCHECKED, Certificate, behind_tls, issue, named
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 ADDRESS = "127.0.0.1"
 """An instance is known by its address alone."""

@@ -9,7 +9,10 @@ from shutil import copy, which
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not which("bash"), reason="infra/memorystore.sh takes bash")
+pytestmark = [
+    pytest.mark.clause("provider.infra"),
+    pytest.mark.skipif(not which("bash"), reason="infra/memorystore.sh takes bash"),
+]
 
 GCLOUD = f"""#!{sys.executable}
 import re, sys

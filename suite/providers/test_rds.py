@@ -19,10 +19,12 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.postgres.connection import Connection, Database, DatabaseSettings
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.standby import follow
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 INSTANCE = "bot.cabcdefghijk.eu-central-1.rds.amazonaws.com"
 CHINA = "bot.cabcdefghijk.rds.cn-north-1.amazonaws.com.cn"

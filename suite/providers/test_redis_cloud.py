@@ -12,10 +12,12 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import RIGHTS, Server
 from suite.engines.redis.tls import UNCHECKED, WRONG, behind_tls, issue, named, resolve_here
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 DOMAIN = ".redns.redis-cloud.com"
 NAME = f"redis-12345.c1.eu-west-1-3.ec2{DOMAIN}"

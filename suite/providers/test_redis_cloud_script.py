@@ -14,7 +14,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-pytestmark = pytest.mark.skipif(not which("curl"), reason="infra/redis_cloud.sh takes curl")
+pytestmark = [
+    pytest.mark.clause("provider.infra"),
+    pytest.mark.skipif(not which("curl"), reason="infra/redis_cloud.sh takes curl"),
+]
 
 PLACE = "redis-1.example:1234"
 PLANS = [

@@ -15,10 +15,12 @@ from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Connection, Database
 from bot.runtime.errors import OperatorError, StateError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.postgres.server import OwnServer
 from suite.engines.postgres.test_pooler import PGBOUNCER
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("provider.connects")
 
 POOLER = "aws-0-eu-central-1.pooler.supabase.com"
 BOT_USER = Path("infra/supabase.sql").read_text("utf-8")

@@ -7,11 +7,13 @@ gives the same faults again.
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from bot.runtime.chosen import ENGINE
 from suite.torture.clock import LIBRARY
 from suite.torture.driver import Outcome, Setup, setups, short_setups, torture
 from suite.torture.ledger import table
+from suite.torture.names import ASK, OWNERS_BOT
 from suite.torture.plan import Plan, share, short
+from suite.torture.processes import BotEnded
 
 
 def main() -> int:
@@ -31,8 +35,18 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, help="only so many processes")
     parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
+    parser.add_argument("--owner", action="store_true", help="run the owner's agent, routers and texts")
+    parser.add_argument("--python", default=sys.executable, help="what runs the bot")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME", help="a variable that the bot sees"
+    )
     chosen = parser.parse_args()
-    possible = short_setups(chosen.bot) if chosen.short else setups(chosen.bot)
+    of_owner = {"bot": OWNERS_BOT, "asks": ASK, "most_waiting": 40} if chosen.owner else {"bot": chosen.bot}
+    seen = {name: os.environ[name] for name in chosen.env if name in os.environ}
+    possible = [
+        replace(setup, python=chosen.python, environment=seen, **of_owner)
+        for setup in (short_setups() if chosen.short else setups())
+    ]
     wanted = {
         number: setup
         for number, setup in enumerate(possible)
@@ -69,6 +83,9 @@ def run(setup: Setup, seed: int, plan: Plan) -> Outcome:
     except pytest.skip.Exception as missing:
         shutil.rmtree(folder)
         print(missing, file=sys.stderr)
+        sys.exit(2)
+    except BotEnded as error:
+        print(f"torture: {error}", file=sys.stderr)
         sys.exit(2)
     if outcome.is_clean:
         shutil.rmtree(folder)

@@ -12,11 +12,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.cli import main
-from suite.owner import put_in_place
+from suite.owner import replace_owner
+
+if TYPE_CHECKING:
+    from bot.runtime.app import Owner
 
 
 class TorturedAgent(TelegramAgentAdapter):
@@ -28,6 +31,13 @@ class TorturedAgent(TelegramAgentAdapter):
         await asyncio.sleep(float(seconds))
         effects.append(name)
         return f"{name} #{len(effects)}"
+
+
+def tortured_owner() -> "Owner":
+    """An owner who wrote no more than that agent."""
+    from bot.runtime.app import Owner
+
+    return Owner(agent=TorturedAgent)
 
 
 def let_clock_jump(file: Path) -> None:
@@ -50,5 +60,5 @@ def let_clock_jump(file: Path) -> None:
 
 if __name__ == "__main__":
     let_clock_jump(Path(os.environ["TORTURE_CLOCK"]))
-    put_in_place(TorturedAgent)
+    replace_owner(tortured_owner)
     main()

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,26 +36,34 @@ class Setup:
         mode: how it gets its updates.
         replicas: how many processes share the work; one, when it polls.
         bot: the module to run.
+        python: what runs it.
+        environment: what it sees besides its settings.
+        asks: the command at which it tells what it keeps.
+        most_waiting: unanswered messages beyond which people wait, too.
     """
 
     mode: Mode
     replicas: int = 1
     bot: str = "suite.torture.bot"
+    python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=dict)
+    asks: str = "/export"
+    most_waiting: int = 150
 
     @property
     def name(self) -> str:
         return self.mode if self.replicas == 1 else f"{self.mode}, {self.replicas} replicas"
 
 
-def setups(bot: str = Setup.bot) -> list[Setup]:
+def setups() -> list[Setup]:
     """Every way to run it. Several processes can share only what outlives each of them."""
     most = 3 if rendered_backend().survives_exit else 1
-    return [Setup("polling", 1, bot), *(Setup("webhook", count, bot) for count in sorted({1, most}))]
+    return [Setup("polling"), *(Setup("webhook", count) for count in sorted({1, most}))]
 
 
-def short_setups(bot: str = Setup.bot) -> list[Setup]:
+def short_setups() -> list[Setup]:
     """Both modes, with as many processes as can share the work."""
-    possible = setups(bot)
+    possible = setups()
     return [possible[0], possible[-1]]
 
 
@@ -120,19 +129,20 @@ async def torture(
             "BOT_TOKEN": telegram.token,
             "TELEGRAM_API_URL": telegram.url,
             "SHUTDOWN_TIMEOUT": "5",
+            **setup.environment,
             **backend.settings(links),
         }
         if setup.mode == "webhook":
             settings["WEBHOOK_URL"] = "https://bot.example/hook"
 
         def replica(number: int) -> Replica:
-            return Replica(number, setup.bot, folder, settings)
+            return Replica(number, [setup.python, "-m", setup.bot, "run"], folder, settings)
 
         replicas = await stack.enter_async_context(running(setup.replicas, replica))
         telegram.webhook_address = await stack.enter_async_context(balancer(replicas))
 
         ledger = Ledger()
-        people = People(telegram, ledger, Random(f"{seed} people"))
+        people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting)
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
         writing = asyncio.create_task(people.write())
@@ -150,7 +160,7 @@ async def torture(
             tell("all is well again")
             await telegram.settled(PATIENCE)
             await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
-            exports = await _exports(telegram)
+            exports = await _exports(telegram, setup.asks)
             tell("everybody has their data")
         except TimeoutError as error:
             outcome.problems.append(f"stuck: {error}; see {folder}")
@@ -170,22 +180,23 @@ async def _progress(telegram: FakeTelegram, updates: int) -> None:
     await telegram.wait_for(lambda: len(telegram.acknowledged) >= goal, PATIENCE)
 
 
-async def _exports(telegram: FakeTelegram) -> dict[int, dict[str, Any]]:
+async def _exports(telegram: FakeTelegram, asks: str) -> dict[int, dict[str, Any]]:
     """What the bot keeps about each user, as it tells them when they ask."""
     exports: dict[int, dict[str, Any]] = {}
 
     def missing() -> set[int]:
         for sent in telegram.sent:
-            if sent.method == "sendDocument":
-                exports[sent.chat_id] = json.loads(next(iter(sent.files.values())))
+            for content in sent.files.values() if sent.method == "sendDocument" else ():
+                with suppress(ValueError):  # an owner's agent may send files of its own
+                    exports[sent.chat_id] = json.loads(content)
         return set(range(1, USERS + 1)) - exports.keys()
 
     give_up = time.monotonic() + PATIENCE
     while users := missing():
         if time.monotonic() > give_up:
-            raise TimeoutError(f"no answer to /export for users {users}")
+            raise TimeoutError(f"no answer to {asks} for users {users}")
         for user_id in users:
-            telegram.message("/export", user_id=user_id)
+            telegram.message(asks, user_id=user_id)
         await telegram.settled(PATIENCE)
         with suppress(TimeoutError):
             await telegram.wait_for(lambda: not missing(), 5)

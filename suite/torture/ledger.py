@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+_REPLY = re.compile(r"\w+ #\d+")
+_SORRY = re.compile(r"\w+ sorry")
+
 
 class Place(NamedTuple):
     """Where somebody writes. Telegram keeps the order within one."""
@@ -61,6 +64,8 @@ class Ledger:
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
 
+        An agent may raise. Then its user gets an apology, `NAME sorry`, in the place of effect and reply.
+
         Args:
             exports: per user, what the bot says it keeps about them (`/export`).
             said: per chat, the texts that the bot sent there.
@@ -69,16 +74,19 @@ class Ledger:
         for user_id in {place.user_id for place in self.written}:
             places = [place for place in self.written if place.user_id == user_id]
             effects = exports[user_id]["state"].get("effects", [])
-            balance += self._effects(user_id, places, effects)
+            sorry = {name for place in places for name in _apologies(said.get(place.chat_id, ()))}
+            balance += self._effects(user_id, places, effects, sorry)
             balance += _history(user_id, effects, exports[user_id].get("history", ()))
             for place in places:
                 balance += self._replies(place, effects, said.get(place.chat_id, ()))
         return balance
 
-    def _effects(self, user_id: int, places: Iterable[Place], effects: Sequence[str]) -> Balance:
-        written = Counter(name for place in places for name in self.written[place])
+    def _effects(
+        self, user_id: int, places: Iterable[Place], effects: Sequence[str], sorry: set[str]
+    ) -> Balance:
+        written = Counter(name for place in places for name in self.written[place] if name not in sorry)
         balance = Balance(
-            sent=written.total(),
+            sent=sum(len(self.written[place]) for place in places),
             lost=_labels(user_id, written - Counter(effects)),
             doubled=_labels(user_id, Counter(effects) - written),
         )
@@ -88,8 +96,12 @@ class Ledger:
 
     def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Balance:
         truth = {f"{name} #{number}" for number, name in enumerate(effects, start=1)}
-        replies = [text for text in dict.fromkeys(said) if re.fullmatch(r"\w+ #\d+", text)]
-        answered = [text.split()[0] for text in replies]
+        replies = [text for text in dict.fromkeys(said) if _REPLY.fullmatch(text)]
+        answered = [
+            text.split()[0]
+            for text in dict.fromkeys(said)
+            if _REPLY.fullmatch(text) or _SORRY.fullmatch(text)
+        ]
         unanswered = self.written[place].keys() - set(answered)
         return Balance(
             missing=[f"{name} of user {place.user_id}, {self.written[place][name]}" for name in unanswered],
@@ -113,6 +125,11 @@ def _history(user_id: int, effects: Sequence[str], history: Iterable[Mapping[str
     talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
     expected, found = Counter(effects[len(effects) - len(talked) :]), Counter(talked)
     return Balance(lost=_labels(user_id, expected - found), doubled=_labels(user_id, found - expected))
+
+
+def _apologies(said: Iterable[str]) -> list[str]:
+    """The messages that the bot apologised for."""
+    return [text.split()[0] for text in said if _SORRY.fullmatch(text)]
 
 
 def _labels(user_id: int, names: Iterable[str]) -> list[str]:

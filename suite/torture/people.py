@@ -8,25 +8,24 @@ from suite.torture.ledger import Ledger, Place
 
 USERS = 10
 MESSAGES_A_SECOND = 80
-MOST_WAITING = 150
-"""Unanswered messages beyond which people wait, too."""
 
 
 class People:
     """Each writes in private and in a group: Telegram keeps the order within each, not between the two."""
 
-    def __init__(self, telegram: FakeTelegram, ledger: Ledger, chance: Random) -> None:
+    def __init__(self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int) -> None:
         self.updates: list[int] = []
         self._telegram = telegram
         self._ledger = ledger
         self._chance = chance
+        self._most_waiting = most_waiting
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
 
     async def write(self) -> None:
         """Write until cancelled."""
         while True:
             await asyncio.sleep(self._chance.expovariate(MESSAGES_A_SECOND))
-            if self.waiting < MOST_WAITING:
+            if self.waiting < self._most_waiting:
                 self.message(seconds=self._chance.uniform(0, 0.02))
 
     @property

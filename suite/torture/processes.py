@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,10 @@ from aiohttp import web
 ROOT = Path(__file__).resolve().parents[2]
 
 SECRET = "X-Telegram-Bot-Api-Secret-Token"
+
+
+class BotEnded(Exception):
+    """The bot ended where it should have begun to listen; the text has its last words."""
 
 
 class _Process:
@@ -35,6 +38,10 @@ class _Process:
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
 
+    def last_words(self) -> str:
+        """The last line that it wrote."""
+        return self._log.read_text(errors="replace").strip().rpartition("\n")[2]
+
     async def _follow(self) -> int:
         assert self._process.stderr
         with self._log.open("ab") as log:
@@ -53,18 +60,20 @@ class Replica:
         surprises: how processes ended that nobody had told to end, or that did not end well.
     """
 
-    def __init__(self, number: int, module: str, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, command: Sequence[str], folder: Path, settings: Mapping[str, str]
+    ) -> None:
         """Make the place; no process runs yet.
 
         Args:
             number: tells it from others.
-            module: what to run with the argument `run`.
-            folder: where its processes run, and leave what they say.
+            command: what to run, in the project's folder.
+            folder: where its processes leave what they say.
             settings: their environment.
         """
         self.number = number
         self.surprises: list[str] = []
-        self._module = module
+        self._command = command
         self._folder = folder
         self._clock = folder / f"clock-{number}"
         self._clock.write_text("0")
@@ -88,12 +97,13 @@ class Replica:
         """Wait until its first process listens.
 
         Raises:
-            RuntimeError: it ended instead.
+            BotEnded: it did not begin.
         """
         process = self._process
         await _until_listening(process)
         if process.ended.done():
-            raise RuntimeError(f"the bot ended with {process.ended.result()}: see {self._folder}")
+            last = process.last_words()
+            raise BotEnded(f"the bot ended with {process.ended.result()}: {last} (more is in {self._folder})")
 
     async def kill(self) -> None:
         """Kill its process with SIGKILL."""
@@ -153,8 +163,7 @@ class Replica:
             "TORTURE_CLOCK": str(self._clock),
         }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self._module, "run",
-            cwd=self._folder, env={**own, **self._settings}, stderr=asyncio.subprocess.PIPE,
+            *self._command, cwd=ROOT, env={**own, **self._settings}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         return _Process(process, self._folder / f"bot-{self.number}-{next(self._starts)}.log")
 

@@ -7,6 +7,8 @@ import pytest
 from suite.torture.driver import Setup, short_setups, torture
 from suite.torture.plan import short
 
+pytestmark = pytest.mark.clause("torture.balances")
+
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: setup.mode)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bot.runtime.engines.dev_server import DevServer
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
 
 
 def test_a_server_that_does_not_start(server: DevServer, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
 from suite.engines.dynamodb.server import Server, environment_of, make_table
 from suite.engines.dynamodb.throttle import Throttle
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
 
 KEY = "AKIAKEYTHATNOBODYSEES"
 SECRET = "secret/of+aws/that+nobody/sees"

@@ -16,8 +16,8 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.dynamodb.store import MOST_BYTES, DynamodbStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import environment, run
 from suite.engines.dynamodb.server import Server, environment_of, free_port, make_store, make_table
+from suite.support.command_line import environment, run
 
 SECRET = "hunter2hunter2"
 

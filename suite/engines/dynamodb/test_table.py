@@ -11,9 +11,9 @@ from bot.runtime.engines.dynamodb.doctor import _clock
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes, Finding
-from suite.behaviour.test_cli import run
 from suite.engines.dynamodb.server import environment_of, make_client, make_store, make_table
 from suite.engines.dynamodb.throttle import Throttle
+from suite.support.command_line import run
 
 CREATED = (
     "table {}: created (on-demand, protected from deletion), expiry (TTL on `expires`) turned on, "

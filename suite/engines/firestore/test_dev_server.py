@@ -13,8 +13,8 @@ from bot.runtime.engines.firestore import dev_server as embedded_firestore
 from bot.runtime.engines.firestore.dev_server import FirestoreDevServer
 from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.dev_servers.server import process_ids, wait_until, wait_until_gone
+from suite.support.command_line import run
 
 pytestmark = pytest.mark.timeout(180)
 

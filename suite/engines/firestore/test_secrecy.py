@@ -17,10 +17,10 @@ from google.auth.transport.requests import Request
 from bot.runtime.engines.firestore.connection import FirestoreClient, FirestoreSettings, credentials
 from bot.runtime.engines.firestore.store import FirestoreStore
 from bot.runtime.errors import StateUnavailable
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
-from suite.behaviour.test_cli import run
 from suite.engines.firestore.server import Emulator, shared_host
+from suite.support.command_line import run
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
 
 pytestmark = pytest.mark.timeout(180)
 

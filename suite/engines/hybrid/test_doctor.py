@@ -5,6 +5,8 @@ import pytest
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.redis.server import Server
 
+pytestmark = pytest.mark.clause("doctor.server")
+
 
 @pytest.mark.parametrize(
     ("name", "value", "ack", "level", "part"),

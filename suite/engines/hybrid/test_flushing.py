@@ -14,13 +14,15 @@ from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
-from suite.behaviour.runtime import Runtime
-from suite.behaviour.test_cli import run
 from suite.engines.hybrid.doings import evict, is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import shared_url
 from suite.fake_telegram import FakeTelegram
+from suite.support.command_line import run
+from suite.support.runtime import Runtime
+
+pytestmark = pytest.mark.clause("engine.write-behind")
 
 
 async def lazy(hybrid: HybridHarness, ack: str = "redis", interval: float = 3600) -> HybridStore:
@@ -35,6 +37,7 @@ def flushes(outcome: str = "flushed") -> float:
     return value
 
 
+@pytest.mark.clause("wire.round-trips")
 async def test_a_warm_user_costs_one_round_trip_each_to_load_and_to_commit(hybrid: HybridHarness) -> None:
     await lazy(hybrid)  # which cleans up when the proxy is gone
     async with Proxy(shared_url()) as proxy:

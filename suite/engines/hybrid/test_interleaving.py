@@ -19,6 +19,8 @@ from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
 from suite.engines.hybrid.harness import HybridHarness
 
+pytestmark = pytest.mark.clause("engine.write-behind")
+
 T = TypeVar("T")
 
 SECONDS = 6.0

@@ -12,6 +12,8 @@ from bot.runtime.state.store import Changes
 from suite.engines.hybrid.doings import evict, is_dirty, messages_in_postgres, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 
+pytestmark = pytest.mark.clause("engine.write-behind")
+
 ALL = ("state", "history", "meta", "applied")
 
 
@@ -137,6 +139,7 @@ async def test_forgetting_waits_for_a_flush_that_is_under_way(store: HybridStore
     assert (await store.load("1")).is_empty
 
 
+@pytest.mark.clause("forget.no-trace")
 async def test_forgetting_a_dirty_user(store: HybridStore) -> None:
     await put(store, say="hello", n=1)
     await store.flush()

@@ -8,10 +8,12 @@ from redis.asyncio import Redis
 
 from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Database
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
 from suite.engines.postgres.server import OwnServer
 from suite.engines.redis.server import Server
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
+
+pytestmark = pytest.mark.clause("secrets.never-written")
 
 OF_REDIS, OF_POSTGRES = "pass:w/rd@of#redis", "pass:w/rd@of#postgres"
 

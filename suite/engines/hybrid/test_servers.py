@@ -15,15 +15,15 @@ from bot.runtime.engines.postgres.connection import Database
 from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import processor
-from suite.behaviour.runtime import Runtime
-from suite.behaviour.test_cli import environment
 from suite.engines.hybrid.doings import is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.postgres.server import OwnServer
 from suite.engines.redis.server import Server
 from suite.fake_telegram import FakeTelegram
+from suite.support.command_line import environment
+from suite.support.runtime import Runtime
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.clause("engine.outage"), pytest.mark.timeout(180)]
 
 
 async def back_to(server: Server, copy: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from suite.behaviour.test_cli import run
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("memory.says-so")
 
 
 @pytest.mark.parametrize("arguments", [["show", "1"], ["export", "-"], ["forget", "1", "--yes"]])

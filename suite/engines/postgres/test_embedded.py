@@ -15,13 +15,15 @@ from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import environment
 from suite.engines.postgres.server import OwnServer
+from suite.support.command_line import environment
 
 USER = """
 import sys
 from pathlib import Path
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+
+pytestmark = pytest.mark.clause("dev-server.shared")
 server = PostgresDevServer(Path(sys.argv[1]))
 print(server.start_now(), flush=True)
 sys.stdin.readline()

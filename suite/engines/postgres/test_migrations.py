@@ -17,6 +17,8 @@ from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
 from suite.engines.postgres.harness import server_url
 
+pytestmark = pytest.mark.clause("engine.migrate")
+
 OURS = "state@head"
 """The engine's own migrations. What yours do, beside them, is not for these tests to say."""
 

@@ -12,9 +12,11 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import Changes
 from bot.runtime.state.turn import Turn, mutate
-from suite.behaviour.runtime import Runtime
 from suite.engines.postgres.server import OwnServer
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import Runtime
+
+pytestmark = pytest.mark.clause("engine.outage")
 
 
 @pytest.mark.parametrize("fault", ["restart", "pause", "crash"])
@@ -114,6 +116,7 @@ async def test_a_server_that_becomes_read_only_is_left(own_server: OwnServer, ow
     await store.close()
 
 
+@pytest.mark.clause("doctor.server")
 async def test_doctor_names_what_puts_records_at_risk(own_server: OwnServer, own_database: Database) -> None:
     store = PostgresStore(Database(own_server.url, pool_size=1_000))
     await store.connect()
@@ -131,6 +134,7 @@ async def test_doctor_names_what_puts_records_at_risk(own_server: OwnServer, own
     await store.close()
 
 
+@pytest.mark.clause("doctor.server")
 async def test_doctor_sees_the_connections_of_others(own_server: OwnServer, own_database: Database) -> None:
     """Also without the rights to look at what they do."""
     connection = await asyncpg.connect(own_server.url)
@@ -146,6 +150,7 @@ async def test_doctor_sees_the_connections_of_others(own_server: OwnServer, own_
         await each.close()
 
 
+@pytest.mark.clause("doctor.server")
 async def test_doctor_names_a_clock_that_is_off(
     own_server: OwnServer, own_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

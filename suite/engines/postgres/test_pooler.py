@@ -24,7 +24,10 @@ from suite.engines.postgres.harness import schema, server_url
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
-pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+pytestmark = [
+    pytest.mark.clause("engine.pooler"),
+    pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed"),
+]
 
 CONFIG = """
 [databases]

@@ -12,6 +12,8 @@ from bot.runtime.state.record import Message, OutboxEntry, encode_entry
 from bot.runtime.state.store import Changes
 from suite.engines.postgres.harness import PostgresHarness, schema
 
+pytestmark = pytest.mark.clause("engine.layout")
+
 MARK = "hunter2"
 
 
@@ -40,6 +42,7 @@ def personal() -> Changes:
     )
 
 
+@pytest.mark.clause("forget.no-trace")
 async def test_forgetting_leaves_a_marker_and_no_content(
     postgres: PostgresHarness, connection: Connection
 ) -> None:
@@ -54,6 +57,7 @@ async def test_forgetting_leaves_a_marker_and_no_content(
     assert marker.startswith("user_state: ")
 
 
+@pytest.mark.clause("forget.no-trace")
 async def test_forgetting_leaves_nothing_of_those_who_write_at_the_same_time(
     postgres: PostgresHarness, connection: Connection
 ) -> None:

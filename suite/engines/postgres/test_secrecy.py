@@ -6,9 +6,11 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from bot.runtime.engines.postgres.connection import Database
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
 from suite.engines.postgres.server import OwnServer
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
+
+pytestmark = pytest.mark.clause("secrets.never-written")
 
 PASSWORD = "pass:w/rd@of#postgres"
 

@@ -11,9 +11,11 @@ from bot.runtime.engines.postgres.connection import Connection, Database, Databa
 from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
-from suite.behaviour.test_cli import run
 from suite.engines.postgres.harness import PostgresHarness, schema, server_url
 from suite.engines.postgres.server import OwnServer, Proxy
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("engine.connects")
 
 SECRET = "hunter2"
 

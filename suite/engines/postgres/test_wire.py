@@ -12,6 +12,8 @@ from bot.runtime.state.store import Changes
 from suite.engines.postgres.harness import PostgresHarness, schema, server_url
 from suite.engines.postgres.server import Proxy
 
+pytestmark = pytest.mark.clause("wire.round-trips")
+
 
 @pytest.fixture
 async def proxy(postgres: PostgresHarness) -> AsyncIterator[Proxy]:
@@ -63,6 +65,7 @@ async def test_so_is_a_first_commit(far_store: PostgresStore, proxy: Proxy) -> N
 
 
 @pytest.mark.parametrize("is_merge", [False, True])
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_commit_whose_answer_is_lost_is_applied_once(
     far_store: PostgresStore, proxy: Proxy, is_merge: bool
 ) -> None:
@@ -105,6 +108,7 @@ async def test_a_conflict_is_certain(far_store: PostgresStore, proxy: Proxy) -> 
         await far_store.commit("1", turn(2), expect=base)
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_lost_load_is_tried_again(far_store: PostgresStore, proxy: Proxy) -> None:
     await far_store.commit("lost and found", turn(1), expect=0)
     await far_store.load("lost and found")

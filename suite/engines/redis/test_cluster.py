@@ -15,6 +15,8 @@ from bot.runtime.state.store import Changes
 from bot.runtime.state.transfer import export_lines, import_record, read_line
 from suite.engines.redis.server import Server, make_store
 
+pytestmark = pytest.mark.clause("engine.topology")
+
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:

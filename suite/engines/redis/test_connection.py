@@ -19,9 +19,11 @@ from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
 from bot.runtime.state.transfer import export_lines
-from suite.behaviour.test_cli import run
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import RIGHTS, Server, free_port, make_store
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("engine.connects")
 
 PASSWORD = "p@ss:w/rd?#%"
 Options = dict[str, Any]

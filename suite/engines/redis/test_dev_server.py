@@ -13,8 +13,10 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.dev_server import DevServer
 from bot.runtime.engines.redis.dev_server import RedisDevServer
 from bot.runtime.errors import OperatorError
-from suite.behaviour.test_cli import run
 from suite.dev_servers.server import chat, process_ids, say, wait_until, wait_until_gone
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("dev-server.shared")
 
 
 def test_it_writes_what_it_keeps_and_is_stopped_not_killed(server: DevServer) -> None:

@@ -8,9 +8,11 @@ import trustme
 
 from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.state.store import Finding
-from suite.behaviour.test_cli import run
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import Server, make_store
+from suite.support.command_line import run
+
+pytestmark = pytest.mark.clause("doctor.server")
 
 
 async def texts(store: RedisStore, level: str) -> list[str]:

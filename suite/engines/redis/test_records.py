@@ -14,6 +14,8 @@ from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes, O
 from bot.runtime.state.transfer import export_lines
 from suite.engines.redis.server import Server, make_store
 
+pytestmark = pytest.mark.clause("engine.layout")
+
 MARK = "mark-of-a-user"
 USER = "4815162342"
 
@@ -59,6 +61,7 @@ async def test_state_stands_there_as_it_is_documented(direct: RedisStore) -> Non
     assert sorted(await dump(direct)) == sorted(direct._keys(USER))
 
 
+@pytest.mark.clause("forget.no-trace")
 async def test_forgetting_leaves_nothing_but_a_version_and_applied_ids(direct: RedisStore) -> None:
     await direct.bind(42)
     await direct.commit("7", Changes(state={"neighbour": b"1"}), expect=0)
@@ -86,6 +89,7 @@ async def test_forgetting_leaves_nothing_but_a_version_and_applied_ids(direct: R
     assert not any(MARK.encode() in value or USER.encode() in value for value in dumped)
 
 
+@pytest.mark.clause("record.expires")
 async def test_a_record_expires_in_one_piece_and_every_commit_puts_it_off(server: Server) -> None:
     store = make_store(server.url, ttl=0.5)
     await store.commit("1", EVERYTHING, expect=0)
@@ -244,6 +248,7 @@ async def test_users_come_a_page_at_a_time(direct: RedisStore) -> None:
     assert late < early + 500_000, "nothing is held but a page"
 
 
+@pytest.mark.clause("store.apart")
 async def test_bots_on_one_server_do_not_see_each_other(server: Server) -> None:
     stores: list[OperatorStore] = [make_store(server.url, name) for name in ("one-bot", "one", "one-bot-2")]
     for number, store in enumerate(stores):

@@ -6,9 +6,11 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis
 
-from suite.behaviour.runtime import Mode
-from suite.behaviour.secrecy import everything_written, expect_secret
 from suite.engines.redis.server import Server
+from suite.support.runtime import Mode
+from suite.support.secrecy import everything_written, expect_secret
+
+pytestmark = pytest.mark.clause("secrets.never-written")
 
 PASSWORD = "pass:w/rd@of#redis"
 

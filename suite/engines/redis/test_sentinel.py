@@ -14,6 +14,8 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.state.store import Changes
 from suite.engines.redis.server import Server, free_port, make_store
 
+pytestmark = pytest.mark.clause("engine.topology")
+
 PASSWORD = "sesame"
 
 

@@ -10,6 +10,8 @@ from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
 from suite.engines.redis.proxy import Proxy
 
+pytestmark = pytest.mark.clause("wire.round-trips")
+
 FULL = Changes(
     state={f"key {n}": b'"value"' for n in range(30)},
     fsm={"flow": b'{"state":"s"}'},
@@ -62,6 +64,7 @@ async def test_a_script_flushed_from_the_server_is_loaded_again(proxied: RedisSt
     assert proxy.round_trips == 1
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_commit_whose_answer_is_lost_is_applied_once(proxied: RedisStore, proxy: Proxy) -> None:
     version = await proxied.commit("1", Changes(), expect=0)
     changes = Changes(messages=(Message("user", "once", 1.0),), applied=(7,))
@@ -72,6 +75,7 @@ async def test_a_commit_whose_answer_is_lost_is_applied_once(proxied: RedisStore
     assert (record.version, record.applied, len(record.history)) == (version, (7,), 1)
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_a_first_commit_whose_answer_is_lost(proxied: RedisStore, proxy: Proxy) -> None:
     proxy.answers_to_lose = 1
     await proxied.commit("1", Changes(state={"a": b"1"}), expect=0)
@@ -103,6 +107,7 @@ async def test_a_load_is_tried_again_when_the_connection_breaks(proxied: RedisSt
     assert (await proxied.load("1")).state == {"a": 1}
 
 
+@pytest.mark.clause("wire.lost-answer")
 async def test_forgetting_with_a_lost_answer_says_that_there_was_something(
     proxied: RedisStore, proxy: Proxy
 ) -> None:

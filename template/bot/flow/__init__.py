@@ -1,5 +1,5 @@
 """A conversation in steps, as an example. Make it yours, copy it for another one, or delete the folder."""
 
-from bot.flow.handlers import MENU, router
+from .handlers import MENU, router
 
 __all__ = ["MENU", "router"]

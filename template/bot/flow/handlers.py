@@ -25,7 +25,7 @@ from aiogram.types import (
 )
 
 from bot.agent_adapter import TelegramAgentAdapter
-from bot.flow.steps import (
+from .steps import (
     STEPS,
     STYLES,
     AnswerRefused,

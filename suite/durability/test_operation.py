@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.behaviour.process import BotProcess, spread
-from suite.behaviour.runtime import Mode
 from suite.fake_telegram import FakeTelegram
+from suite.support.process import BotProcess, spread
+from suite.support.runtime import Mode
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -24,6 +24,7 @@ def in_mode(mode: Mode) -> dict[str, str]:
     return {"WEBHOOK_URL": HOOK} if mode == "webhook" else {}
 
 
+@pytest.mark.clause("replicas.rolling")
 async def test_three_replicas_restarted_one_by_one_under_load_lose_nothing(
     tmp_path: Path, telegram: FakeTelegram, store: OperatorStore
 ) -> None:
@@ -69,6 +70,7 @@ async def test_three_replicas_restarted_one_by_one_under_load_lose_nothing(
 
 
 @pytest.mark.parametrize("trouble", ["block", "thread"])
+@pytest.mark.clause("shutdown.graceful")
 async def test_an_agent_that_cannot_be_stopped_does_not_keep_the_bot_from_stopping(
     tmp_path: Path, telegram: FakeTelegram, trouble: str
 ) -> None:
@@ -87,6 +89,7 @@ async def test_an_agent_that_cannot_be_stopped_does_not_keep_the_bot_from_stoppi
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.clause("load.bounded")
 async def test_memory_is_bounded_while_ten_thousand_updates_wait(
     tmp_path: Path, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -109,6 +112,7 @@ async def test_memory_is_bounded_while_ten_thousand_updates_wait(
         assert len(telegram._pending) > 9_000, "they still wait, where they are safe"
 
 
+@pytest.mark.clause("load.bounded")
 async def test_one_who_writes_much_does_not_hold_up_the_others(
     tmp_path: Path, telegram: FakeTelegram, mode: Mode
 ) -> None:

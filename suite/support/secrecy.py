@@ -6,10 +6,10 @@ from pathlib import Path
 
 import aiohttp
 
-from suite.behaviour.process import BotProcess
-from suite.behaviour.runtime import Mode
-from suite.behaviour.test_cli import run
 from suite.fake_telegram import FakeTelegram
+from suite.support.command_line import run
+from suite.support.process import BotProcess
+from suite.support.runtime import Mode
 
 TOKEN = "42:AAE-secret-part_of_a_token"
 WEBHOOK_SECRET = "secret-of-the-webhook"

@@ -13,10 +13,9 @@ from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.telegram import outbox, processor, transaction
 from bot.runtime.telegram.texts import Texts
 from bot.runtime.telegram.webhook import SECRET_HEADER
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.contract.harness import Harness
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 
 class Faults:
@@ -82,6 +81,7 @@ async def bot(make_runtime: MakeRuntime, mode: Mode, faults: Faults, monkeypatch
 @pytest.mark.parametrize(
     "fault", ["loads_to_refuse", "commits_to_refuse", "answers_to_lose", "loads_to_break", "commits_to_break"]
 )
+@pytest.mark.clause("backend.away")
 async def test_the_backend_is_away_for_a_while(
     bot: Runtime, telegram: FakeTelegram, faults: Faults, fault: str
 ) -> None:
@@ -96,6 +96,7 @@ async def test_the_backend_is_away_for_a_while(
     assert (await bot.record(1)).state["message_count"] == 5
 
 
+@pytest.mark.clause("backend.away")
 async def test_an_unreachable_backend_never_looks_like_a_new_user(
     bot: Runtime, telegram: FakeTelegram, faults: Faults
 ) -> None:
@@ -111,6 +112,7 @@ async def test_an_unreachable_backend_never_looks_like_a_new_user(
     assert telegram.texts(1) == ["Processed: m1 (#1)", "Processed: m2 (#2)"]
 
 
+@pytest.mark.clause("backend.away")
 async def test_the_webhook_puts_off_what_the_backend_cannot_take(
     make_runtime: MakeRuntime, faults: Faults
 ) -> None:
@@ -133,6 +135,7 @@ async def test_the_webhook_puts_off_what_the_backend_cannot_take(
     assert int(answers[0].headers["Retry-After"]) > 0
 
 
+@pytest.mark.clause("shutdown.graceful")
 async def test_a_bot_told_to_stop_does_not_wait_for_the_backend(
     bot: Runtime, telegram: FakeTelegram, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +147,7 @@ async def test_a_bot_told_to_stop_does_not_wait_for_the_backend(
     assert update_id not in telegram.acknowledged
 
 
+@pytest.mark.clause("commit.no-lost-update")
 async def test_a_conflict_runs_the_turn_again(bot: Runtime, telegram: FakeTelegram, faults: Faults) -> None:
     faults.commits_to_overtake = 3
     telegram.message("hi", user_id=1)
@@ -153,6 +157,7 @@ async def test_a_conflict_runs_the_turn_again(bot: Runtime, telegram: FakeTelegr
     assert (await bot.record(1)).state == state
 
 
+@pytest.mark.clause("commit.no-lost-update")
 async def test_conflicts_without_end_are_not_acknowledged(
     bot: Runtime, telegram: FakeTelegram, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +168,7 @@ async def test_conflicts_without_end_are_not_acknowledged(
     assert telegram.texts(1) == ["Processed: hi (#1)"]
 
 
+@pytest.mark.clause("record.limit")
 async def test_a_state_that_is_too_large(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, harness: Harness
 ) -> None:
@@ -180,6 +186,7 @@ async def test_a_state_that_is_too_large(
         ]
 
 
+@pytest.mark.clause("record.limit")
 async def test_a_record_without_room_for_an_apology(
     bot: Runtime, telegram: FakeTelegram, faults: Faults
 ) -> None:
@@ -195,6 +202,7 @@ async def test_a_record_without_room_for_an_apology(
     assert telegram.texts(1) == ["Processed: hi (#1)", Texts().sorry_too_large, "Processed: again (#2)"]
 
 
+@pytest.mark.clause("json.round-trip")
 async def test_a_value_that_is_no_json(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.message("spoil", user_id=1)
     telegram.message("hi", user_id=1)
@@ -202,6 +210,7 @@ async def test_a_value_that_is_no_json(bot: Runtime, telegram: FakeTelegram) -> 
     assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]
 
 
+@pytest.mark.clause("record.corrupt")
 async def test_a_corrupt_record_is_left_as_it_is(
     bot: Runtime, telegram: FakeTelegram, harness: Harness
 ) -> None:
@@ -217,6 +226,7 @@ async def test_a_corrupt_record_is_left_as_it_is(
     assert await bot.store.raw("1") == before
 
 
+@pytest.mark.clause("telegram.away")
 async def test_replies_wait_as_long_as_telegram_asks(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.fail("sendMessage", status=429, retry_after=1, times=1)
     telegram.message("m1", user_id=1)
@@ -228,6 +238,7 @@ async def test_replies_wait_as_long_as_telegram_asks(bot: Runtime, telegram: Fak
 
 
 @pytest.mark.parametrize("times", [2, 12], ids=["briefly", "for long"])
+@pytest.mark.clause("telegram.away")
 async def test_replies_survive_a_telegram_that_is_down(
     bot: Runtime, telegram: FakeTelegram, times: int
 ) -> None:
@@ -243,6 +254,7 @@ async def test_replies_survive_a_telegram_that_is_down(
     assert (await bot.record(1)).state["message_count"] == 2
 
 
+@pytest.mark.clause("telegram.away")
 async def test_a_reply_refused_for_good_counts_as_sent(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.block(1)
     telegram.message("m1", user_id=1)
@@ -255,6 +267,7 @@ async def test_a_reply_refused_for_good_counts_as_sent(bot: Runtime, telegram: F
     assert telegram.texts(1) == ["Processed: m3 (#3)"]
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_a_part_that_was_sent_is_not_sent_again(bot: Runtime, telegram: FakeTelegram) -> None:
     telegram.fail("sendMessage", status=500, times=outbox.ATTEMPTS, after=1)
     telegram.message("x" * 4_000 + " " + "y" * 3_000, user_id=1)
@@ -264,6 +277,7 @@ async def test_a_part_that_was_sent_is_not_sent_again(bot: Runtime, telegram: Fa
     assert second.endswith("yyy (#1)")
 
 
+@pytest.mark.clause("logs.no-secrets")
 async def test_logs_name_the_update_and_never_the_token_or_the_text(
     bot: Runtime, telegram: FakeTelegram, capfd: pytest.CaptureFixture[str], faults: Faults
 ) -> None:

@@ -12,8 +12,8 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
-from suite.behaviour.test_cli import environment
 from suite.fake_telegram import FakeTelegram
+from suite.support.command_line import environment
 
 
 class BotProcess:

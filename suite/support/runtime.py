@@ -1,6 +1,8 @@
 """A bot that runs in the test's event loop, against a fake Telegram, over a store that outlives it."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from bot.agent_adapter import TelegramAgentAdapter
@@ -31,6 +33,7 @@ class Runtime:
         self.mode = mode
         self.agent_class = agent_class
         self.agent = agent_class("")
+        self.owner = Owner(agent=agent_class)
         self.port = 0
         self.skip: int | None = None
         webhook_url = "https://bot.example/telegram" if mode == "webhook" else None
@@ -59,7 +62,7 @@ class Runtime:
                 self._stop,
                 skip=self.skip,
                 store=self.store,
-                owner=Owner(agent=lambda _: self.agent),
+                owner=replace(self.owner, agent=lambda _: self.agent),
                 listening=lambda port: self._listening(port, listening),
             )
         )
@@ -103,3 +106,7 @@ class Runtime:
     async def __aexit__(self, *_: object) -> None:
         if self._task:
             await self.stop()
+
+
+MakeRuntime = Callable[..., Runtime]
+"""Makes a bot, given the mode and settings."""

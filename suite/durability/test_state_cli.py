@@ -14,8 +14,10 @@ import pytest
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.state.turn import Turn, mutate
-from suite.behaviour.test_cli import BOT, environment, run
 from suite.contract.harness import Harness
+from suite.support.command_line import BOT, environment, run
+
+pytestmark = pytest.mark.clause("state-cli")
 
 MARK = "a-mark-of-its-own"
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from bot.runtime.state.record import UserRecord
-from suite.behaviour.conftest import MakeRuntime
-from suite.behaviour.runtime import Mode, Runtime
 from suite.fake_telegram import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,6 +23,7 @@ async def committed(bot: Runtime, user_id: int, update_id: int) -> UserRecord:
     raise TimeoutError(f"update {update_id} was not applied in 10 s")
 
 
+@pytest.mark.clause("shutdown.graceful")
 async def test_stopping_finishes_what_is_under_way(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -41,6 +41,7 @@ async def test_stopping_finishes_what_is_under_way(
     assert telegram.texts(1) == ["Processed: sleep 0.6 (#1)", "Processed: queued (#2)"]
 
 
+@pytest.mark.clause("update.effect-survives")
 async def test_an_agent_cut_off_in_mid_thought_starts_over(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -57,6 +58,7 @@ async def test_an_agent_cut_off_in_mid_thought_starts_over(
     assert (await bot.record(1)).state["message_count"] == 1
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_a_reply_cut_off_after_the_commit_comes_after_the_restart(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -77,6 +79,7 @@ async def test_a_reply_cut_off_after_the_commit_comes_after_the_restart(
 
 
 @pytest.mark.parametrize("days", [0, 3], ids=["", "by a clock that is wrong"])
+@pytest.mark.clause("reply.at-least-once")
 async def test_it_comes_also_when_another_update_went_through_meanwhile(
     make_runtime: MakeRuntime,
     telegram: FakeTelegram,
@@ -109,6 +112,7 @@ async def test_it_comes_also_when_another_update_went_through_meanwhile(
     assert (await bot.record(1)).state["message_count"] == 2
 
 
+@pytest.mark.clause("reply.at-least-once")
 async def test_a_reply_is_forgotten_a_day_after_telegram_forgot_its_update(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -125,6 +129,7 @@ async def test_a_reply_is_forgotten_a_day_after_telegram_forgot_its_update(
         assert old not in (await bot.record(1)).outbox
 
 
+@pytest.mark.clause("update.once")
 async def test_a_whole_window_that_comes_again_changes_nothing(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
@@ -149,6 +154,7 @@ async def test_a_whole_window_that_comes_again_changes_nothing(
     assert again == [text for text in expected if text in again], "in order"
 
 
+@pytest.mark.clause("update.once")
 async def test_two_processes_handed_the_same_update_apply_it_once(
     make_runtime: MakeRuntime, telegram: FakeTelegram
 ) -> None:
@@ -169,6 +175,7 @@ async def test_two_processes_handed_the_same_update_apply_it_once(
             assert set(said) == {f"Processed: hi (#{n})" for n in range(1, 11)}
 
 
+@pytest.mark.clause("update.once")
 async def test_an_id_that_restarts_lower_is_a_new_update(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:

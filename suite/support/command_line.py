@@ -1,0 +1,56 @@
+"""The command line as real processes, with the suite's agent in place of all that the owner wrote."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project under test."""
+
+BOT = (sys.executable, "-m", "suite.counting_bot")
+"""The command `bot`."""
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    """The environment of a bot that sees no settings but these, and those of the test's harness."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
+
+
+def run(
+    folder: Path, *arguments: str, stdin: str = "", module: str = BOT[-1], **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end in an empty folder."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=environment(folder, **settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *arguments: str, **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command line beside the test; killed in the end."""
+    process = await asyncio.create_subprocess_exec(
+        *BOT,
+        *arguments,
+        cwd=folder,
+        env=environment(folder, HOST="127.0.0.1", PORT="0", **settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

@@ -62,6 +62,12 @@ def test_each_fault_is_noticed(
     assert str(row[0]) in table({"run": found})
 
 
+def test_an_apology_takes_the_place_of_effect_and_reply() -> None:
+    said = ["Oh dear", "p1 sorry", "p1 sorry", "p2 #1"]
+    assert balance(["p2", "g3"], said) == Balance(sent=3, apologies=["p1 of user 1"])
+    assert balance(["p1", "p2", "g3"], ["p1 sorry", "p2 #2"]).row == [3, 0, 1, 0, 0, 0], "but not beside it"
+
+
 def test_no_order_is_expected_of_what_was_shuffled() -> None:
     assert balance(["p2", "p1", "g3"], ["p2 #1", "p1 #2"], None, frozenset({1})).is_clean
 

@@ -72,6 +72,8 @@ def main() -> int:
     print(table({f"{ENGINE}, {name}": outcome.balance for name, outcome in outcomes.items()}))
     total = sum(outcomes.values(), Outcome())
     print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")
+    if apologies := total.balance.apologies:
+        print(f"{len(apologies)} messages got an apology, as the agent raised or took too long")
     return 0 if total.is_clean else 1
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-_REPLY = re.compile(r"\w+ #\d+")
-_SORRY = re.compile(r"\w+ sorry")
+# What an owner's agent says besides is its own affair.
+_REPLY = re.compile(r"[pg]\d+ #\d+")
+_SORRY = re.compile(r"[pg]\d+ sorry")
 
 
 class Place(NamedTuple):
@@ -29,6 +30,7 @@ class Balance:
         missing: updates without a reply.
         untrue: replies that say something else than what was kept.
         disorder: effects and replies that came after one that should have followed them.
+        apologies: updates that were apologised for, which is no fault of the bot.
     """
 
     sent: int = 0
@@ -37,6 +39,7 @@ class Balance:
     missing: list[str] = field(default_factory=list)
     untrue: list[str] = field(default_factory=list)
     disorder: list[str] = field(default_factory=list)
+    apologies: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
@@ -89,6 +92,7 @@ class Ledger:
             sent=sum(len(self.written[place]) for place in places),
             lost=_labels(user_id, written - Counter(effects)),
             doubled=_labels(user_id, Counter(effects) - written),
+            apologies=_labels(user_id, sorry),
         )
         for place in places:
             balance.disorder += self._disorder(place, effects)

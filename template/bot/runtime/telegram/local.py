@@ -498,7 +498,8 @@ class LocalChat:
         return await self.send(**self.telegram.media(kind, content, name), **fields)
 
     async def _do(self, *updates: Json) -> list[str]:
-        self.replies = calls = []
+        calls: list[Reply] = []
+        self.replies = calls
         token = _calls.set(calls)
         try:
             for update in updates:

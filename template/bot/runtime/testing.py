@@ -13,6 +13,7 @@ import_aiogram()
 import asyncio
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,13 +24,13 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
+import structlog
 
 from bot.runtime.app import App, Owner, load_owner, open_app
 from bot.runtime.chosen import STORE
 from bot.runtime.config import KEEPS_APART, Environment, load_settings
 from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram.local import TOKEN, Json, LocalChat, LocalTelegram, Refused
@@ -99,10 +100,12 @@ class _RunningBot:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        settings = load_settings()
-        _log_to_stderr()
         opening = open_app(
-            settings, session=self.telegram.session, token=TOKEN, store=self.store, owner=self._owner
+            load_settings(),
+            session=self.telegram.session,
+            token=TOKEN,
+            store=self.store,
+            owner=self._owner,
         )
         self.app = await self._stack.enter_async_context(opening)
         self.telegram.bring_to(self.app.bot, self.app.processor)
@@ -160,8 +163,18 @@ async def restart(_running_bot: _RunningBot, store: OperatorStore) -> Restart:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings from outside; and what goes wrong is logged to where pytest captures it."""
     _isolate(monkeypatch)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("WARNING"),
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # which is another one by then
+    )
 
 
 @pytest.fixture
@@ -194,7 +207,6 @@ def _server_folder() -> Iterator[Path]:
             _isolate(monkeypatch)
             store = runner.run(_open_store(folder))  # as long as anybody uses it, the server runs
         yield folder
-        _log_to_stderr()
         runner.run(store.close())
     while any(server.is_kept for server in servers):
         time.sleep(0.02)
@@ -238,8 +250,3 @@ def _kinds_of_settings(kind: type[Environment] = Environment) -> Iterator[type[E
     for each in kind.__subclasses__():
         yield each
         yield from _kinds_of_settings(each)
-
-
-def _log_to_stderr() -> None:
-    """Log what went wrong to where pytest captures it, for this test."""
-    configure_logs(load_settings().model_copy(update={"log_level": "WARNING"}))

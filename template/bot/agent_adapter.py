@@ -1,7 +1,15 @@
 """The names your code imports: the agent's base class, the turn, settings, and the bot's words."""
 
 from bot.runtime.config import Environment, load
-from bot.runtime.errors import OperatorError, StateError, StateUnavailable, StateValueError
+from bot.runtime.errors import (
+    OperatorError,
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateTooLarge,
+    StateUnavailable,
+    StateValueError,
+)
 from bot.runtime.state.record import Message
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
@@ -11,7 +19,10 @@ __all__ = [
     "Environment",
     "Message",
     "OperatorError",
+    "StateConflict",
+    "StateCorrupt",
     "StateError",
+    "StateTooLarge",
     "StateUnavailable",
     "StateValueError",
     "TelegramAgentAdapter",

@@ -1,7 +1,11 @@
 """Your routers, and the words people read. Edit it like `agent.py`: an update never touches it.
 
-Handlers return their replies, un-awaited (`return message.answer(...)`): they are sent once what the update
-changed is committed, at least once and in order.
+Handlers return their replies instead of awaiting them, so that a reply goes out once what the message changed
+is kept, and is not lost when the bot is killed in between:
+
+    @before.message(CommandStart())
+    async def start(message: Message) -> SendMessage:
+        return message.answer("Welcome!")
 """
 
 from aiogram import Router
@@ -9,10 +13,10 @@ from aiogram import Router
 from bot.agent_adapter import Texts
 
 before = Router(name="before")
-"""Asked first: a `/start` of your own, or anything that shall not reach your agent."""
+"""Asked first: a `/start` of your own, photos with a caption, whatever shall not reach your agent."""
 
 after = Router(name="after")
-"""Asked last: what no command and no agent took, such as photos."""
+"""Asked last: what no command and no agent took, such as photos without a word."""
 
 TEXTS = {
     "en": Texts(
@@ -30,5 +34,5 @@ TEXTS = {
 }
 """What the bot says besides your agent, by language; the first is for everybody whose language is not here.
 
-`Texts` has more of them. The menu of commands shows and `/help` lists what stands in `menu`: add your own.
+`Texts` has more of them. The menu of commands shows, and `/help` lists, what stands in `menu`: add your own.
 """

@@ -3,16 +3,9 @@
 import asyncio
 import itertools
 import sys
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
 
 import orjson
-from aiogram import Bot
-from aiogram.client.session.base import BaseSession
-from aiogram.methods import TelegramMethod
-from aiogram.types import Message, Update
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -20,153 +13,61 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
-from bot.runtime.telegram.calls import Reply, StoredCall, prepare
-from bot.runtime.telegram.processor import NotAcknowledged, Processor
-
-if TYPE_CHECKING:
-    from aiogram.methods.base import TelegramType
-
-CONSOLE_TOKEN = "1:console"
-
-Show = Callable[[str], None]
+from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
+from bot.runtime.telegram.processor import NotAcknowledged
 
 
-@dataclass(frozen=True, slots=True)
-class _Button:
-    """A button under the last message that had any."""
-
-    text: str
-    data: str
-    message: dict[str, Any]
-
-
-@dataclass(slots=True)
 class _Screen:
-    """What the bot has shown: the terminal's side of the Bot API."""
+    """Shows what the bot does, and knows what a number stands for."""
 
-    show: Show
-    chat: dict[str, Any]
-    buttons: list[_Button] = field(default_factory=list)
-    message_ids: Any = field(default_factory=lambda: itertools.count(1))
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+        self.buttons: list[Button] = []
+        """Those of the last message that had any."""
 
-    def apply(self, reply: Reply) -> dict[str, Any]:
-        """Show a call's effect.
-
-        Returns:
-            The message it made, as Telegram would answer.
-        """
-        params = reply.params
-        message = self.message(params.get("text", ""))
-        match reply.method:
+    def watch(self, call: Reply, message: Json | None) -> None:
+        """Show a call of the bot."""
+        match call.method:
             case "sendMessage" | "editMessageText":
-                self.show(params["text"])
+                self.show(call.params["text"])
             case "sendDocument":
-                self.show(params.get("caption", ""))
-                for name, content in reply.files.values():
+                self.show(call.params.get("caption", ""))
+                for name, content in call.files.values():
                     self.show(f"[{name}]\n{content.decode(errors='replace')}")
             case "answerCallbackQuery":
-                if "text" in params:
-                    self.show(params["text"])
+                if "text" in call.params:
+                    self.show(call.params["text"])
             case "sendChatAction" | "setMyCommands":
                 pass
-            case method:
+            case method if not method.startswith("get"):
                 self.show(f"[{method}]")
-        if "reply_markup" in params:
-            self._offer(orjson.loads(params["reply_markup"]), message)
-        return message
+        if "reply_markup" in call.params:
+            self._offer(orjson.loads(call.params["reply_markup"]), message or {})
 
-    def message(self, text: str) -> dict[str, Any]:
-        """A message in this chat, with an id of its own."""
-        return {
-            "message_id": next(self.message_ids),
-            "date": int(time.time()),
-            "chat": self.chat,
-            "text": text,
-        }
-
-    def _offer(self, markup: dict[str, Any], message: dict[str, Any]) -> None:
+    def _offer(self, markup: Json, message: Json) -> None:
         self.buttons = []
         for button in itertools.chain.from_iterable(markup.get("inline_keyboard", [])):
             if "callback_data" in button:
-                self.buttons.append(_Button(button["text"], button["callback_data"], message))
+                self.buttons.append(Button(button["text"], button["callback_data"], message))
                 self.show(f"  {len(self.buttons)}) {button['text']}")
             elif "url" in button:
                 self.show(f"  {button['text']}: {button['url']}")
         if self.buttons:
             self.show("(type a number to press a button)")
 
-
-class _ConsoleSession(BaseSession):
-    """Sends the bot's calls to the screen."""
-
-    def __init__(self, screen: _Screen) -> None:
-        super().__init__()
-        self._screen = screen
-
-    async def make_request(
-        self, bot: Bot, method: "TelegramMethod[TelegramType]", timeout: int | None = None
-    ) -> Any:
-        if isinstance(method, StoredCall):
-            return self._screen.apply(method.reply)
-        message: dict[str, Any] = {}
-        for reply in await prepare(bot, method):
-            message = self._screen.apply(reply)
-        if method.__returning__ is Message:
-            return Message.model_validate(message, context={"bot": bot})
-        return True
-
-    async def stream_content(
-        self,
-        url: str,
-        headers: dict[str, Any] | None = None,
-        timeout: int = 30,
-        chunk_size: int = 65536,
-        raise_for_status: bool = True,
-    ) -> AsyncGenerator[bytes, None]:
-        raise NotImplementedError("there are no files to download in the terminal")
-        yield b""
-
-    async def close(self) -> None:
-        """Do nothing: there is no connection."""
-
-
-class _Person:
-    """Writes and presses buttons in Telegram's stead."""
-
-    def __init__(self, user_id: int, screen: _Screen, bot: Bot, processor: Processor) -> None:
-        self._user = {"id": user_id, "is_bot": False, "first_name": "You"}
-        self._screen = screen
-        self._bot = bot
-        self._processor = processor
-        # Telegram's ids have 32 bits, so microseconds never meet one that a store has seen.
-        self._update_ids = itertools.count(time.time_ns() // 1000)
-
-    async def enter(self, line: str) -> None:
+    async def enter(self, line: str, person: LocalChat) -> None:
         """Send a line as a message, or press the button whose number it is."""
         line = clean(line)
-        buttons = self._screen.buttons
-        if line.isdecimal() and 1 <= int(line) <= len(buttons):
-            button = buttons[int(line) - 1]
-            self._screen.buttons = []
-            await self._send(
-                callback_query={
-                    "id": str(next(self._update_ids)),
-                    "from": self._user,
-                    "chat_instance": "console",
-                    "message": button.message,
-                    "data": button.data,
-                }
-            )
-        else:
-            await self._send(message=self._screen.message(line) | {"from": self._user})
-
-    async def _send(self, **event: Any) -> None:
-        raw = {"update_id": next(self._update_ids), **event}
-        update = Update.model_validate(raw, context={"bot": self._bot})
         try:
-            await self._processor.process(update)
+            if line.isdecimal() and 1 <= int(line) <= len(self.buttons):
+                button = self.buttons[int(line) - 1]
+                self.buttons = []
+                await person.press(button)
+            else:
+                await person.say(line)
         except NotAcknowledged as error:
-            self._screen.show(f"(not answered: {error}; try again)")
+            self.show(f"(not answered: {error}; try again)")
 
 
 async def chat(settings: Settings, user_id: int) -> None:
@@ -180,20 +81,19 @@ async def chat(settings: Settings, user_id: int) -> None:
         OperatorError: the store cannot be opened.
     """
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    screen = _Screen(
-        show=_show_coloured if is_terminal else _show_plain,
-        chat={"id": user_id, "type": "private", "first_name": "You"},
-    )
-    session = _ConsoleSession(screen)
-    async with open_app(settings, session=session, token=CONSOLE_TOKEN) as app:
-        person = _Person(user_id, screen, app.bot, app.processor)
+    screen = _Screen(_show_coloured if is_terminal else _show_plain)
+    telegram = LocalTelegram()
+    telegram.watch = screen.watch
+    person = LocalChat(telegram, telegram.person("You", user_id))
+    async with open_app(settings, session=telegram.session, token=TOKEN) as app:
+        telegram.bring_to(app.bot, app.processor)
         if is_terminal:
             print("Write to your bot. /help lists its commands, Ctrl-D leaves.")
             if not app.store.survives_exit:
                 print("The memory store forgets everything when you leave.")
         async for line in _typed_lines() if is_terminal else _piped_lines():
             if line.strip():
-                await person.enter(line)
+                await screen.enter(line, person)
         await app.drain()
 
 

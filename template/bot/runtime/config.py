@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,6 +22,9 @@ SECRETS: set[str] = set()
 
 LEAST_SECRET = 4
 """Anything shorter is no secret, and striking it out would make logs unreadable."""
+
+KEEPS_APART: dict[str, JsonValue] = {"keeps_bots_apart": True}
+"""Marks the settings that keep several bots apart on one server; each test has names of its own for them."""
 
 WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
 
@@ -86,6 +89,7 @@ class Settings(Environment):
         NAMESPACE,
         pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$",
         description="Keeps several bots apart on one server.",
+        json_schema_extra=KEEPS_APART,
     )
 
     agent_timeout: Seconds = Field(

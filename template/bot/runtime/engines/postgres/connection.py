@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 from pydantic import Field, SecretStr, field_validator
 
-from bot.runtime.config import Environment, Seconds
+from bot.runtime.config import KEEPS_APART, Environment, Seconds
 from bot.runtime.errors import StateUnavailable
 from bot.runtime.state.store import Finding
 
@@ -65,6 +65,7 @@ class DatabaseSettings(Environment):
         "public",
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
         description="Schema the tables are in; keeps several bots apart in one database.",
+        json_schema_extra=KEEPS_APART,
     )
     database_pool_size: int = Field(10, ge=1, le=1_000, description="Most connections of this process.")
     database_timeout: Seconds = Field(10, description="Seconds a load or commit may take, retries included.")

@@ -17,8 +17,8 @@ from bot.runtime.config import Environment, Settings
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import OperatorStore
 from suite.agents import CountingAgent, SourceStyleAgent
+from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness, make_harness
-from suite.fake_telegram import FakeTelegram
 from suite.parts import HERE, PARTS, why_not
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 

@@ -19,7 +19,7 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import Changes, OperatorStore
 from suite.behaviour.test_cli import run, running
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.flow.person import STYLE, Person
 from tools.aiogram_adopt import KeyFormat, adopt_all
 

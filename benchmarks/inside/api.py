@@ -8,8 +8,7 @@ import itertools
 import json
 import sys
 
-from suite.bot_api import Call
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
 
 
 class _Announced(list[Call]):

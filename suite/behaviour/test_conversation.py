@@ -10,7 +10,7 @@ import pytest
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.telegram import processor
 from bot.runtime.telegram.texts import Texts
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("conversation")

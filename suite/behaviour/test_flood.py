@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("flood")

@@ -32,7 +32,7 @@ from bot.runtime.telegram.polling import Poller
 from bot.runtime.telegram.processor import Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 
 pytestmark = pytest.mark.clause("fsm.storage")
 

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from bot.runtime import app, health
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("health")

@@ -8,8 +8,8 @@ import pytest
 from bot.runtime.telegram import transaction
 from bot.runtime.telegram.texts import Texts
 from suite.agents import CountingAgent
+from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
-from suite.fake_telegram import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode
 
 pytestmark = pytest.mark.clause("agent.errors")

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from bot.runtime.telegram.calls import TEXT_LIMIT, Reply, Session, prepare, split_text
 from bot.runtime.telegram.outbox import send
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 
 pytestmark = pytest.mark.clause("outbox.as-sent")
 

@@ -11,8 +11,7 @@ from aiogram.client.telegram import TelegramAPIServer
 
 from bot.runtime.errors import OperatorError
 from bot.runtime.telegram import polling
-from suite.bot_api import Call
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
 from suite.support.runtime import MakeRuntime
 
 pytestmark = pytest.mark.clause("polling.confirm")

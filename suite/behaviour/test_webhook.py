@@ -16,7 +16,7 @@ from bot.runtime.errors import OperatorError
 from bot.runtime.telegram import webhook
 from bot.runtime.telegram.webhook import BODY_LIMIT, SECRET_HEADER
 from suite.behaviour.test_health import until
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Runtime
 
 pytestmark = pytest.mark.clause("webhook.answers")

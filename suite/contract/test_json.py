@@ -1,5 +1,6 @@
 """JSON: a value comes back equal and of the same type, or is refused; the same on every engine."""
 
+import itertools
 import math
 from typing import Any
 
@@ -12,7 +13,6 @@ from bot.runtime.state.codec import MAX_DEPTH, clean, dumps
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import Turn, mutate
-from suite.contract.harness import make_harness
 
 pytestmark = pytest.mark.clause("json.round-trip")
 
@@ -122,14 +122,15 @@ JSON = st.recursive(
 )
 
 
+USERS = itertools.count()
+
+
 @given(state=st.dictionaries(TEXTS, JSON, max_size=5))
-async def test_any_json_comes_back_as_it_was(state: dict[str, Any]) -> None:
-    harness = make_harness()
-    store = await harness.open()
+async def test_any_json_comes_back_as_it_was(store: OperatorStore, state: dict[str, Any]) -> None:
+    user_id = f"user-{next(USERS)}"  # every example has a record of its own
 
     async def change(turn: Turn) -> None:
         turn.state.update(state)
 
-    await mutate(store, "1", change)
-    assert same((await store.load("1")).state, state)
-    await harness.close()
+    await mutate(store, user_id, change)
+    assert same((await store.load(user_id)).state, state)

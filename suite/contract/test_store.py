@@ -367,10 +367,13 @@ async def test_bookkeeping_does_not_count_towards_the_limit(harness: Harness) ->
     store = await harness.open(Limits(max_bytes=1_000))
     # Altogether more than the limit by far, and less than what the smallest engine can hold of anything.
     reply = encode_entry(OutboxEntry([{"method": "sendMessage", "text": "x" * 1_000}], 1.0))
-    version = 0
-    for n in range(APPLIED_LIMIT):
-        version = await store.commit("1", Changes(applied=(n,), outbox={n: reply}), expect=version)
+    version, at_once = 0, 8
+    for n in range(0, APPLIED_LIMIT, at_once):
+        ids = tuple(range(n, n + at_once))
+        changes = Changes(applied=ids, outbox=dict.fromkeys(ids, reply))
+        version = await store.commit("1", changes, expect=version)
     await put(store, "1", a="x" * 900)
+    assert len((await store.load("1")).outbox) == APPLIED_LIMIT
 
 
 @pytest.mark.clause("update.once")

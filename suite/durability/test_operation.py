@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.process import BotProcess, spread
 from suite.support.runtime import Mode
 

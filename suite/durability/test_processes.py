@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.replicas import balanced, replicas
 
 pytestmark = [pytest.mark.clause("update.effect-survives"), pytest.mark.timeout(180)]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from bot.runtime.state.record import UserRecord
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.timeout(60)

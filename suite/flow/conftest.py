@@ -3,7 +3,7 @@
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.flow.owner import flow_owner
 from suite.flow.person import Person
 from suite.support.runtime import MakeRuntime, Mode, Runtime

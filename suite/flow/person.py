@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from suite.fake_telegram import FakeTelegram, Sent
+from suite.bot_api import FakeTelegram, Sent
 
 NAME = "1/3. What is your name?"
 YEAR = "2/3. Hello, {}! In which year were you born?"

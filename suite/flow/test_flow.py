@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from bot.runtime.state.store import OperatorStore
+from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
-from suite.fake_telegram import FakeTelegram
 from suite.flow.example import handlers
 from suite.flow.example.steps import ConversationStates
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.state.store import OperatorStore
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.flow.example import handlers
 from suite.flow.example.steps import ConversationStates
 from suite.flow.owner import BOT

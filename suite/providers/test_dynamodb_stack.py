@@ -13,9 +13,9 @@ from bot.runtime.engines.dynamodb.connection import DynamodbSettings
 from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from suite.agents import CountingAgent
+from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
 from suite.engines.dynamodb.throttle import Throttle
-from suite.fake_telegram import FakeTelegram
 from suite.support.process import BotProcess
 from suite.support.runtime import Runtime
 

@@ -12,7 +12,7 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.command_line import environment
 
 

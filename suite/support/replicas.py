@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.command_line import environment
 
 

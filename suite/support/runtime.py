@@ -12,7 +12,7 @@ from bot.runtime.config import Settings
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import OperatorStore
 from suite.agents import CountingAgent
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 
 Mode = Literal["polling", "webhook"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import aiohttp
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.support.command_line import run
 from suite.support.process import BotProcess
 from suite.support.runtime import Mode

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.torture.backend import rendered_backend
 from suite.torture.faults import KILL, Stage
 from suite.torture.ledger import Balance, Ledger

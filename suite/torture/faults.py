@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.torture.backend import Backend, Server, Trouble
 from suite.torture.clock import LIBRARY
 from suite.torture.link import Link

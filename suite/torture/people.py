@@ -3,7 +3,7 @@
 import asyncio
 from random import Random
 
-from suite.fake_telegram import FakeTelegram
+from suite.bot_api import FakeTelegram
 from suite.torture.ledger import Ledger, Place
 
 USERS = 10

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.engines.dynamodb.store import DynamodbStore
+from suite.dev_servers.conftest import server as dev_server
 from suite.engines.dynamodb.harness import prepare
 from suite.engines.dynamodb.server import Server, make_store
 from suite.engines.dynamodb.throttle import Throttle
+
+__all__ = ["dev_server"]
+"""The fixture of another folder that this one uses, too."""
 
 
 @pytest.fixture

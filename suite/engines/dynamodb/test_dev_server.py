@@ -6,9 +6,9 @@ from bot.runtime.engines.dev_server import DevServer
 from suite.support.command_line import run
 
 
-def test_a_server_that_does_not_start(server: DevServer, tmp_path: Path) -> None:
-    server.folder.mkdir(parents=True)
-    (server.folder / "journal.jsonl").write_text("nonsense\n")
+def test_a_server_that_does_not_start(dev_server: DevServer, tmp_path: Path) -> None:
+    dev_server.folder.mkdir(parents=True)
+    (dev_server.folder / "journal.jsonl").write_text("nonsense\n")
     result = run(tmp_path, "state", "show", "1")
     assert result.returncode == 1
     assert "does not start: see server.log there" in result.stderr

@@ -12,9 +12,9 @@ from bot.runtime.engines.dynamodb import connection as dynamodb_client
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.logs import configure_logs
 from bot.runtime.telegram import processor
+from suite.bot_api import FakeTelegram
 from suite.engines.dynamodb.server import Server, make_store, make_table
 from suite.engines.dynamodb.throttle import Throttle
-from suite.fake_telegram import FakeTelegram
 from suite.support.runtime import Mode, Runtime
 
 USERS, MESSAGES = 10, 20

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bot.runtime.engines.firestore.store import FirestoreStore
+from suite.dev_servers.conftest import server as dev_server
 from suite.engines.firestore.proxy import Proxy
 from suite.engines.firestore.server import Emulator, clear, make_store, new_project, shared_host
+
+__all__ = ["dev_server"]
+"""The fixture of another folder that this one uses, too."""
 
 
 @pytest.fixture

@@ -19,19 +19,19 @@ from suite.support.command_line import run
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_one_whose_keeper_was_killed_exports_and_ends(server: DevServer) -> None:
+async def test_one_whose_keeper_was_killed_exports_and_ends(dev_server: DevServer) -> None:
     store = create_store(Settings())
     await store.connect()
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)
-    _, keeper = process_ids(server)
+    _, keeper = process_ids(dev_server)
     os.kill(keeper, signal.SIGKILL)
-    wait_until(lambda: not server.is_kept)
-    assert server.answers(), "nobody stops it yet"
+    wait_until(lambda: not dev_server.is_kept)
+    assert dev_server.answers(), "nobody stops it yet"
     await store.close()
     await store.connect()
     assert (await store.load("1")).state == {"a": 1}
     await store.close()
-    wait_until_gone(server)
+    wait_until_gone(dev_server)
 
 
 def test_where_it_is_not_installed_one_line_says_what_to_do(

@@ -17,8 +17,8 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import processor
+from suite.bot_api import FakeTelegram
 from suite.engines.firestore.server import Emulator, free_port, make_client, make_store
-from suite.fake_telegram import FakeTelegram
 from suite.support.runtime import Mode, Runtime
 from suite.torture.link import Link
 

@@ -14,11 +14,11 @@ from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
+from suite.bot_api import FakeTelegram
 from suite.engines.hybrid.doings import evict, is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import shared_url
-from suite.fake_telegram import FakeTelegram
 from suite.support.command_line import run
 from suite.support.runtime import Runtime
 

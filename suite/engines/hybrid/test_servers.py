@@ -15,11 +15,11 @@ from bot.runtime.engines.postgres.connection import Database
 from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import processor
+from suite.bot_api import FakeTelegram
 from suite.engines.hybrid.doings import is_dirty, put, rested
 from suite.engines.hybrid.harness import HybridHarness
 from suite.engines.postgres.server import OwnServer
 from suite.engines.redis.server import Server
-from suite.fake_telegram import FakeTelegram
 from suite.support.command_line import environment
 from suite.support.runtime import Runtime
 

@@ -12,8 +12,8 @@ from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import Changes
 from bot.runtime.state.turn import Turn, mutate
+from suite.bot_api import FakeTelegram
 from suite.engines.postgres.server import OwnServer
-from suite.fake_telegram import FakeTelegram
 from suite.support.runtime import Runtime
 
 pytestmark = pytest.mark.clause("engine.outage")

@@ -11,8 +11,8 @@ from bot.runtime.engines.redis import connection as redis_connection
 from bot.runtime.engines.redis.store import RedisStore
 from bot.runtime.logs import configure_logs
 from bot.runtime.telegram import processor
+from suite.bot_api import FakeTelegram
 from suite.engines.redis.server import Server, make_store
-from suite.fake_telegram import FakeTelegram
 from suite.support.runtime import Mode, Runtime
 
 pytestmark = pytest.mark.clause("engine.outage")

@@ -44,7 +44,6 @@ INSERTIONS: dict[str, Callable[..., str]] = {
     "metrics": reference.metrics,
     "files": reference.tree,
     "tests": reference.tests_of,
-    "readme": lambda name, *heading: reference.readme_section(name, " ".join(heading)),
     "measured": lambda name: measured(name),
     "plots": lambda *names: plots(*names),
 }
@@ -77,6 +76,20 @@ def page(path: str, pages: dict[str, str]) -> str:
     """A page as the site shows it."""
     is_written = (ROOT / path).exists()
     text = (ROOT / path).read_text("utf-8") if is_written else provider_page(Path(path).stem)
+    return made(text, path, pages)
+
+
+def made(text: str, path: str, pages: dict[str, str]) -> str:
+    """The text of a page with its links and insertions as the site has them.
+
+    Args:
+        text: what is written.
+        path: the file that it stands for, from the root of the repository.
+        pages: what `sources` returns.
+
+    Raises:
+        PageError: a link leads nowhere, or something cannot be inserted.
+    """
     text = relinked(text, path, path, pages)
 
     def insert(match: re.Match[str]) -> str:
@@ -87,9 +100,7 @@ def page(path: str, pages: dict[str, str]) -> str:
             inserted = INSERTIONS[what](*arguments)
         except (OSError, ValueError) as error:
             raise PageError(f"{path}: cannot insert {match[1]}: {error}") from error
-        # What is made here links from the root of the repository, a README from its project's.
-        base = "template/README.md" if what == "readme" else "README.md"
-        return relinked(inserted, base, path, pages)
+        return relinked(inserted, "README.md", path, pages)  # what is made here links from the root
 
     return re.sub(r"^<!-- insert: (.+?) -->$", insert, text, flags=re.MULTILINE)
 

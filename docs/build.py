@@ -215,6 +215,7 @@ def configuration(pages: dict[str, str]) -> dict[str, object]:
 def assemble(folder: Path) -> None:
     """Put everything that Zensical needs into a folder."""
     pages = sources()
+    config = yaml.safe_dump(configuration(pages), sort_keys=False, allow_unicode=True)
     shutil.rmtree(folder / ".pages", ignore_errors=True)
     for path, name in pages.items():
         target = folder / ".pages" / name
@@ -223,8 +224,16 @@ def assemble(folder: Path) -> None:
     shutil.copytree(
         ROOT / "docs" / "assets", folder / ".pages" / "assets", ignore=shutil.ignore_patterns("*.md")
     )
-    config = yaml.safe_dump(configuration(pages), sort_keys=False, allow_unicode=True)
     (folder / "mkdocs.yml").write_text(config, "utf-8")
+
+
+def zensical(folder: Path, *command: str) -> int:
+    """Have Zensical build or serve what was assembled in a folder. Returns its exit code."""
+    config = folder.resolve() / "mkdocs.yml"
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", *command, "-f", str(config)], check=False, env=os.environ
+    )
+    return done.returncode
 
 
 def main() -> int:
@@ -240,10 +249,7 @@ def main() -> int:
     except PageError as error:
         print(f"docs/build.py: {error}", file=sys.stderr)
         return 1
-    zensical = [sys.executable, "-m", "zensical"]
-    config = ["-f", str(arguments.folder.resolve() / "mkdocs.yml")]
-    command = ["serve", *config] if arguments.serve else ["build", "--strict", *config]
-    return subprocess.run([*zensical, *command], check=False, env=os.environ).returncode
+    return zensical(arguments.folder, *(["serve"] if arguments.serve else ["build", "--strict"]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ NAMES = {"project_name": "My Bot", "project_slug": "my-bot"}
 """Copier's defaults, with which the pages are rendered."""
 
 COPYING = {"_copier_operation": "copy"}
-"""What Copier tells `_exclude` besides the answers. Answers that no question asks for are left undefined there."""
+"""What Copier tells `_exclude` besides the answers."""
 
 Answers = Mapping[str, str]
 
@@ -78,10 +78,15 @@ def engines() -> list[str]:
 
 def files(answers: Answers) -> list[str]:
     """The path of every file that a project with these answers gets."""
+    return list(_files(frozenset(answers.items())))
+
+
+@cache
+def _files(answers: frozenset[tuple[str, str]]) -> tuple[str, ...]:
     patterns = [_jinja.from_string(pattern).render(COPYING | dict(answers)) for pattern in CONFIG["_exclude"]]
     excluded = PathSpec.from_lines("gitignore", [line for text in patterns for line in text.splitlines()])
     found = [name for name in _template_files() if not excluded.match_file(name)]
-    return [*found, CONFIG["_answers_file"]]
+    return (*found, CONFIG["_answers_file"])
 
 
 @cache
@@ -183,7 +188,9 @@ def settings() -> str:
     """A table for each class of settings, those of every project first."""
     parts = []
     everywhere = set.intersection(*(set(files(answers_of(name))) for name in project_names()))
-    for path, node in sorted(settings_classes(), key=lambda each: each[0] not in everywhere):
+    for path, node in sorted(
+        settings_classes(), key=lambda each: (each[0] not in everywhere, "/cloud/" in each[0])
+    ):
         if path in everywhere:
             parts.append("## In every project")
         else:
@@ -267,6 +274,7 @@ def _values(annotation: str, options: Mapping[str | None, ast.expr]) -> str:
 
 # --- commands ---
 
+
 def commands() -> str:
     """What `bot --help` and `bot state --help` list, of all engines, with arguments and options."""
     rows = []
@@ -348,5 +356,7 @@ def tests_of(engine: str) -> str:
     """The tests in `suite/` that only one engine has."""
     rows = []
     for path in sorted((ROOT / "suite/engines" / engine).rglob("test_*.py")):
-        rows.append((f"`{path.relative_to(ROOT).as_posix()}`", sentence(ast.get_docstring(parsed(path)) or "")))
+        rows.append(
+            (f"`{path.relative_to(ROOT).as_posix()}`", sentence(ast.get_docstring(parsed(path)) or ""))
+        )
     return table("test", "what it shows", rows=rows)

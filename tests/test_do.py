@@ -1,4 +1,4 @@
-"""`./do`, the two commands of the README, on machines that lack this or that."""
+"""`./do`, on machines that lack this or that."""
 
 import os
 import subprocess
@@ -12,6 +12,8 @@ from support import clean_env, commit_all, copier, must, run
 
 # What a POSIX shell script may take for granted, and what git and pip call.
 BASICS = ["dirname", "rm", "mkdir", "sh", "env", "uname", "cat", "sed", "basename"]
+
+COMMANDS = ["try", "test", "prove", "torture"]
 
 Machine = Callable[..., dict[str, str]]
 
@@ -61,8 +63,8 @@ def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
     env = machine()
     helped = do(clone, env, "help")
     assert helped.returncode == 0
-    assert "./do try" in helped.stdout
-    assert "./do test" in helped.stdout
+    for command in COMMANDS:
+        assert f"./do {command}" in helped.stdout
     assert do(clone, env).stdout == helped.stdout
     wrong = do(clone, env, "tset")
     assert (wrong.returncode, wrong.stderr) == (2, helped.stdout)
@@ -80,7 +82,7 @@ def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
     ],
     ids=["no git", "no python", "old python", "no pip", "pip fails", "foreign uv"],
 )
-@pytest.mark.parametrize("command", ["try", "test"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_missing_is_named(
     clone: Path, machine: Machine, command: str, programs: dict[str, str], reason: str
 ) -> None:
@@ -106,11 +108,19 @@ def test_a_folder_in_the_way_is_left_alone(clone: Path, machine: Machine) -> Non
     assert done.stdout == "uv run bot chat\n"
 
 
-def test_arguments_reach_pytest(clone: Path, machine: Machine) -> None:
-    """`./do test` hands on what it is given, quoted as it was."""
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("test", "<run><--quiet><pytest>"),
+        ("prove", "<run><--quiet><--project><{clone}><python><-P><-m><suite><prove>"),
+        ("torture", "<run><--quiet><--project><{clone}><python><-P><-m><suite><torture>"),
+    ],
+)
+def test_arguments_are_handed_on(clone: Path, machine: Machine, command: str, runs: str) -> None:
+    """Quoted as they were."""
     env = machine(git="exit 0", uv='[ "$1" = --version ] || printf "<%s>" "$@"')
-    done = do(clone, env, "test", "-k", "a b")
-    assert done.stdout == "<run><--quiet><pytest><-k><a b>"
+    done = do(clone, env, command, "-k", "a b")
+    assert done.stdout == f"{runs.format(clone=clone)}<-k><a b>"
 
 
 @pytest.mark.skipif(

@@ -23,7 +23,6 @@ from support import (
     clean_env,
     combinations,
     engine,
-    first_of_each_engine,
     label,
     run,
     text_files,
@@ -40,7 +39,7 @@ PAGES = sorted(
     ]
 )
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-ONE_OF_EACH = [*first_of_each_engine().values(), {"backend": "cloud", "cloud_provider": "supabase"}]
+
 COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
 
 MADE_UP = {"bot/runtime/cloud/rds.pem", "bot/runtime/cloud/supabase.pem"}
@@ -213,7 +212,7 @@ def test_every_choice_has_a_page() -> None:
 # --- what is generated is what a project says of itself ---
 
 
-@pytest.mark.parametrize("answers", ONE_OF_EACH, ids=label)
+@COMBINATIONS
 def test_files_are_known(render: Render, answers: Answers) -> None:
     """What the pages take for the files and texts of a project are those that Copier renders."""
     folder = render(**answers)

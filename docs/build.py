@@ -44,7 +44,6 @@ INSERTIONS: dict[str, Callable[..., str]] = {
     "metrics": reference.metrics,
     "files": reference.tree,
     "tests": reference.tests_of,
-    "readme": lambda name, *heading: reference.readme_section(name, " ".join(heading)),
     "measured": lambda name: measured(name),
     "plots": lambda *names: plots(*names),
 }
@@ -77,6 +76,20 @@ def page(path: str, pages: dict[str, str]) -> str:
     """A page as the site shows it."""
     is_written = (ROOT / path).exists()
     text = (ROOT / path).read_text("utf-8") if is_written else provider_page(Path(path).stem)
+    return made(text, path, pages)
+
+
+def made(text: str, path: str, pages: dict[str, str]) -> str:
+    """The text of a page with its links and insertions as the site has them.
+
+    Args:
+        text: what is written.
+        path: the file that it stands for, from the root of the repository.
+        pages: what `sources` returns.
+
+    Raises:
+        PageError: a link leads nowhere, or something cannot be inserted.
+    """
     text = relinked(text, path, path, pages)
 
     def insert(match: re.Match[str]) -> str:
@@ -87,9 +100,7 @@ def page(path: str, pages: dict[str, str]) -> str:
             inserted = INSERTIONS[what](*arguments)
         except (OSError, ValueError) as error:
             raise PageError(f"{path}: cannot insert {match[1]}: {error}") from error
-        # What is made here links from the root of the repository, a README from its project's.
-        base = "template/README.md" if what == "readme" else "README.md"
-        return relinked(inserted, base, path, pages)
+        return relinked(inserted, "README.md", path, pages)  # what is made here links from the root
 
     return re.sub(r"^<!-- insert: (.+?) -->$", insert, text, flags=re.MULTILINE)
 
@@ -204,6 +215,7 @@ def configuration(pages: dict[str, str]) -> dict[str, object]:
 def assemble(folder: Path) -> None:
     """Put everything that Zensical needs into a folder."""
     pages = sources()
+    config = yaml.safe_dump(configuration(pages), sort_keys=False, allow_unicode=True)
     shutil.rmtree(folder / ".pages", ignore_errors=True)
     for path, name in pages.items():
         target = folder / ".pages" / name
@@ -212,8 +224,16 @@ def assemble(folder: Path) -> None:
     shutil.copytree(
         ROOT / "docs" / "assets", folder / ".pages" / "assets", ignore=shutil.ignore_patterns("*.md")
     )
-    config = yaml.safe_dump(configuration(pages), sort_keys=False, allow_unicode=True)
     (folder / "mkdocs.yml").write_text(config, "utf-8")
+
+
+def zensical(folder: Path, *command: str) -> int:
+    """Have Zensical build or serve what was assembled in a folder. Returns its exit code."""
+    config = folder.resolve() / "mkdocs.yml"
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", *command, "-f", str(config)], check=False, env=os.environ
+    )
+    return done.returncode
 
 
 def main() -> int:
@@ -229,10 +249,7 @@ def main() -> int:
     except PageError as error:
         print(f"docs/build.py: {error}", file=sys.stderr)
         return 1
-    zensical = [sys.executable, "-m", "zensical"]
-    config = ["-f", str(arguments.folder.resolve() / "mkdocs.yml")]
-    command = ["serve", *config] if arguments.serve else ["build", "--strict", *config]
-    return subprocess.run([*zensical, *command], check=False, env=os.environ).returncode
+    return zensical(arguments.folder, *(["serve"] if arguments.serve else ["build", "--strict"]))
 
 
 if __name__ == "__main__":

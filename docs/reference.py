@@ -7,6 +7,7 @@ gets is what `_exclude` says. tests/test_docs.py compares all of it with rendere
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ from pathspec import PathSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template"
+RUNTIME = TEMPLATE / "bot/runtime"
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
 QUESTIONS: dict[str, dict[str, Any]] = {
     name: question for name, question in CONFIG.items() if not name.startswith("_")
 }
 NAMES = {"project_name": "My Bot", "project_slug": "my-bot"}
 """Copier's defaults, with which the pages are rendered."""
+
+COPYING = {"_copier_operation": "copy"}
+"""What Copier tells `_exclude` besides the answers."""
 
 Answers = Mapping[str, str]
 
@@ -73,35 +78,33 @@ def engines() -> list[str]:
 
 def files(answers: Answers) -> list[str]:
     """The path of every file that a project with these answers gets."""
-    patterns = [_jinja.from_string(pattern).render(answers) for pattern in CONFIG["_exclude"]]
+    return list(_files(frozenset(answers.items())))
+
+
+@cache
+def _files(answers: frozenset[tuple[str, str]]) -> tuple[str, ...]:
+    patterns = [_jinja.from_string(pattern).render(COPYING | dict(answers)) for pattern in CONFIG["_exclude"]]
     excluded = PathSpec.from_lines("gitignore", [line for text in patterns for line in text.splitlines()])
-    found = []
-    for path in sorted(TEMPLATE.rglob("*")):
-        name = path.relative_to(TEMPLATE).as_posix()
-        if path.is_file() and "{{" not in name:
-            name = name.removesuffix(".jinja")
-            if not excluded.match_file(name):
-                found.append(name)
-    return [*found, CONFIG["_answers_file"]]
+    found = [name for name in _template_files() if not excluded.match_file(name)]
+    return (*found, CONFIG["_answers_file"])
+
+
+@cache
+def _template_files() -> list[str]:
+    """The path of every file of the template, as a project may get it."""
+    names = [path.relative_to(TEMPLATE).as_posix() for path in sorted(TEMPLATE.rglob("*")) if path.is_file()]
+    return [name.removesuffix(".jinja") for name in names if "{{" not in name]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A module, parsed."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def rendered(path: str, answers: Answers) -> str:
     """A text file of the template, as a project with these answers gets it."""
     return _jinja.get_template(f"{path}.jinja").render(answers)
-
-
-def readme_section(name: str, heading: str) -> str:
-    """What stands under a heading in the README of a project, without the heading."""
-    text = rendered("README.md", answers_of(name))
-    return section(text, heading)
-
-
-def section(text: str, heading: str) -> str:
-    """What stands in a page under `## heading`, up to the next of these."""
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    if not found:
-        raise ValueError(f"no heading {heading!r}")
-    return found[1].strip("\n")
 
 
 # --- Markdown ---
@@ -126,7 +129,7 @@ def questions() -> str:
     """Every question that is asked, in order: when, what it says, what may be answered."""
     parts = []
     for name, question in QUESTIONS.items():
-        if question.get("when") is False:
+        if question.get("when") is False or question.get("ask") is False:
             continue
         text, _, hint = question["help"].partition("\n")
         parts += [f"### `{name}`", f"{text} {hint}".strip()]
@@ -175,8 +178,8 @@ def providers() -> str:
 
 def settings_classes() -> Iterator[tuple[str, ast.ClassDef]]:
     """Every class of settings, with the path of its file: those that derive from `Environment`."""
-    for path in sorted((TEMPLATE / "bot").rglob("*.py")):
-        for node in ast.parse(path.read_text("utf-8")).body:
+    for path in sorted(RUNTIME.rglob("*.py")):
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and "Environment" in map(ast.unparse, node.bases):
                 yield path.relative_to(TEMPLATE).as_posix(), node
 
@@ -185,7 +188,9 @@ def settings() -> str:
     """A table for each class of settings, those of every project first."""
     parts = []
     everywhere = set.intersection(*(set(files(answers_of(name))) for name in project_names()))
-    for path, node in sorted(settings_classes(), key=lambda each: each[0] not in everywhere):
+    for path, node in sorted(
+        settings_classes(), key=lambda each: (each[0] not in everywhere, "/cloud/" in each[0])
+    ):
         if path in everywhere:
             parts.append("## In every project")
         else:
@@ -230,13 +235,13 @@ def _default(name: str, node: ast.expr) -> str:
         return "the project's slug" if node.id == "NAMESPACE" else f"`{node.id}`"
     value = ast.literal_eval(node)
     if name == "STATE_TTL":
-        ttl = _constant("bot/state/redis.py", "DEFAULT_TTL")
+        ttl = _constant("engines/redis/store.py", "DEFAULT_TTL")
         return f"`{ttl}` in Redis, else for ever"
     return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _constant(path: str, name: str) -> Any:
-    for node in ast.parse((TEMPLATE / path).read_text("utf-8")).body:
+    for node in parsed(RUNTIME / path).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     raise ValueError(f"no {name} in {path}")
@@ -269,18 +274,12 @@ def _values(annotation: str, options: Mapping[str | None, ast.expr]) -> str:
 
 # --- commands ---
 
-ADDED_COMMANDS = {"adopt_fsm": "bot/state/aiogram_adopt.py", "flush": "bot/state/hybrid_flush.py"}
-"""Functions that `bot/state/engine.py` adds to `bot state` from elsewhere, and where they stand."""
-
 
 def commands() -> str:
-    """What `bot --help` and `bot state --help` list, with arguments and options."""
-    engine = rendered("bot/state/engine.py", answers_of("redis"))
-    sources = [(TEMPLATE / "bot/cli.py").read_text("utf-8"), engine]
-    sources += [(TEMPLATE / path).read_text("utf-8") for path in ADDED_COMMANDS.values()]
+    """What `bot --help` and `bot state --help` list, of all engines, with arguments and options."""
     rows = []
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
+    for path in sorted(RUNTIME.rglob("*.py"), key=lambda path: len(path.parts)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and (name := _command_name(node)):
                 doc = sentence(ast.get_docstring(node) or "")
                 rows.append((f"`{' '.join([name, *_parameters(node)])}`", doc))
@@ -293,12 +292,10 @@ def command_names() -> list[str]:
 
 
 def _command_name(node: ast.FunctionDef) -> str | None:
-    if node.name in ADDED_COMMANDS:
-        return f"bot state {node.name.replace('_', '-')}"
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call):
             group = ast.unparse(decorator.func)
-            own = ast.literal_eval(decorator.args[0]) if decorator.args else node.name
+            own = ast.literal_eval(decorator.args[0]) if decorator.args else node.name.replace("_", "-")
             if group in ("cli.command", "state.command"):
                 return f"bot {own}" if group == "cli.command" else f"bot state {own}"
     return None
@@ -324,8 +321,8 @@ def _parameters(node: ast.FunctionDef) -> Iterator[str]:
 def metrics() -> str:
     """Every metric the code counts, with its labels."""
     rows = []
-    for path in sorted((TEMPLATE / "bot").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path in sorted(RUNTIME.rglob("*.py"), key=lambda path: len(path.parts)):
+        for node in ast.walk(parsed(path)):
             kinds = ("Counter", "Gauge", "Histogram")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
                 name, text = (ast.literal_eval(argument) for argument in node.args[:2])
@@ -349,18 +346,17 @@ def tree(name: str, folder: str) -> str:
     rows = []
     for path in files(answers_of(name)):
         if path.startswith(f"{folder}/") and path.endswith(".py") and (TEMPLATE / path).exists():
-            doc = ast.get_docstring(ast.parse((TEMPLATE / path).read_text("utf-8")))
+            doc = ast.get_docstring(parsed(TEMPLATE / path))
             if doc:
                 rows.append((f"`{path}`", sentence(doc)))
     return table("file", "what it is about", rows=rows)
 
 
 def tests_of(engine: str) -> str:
-    """The tests that a project with an engine has and one with the memory engine has not."""
-    common = set(files(answers_of("memory")))
+    """The tests in `suite/` that only one engine has."""
     rows = []
-    for path in files(answers_of(_project_with(engine))):
-        if path not in common and re.search(r"/test_\w+\.py$", path):
-            doc = ast.get_docstring(ast.parse((TEMPLATE / path).read_text("utf-8"))) or ""
-            rows.append((f"`{path}`", sentence(doc)))
+    for path in sorted((ROOT / "suite/engines" / engine).rglob("test_*.py")):
+        rows.append(
+            (f"`{path.relative_to(ROOT).as_posix()}`", sentence(ast.get_docstring(parsed(path)) or ""))
+        )
     return table("test", "what it shows", rows=rows)

@@ -1,6 +1,7 @@
-"""`./do`, the two commands of the README, on machines that lack this or that."""
+"""`./do`, on machines that lack this or that."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,17 +14,25 @@ from support import clean_env, commit_all, copier, must, run
 # What a POSIX shell script may take for granted, and what git and pip call.
 BASICS = ["dirname", "rm", "mkdir", "sh", "env", "uname", "cat", "sed", "basename"]
 
+COMMANDS = ["try", "test", "prove", "torture"]
+
 Machine = Callable[..., dict[str, str]]
 
 
-@pytest.fixture
-def clone(template: Path, tmp_path: Path) -> Path:
-    """A fresh shallow clone without any tag, at a path with a space in it."""
-    folder = tmp_path / "a clone"
+@pytest.fixture(scope="module")
+def clone(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shallow clone without any tag, at a path with a space in it. It is shared: nothing may change it."""
+    folder = tmp_path_factory.mktemp("clones") / "a clone"
     url = template.as_uri()
-    must("git", "clone", "--quiet", "--depth", "1", "--no-tags", url, folder, cwd=tmp_path)
+    must("git", "clone", "--quiet", "--depth", "1", "--no-tags", url, folder, cwd=folder.parent)
     must("git", "tag", "--delete", *must("git", "tag", cwd=folder).split(), cwd=folder)
     return folder
+
+
+@pytest.fixture
+def own_clone(clone: Path, tmp_path: Path) -> Path:
+    """A clone of the test's own."""
+    return shutil.copytree(clone, tmp_path / "a clone", symlinks=True)
 
 
 @pytest.fixture
@@ -61,8 +70,8 @@ def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
     env = machine()
     helped = do(clone, env, "help")
     assert helped.returncode == 0
-    assert "./do try" in helped.stdout
-    assert "./do test" in helped.stdout
+    for command in COMMANDS:
+        assert f"./do {command}" in helped.stdout
     assert do(clone, env).stdout == helped.stdout
     wrong = do(clone, env, "tset")
     assert (wrong.returncode, wrong.stderr) == (2, helped.stdout)
@@ -80,7 +89,7 @@ def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
     ],
     ids=["no git", "no python", "old python", "no pip", "pip fails", "foreign uv"],
 )
-@pytest.mark.parametrize("command", ["try", "test"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_missing_is_named(
     clone: Path, machine: Machine, command: str, programs: dict[str, str], reason: str
 ) -> None:
@@ -90,47 +99,56 @@ def test_what_is_missing_is_named(
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("do: ")
     assert reason in done.stderr.splitlines()[-1]
-    assert not (clone / "mybot").exists()
+    assert must("git", "status", "--porcelain", "--ignored", cwd=clone) == ""
 
 
-def test_a_folder_in_the_way_is_left_alone(clone: Path, machine: Machine) -> None:
+def test_a_folder_in_the_way_is_left_alone(own_clone: Path, machine: Machine) -> None:
     """A folder that is no rendered bot is not touched; one that is a bot is started again."""
     env = machine(git="exit 0", uv='[ "$1" = --version ] || echo "uv $*"')
-    (clone / "mybot").mkdir()
-    done = do(clone, env, "try")
+    (own_clone / "mybot").mkdir()
+    done = do(own_clone, env, "try")
     assert done.returncode == 1
     assert "in the way" in done.stderr
-    (clone / "mybot" / ".copier-answers.yml").touch()
-    done = do(clone, env, "try")
+    (own_clone / "mybot" / ".copier-answers.yml").touch()
+    done = do(own_clone, env, "try")
     assert done.returncode == 0
     assert done.stdout == "uv run bot chat\n"
 
 
-def test_arguments_reach_pytest(clone: Path, machine: Machine) -> None:
-    """`./do test` hands on what it is given, quoted as it was."""
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("test", "<run><--quiet><pytest>"),
+        ("prove", "<run><--quiet><--project><{clone}><python><-P><-m><suite><prove>"),
+        ("torture", "<run><--quiet><--project><{clone}><python><-P><-m><suite><torture>"),
+    ],
+)
+def test_arguments_are_handed_on(clone: Path, machine: Machine, command: str, runs: str) -> None:
+    """Quoted as they were."""
     env = machine(git="exit 0", uv='[ "$1" = --version ] || printf "<%s>" "$@"')
-    done = do(clone, env, "test", "-k", "a b")
-    assert done.stdout == "<run><--quiet><pytest><-k><a b>"
+    done = do(clone, env, command, "-k", "a b")
+    assert done.stdout == f"{runs.format(clone=clone)}<-k><a b>"
 
 
+@pytest.mark.slow(60)
 @pytest.mark.skipif(
     run(Path(sys.base_prefix, "bin", "python3"), "-m", "pip", "-V", cwd=Path.cwd()).returncode != 0,
     reason="the Python that runs the tests has no pip",
 )
-def test_try_on_a_bare_machine(clone: Path, machine: Machine, tmp_path: Path) -> None:
+def test_try_on_a_bare_machine(own_clone: Path, machine: Machine, tmp_path: Path) -> None:
     """With Python, pip and git alone, `./do try` ends in a bot that answers and can be updated."""
     python = Path(sys.base_prefix, "bin", "python3")
     env = machine(git=git(), python3=f'exec {python} "$@"') | {"PIP_USER": "1"}
-    done = do(clone, env, "try", "../my bot", stdin="hello\n")
+    done = do(own_clone, env, "try", "../my bot", stdin="hello\n")
     assert done.returncode == 0, done.stderr
     assert "Processed: hello (#1)" in done.stdout
-    assert must("git", "status", "--porcelain", cwd=clone) == ""
+    assert must("git", "status", "--porcelain", cwd=own_clone) == ""
 
     bot = tmp_path / "my bot"
     commit_all(bot, "Rendered")
-    with (clone / "template" / "NEWS.md").open("w") as news:
+    with (own_clone / "template" / "NEWS.md").open("w") as news:
         news.write("Something new.\n")
-    commit_all(clone, "A later version")
+    commit_all(own_clone, "A later version")
     done = copier("update", "--defaults", bot, cwd=tmp_path, env=clean_env(PATH=os.environ["PATH"]))
     assert done.returncode == 0, done.stderr
     assert (bot / "NEWS.md").exists()

@@ -1,5 +1,6 @@
 """The pages agree with the code: what they name exists, what they show runs, and the site builds strictly."""
 
+import ast
 import json
 import re
 import shutil
@@ -12,9 +13,20 @@ from typing import Any
 
 import pytest
 
+import build
 import reference
-from conftest import Render, Workshop
-from support import QUESTIONS, ROOT, Answers, combinations, engine, label, run, text_files, uv
+from conftest import Render
+from support import (
+    QUESTIONS,
+    ROOT,
+    Answers,
+    clean_env,
+    combinations,
+    engine,
+    label,
+    run,
+    text_files,
+)
 
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 import diagrams
@@ -23,28 +35,23 @@ EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted(
     [
         *(path for path in (ROOT / "docs").rglob("*.md") if "assets" not in path.parts),
-        *(ROOT / name for name in ("README.md", "benchmarks/README.md")),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     ]
 )
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-COMBINATIONS = pytest.mark.parametrize(
-    "answers",
-    [
-        pytest.param(each, id=label(each), marks=pytest.mark.xdist_group(label(each)))
-        for each in combinations()
-    ],
-)
 
-MADE_UP = {"bot/steps"}
-"""Paths that pages make up: what a reader may call a folder of their own."""
+COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
 
-# Printed by a rendered project about itself, as JSON. Nothing is connected to.
+MADE_UP = {"bot/runtime/cloud/rds.pem", "bot/runtime/cloud/supabase.pem"}
+"""Files that pages ask the reader to add."""
+
+LONGEST_README = 120
+
+# Printed about the runtime with every engine and provider in one place, as JSON. Nothing is connected to.
 ABOUT = r"""
-import importlib, json, os, re
+import importlib, json, re
 from pathlib import Path
-for name in [name for name in os.environ if name.isupper() and name not in ("PATH", "HOME")]:
-    os.environ.pop(name)
-for path in Path("bot").rglob("*.py"):
+for path in Path("bot/runtime").rglob("*.py"):
     if re.search(r"\(Environment\):|(Counter|Gauge|Histogram)\(", path.read_text("utf-8")):
         importlib.import_module(".".join(path.with_suffix("").parts))
 import typer
@@ -78,9 +85,17 @@ def name_of(answers: Answers) -> str:
     return answers.get("cloud_provider", answers["backend"])
 
 
-def about(folder: Path) -> dict[str, Any]:
-    """What a rendered project says of its settings, commands and metrics."""
-    found: dict[str, Any] = json.loads(uv(folder, "run", "python", "-c", ABOUT).splitlines()[-1])
+@pytest.fixture(scope="module")
+def about(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the code says of its settings, commands and metrics: all engines and providers at once."""
+    folder = tmp_path_factory.mktemp("about")
+    shutil.copytree(ROOT / "template/bot/runtime", folder / "bot/runtime")
+    chosen = "bot/runtime/chosen.py"
+    shutil.copy(render(backend="hybrid") / chosen, folder / chosen)  # the engine with a command of its own
+    env = {"PATH": clean_env()["PATH"], "HOME": str(folder), "PYTHONPATH": str(folder)}
+    done = run(sys.executable, "-c", ABOUT, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -105,16 +120,11 @@ def codes(text: str) -> Iterator[str]:
 # --- the site ---
 
 
-def build(repository: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Build the site of a repository."""
-    return run(sys.executable, "docs/build.py", folder, cwd=repository)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built strictly."""
     folder = tmp_path_factory.mktemp("site")
-    done = build(ROOT, folder)
+    done = run(sys.executable, "docs/build.py", folder, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "html"
 
@@ -130,6 +140,7 @@ def test_site_builds(site: Path) -> None:
     pages = {path.relative_to(site).as_posix() for path in site.rglob("index.html")}
     assert {"index.html", "start/index.html", "settings/index.html"} <= pages
     assert {f"providers/{name}/index.html" for name in reference.choices("cloud_provider")} <= pages
+    assert json.loads((site / "assets/grafana-dashboard.json").read_text("utf-8"))["panels"]
 
 
 @pytest.mark.xdist_group("site")
@@ -145,27 +156,51 @@ def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(@import|url\()\s*[\"']?https?:", path.read_text("utf-8")), path
 
 
-@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize(
-    ("page", "addition", "complaint"),
+    ("text", "complaint"),
     [
-        ("docs/start.md", "[nowhere](nowhere.md)", "nowhere.md"),
-        ("docs/start.md", "[no such heading](agent.md#nowhere)", "anchor"),
-        ("docs/start.md", "<!-- insert: nothing -->", "nothing"),
-        ("docs/start.md", "<!-- insert: readme redis No such heading -->", "No such heading"),
-        ("docs/forgotten.md", "# A page that is not in the navigation", "forgotten.md"),
+        ("[nowhere](nowhere.md)", "docs/start.md: link to nowhere.md, which is not there"),
+        ("<!-- insert: nothing -->", "docs/start.md: nothing called nothing can be inserted"),
+        ("<!-- insert: files neither bot/flow -->", "neither is neither a backend nor a provider"),
     ],
 )
-def test_build_refuses(template: Path, tmp_path: Path, page: str, addition: str, complaint: str) -> None:
+def test_a_page_is_refused(text: str, complaint: str) -> None:
     """What leads nowhere ends the build, and is named."""
-    repository = tmp_path / "repository"
-    shutil.copytree(template, repository, ignore=shutil.ignore_patterns(".git"))
-    (repository / "examples").mkdir()  # the README leads there
-    with (repository / page).open("a") as file:
-        file.write(f"\n{addition}\n")
-    done = build(repository, tmp_path / "site")
-    assert done.returncode != 0
-    assert complaint in done.stdout + done.stderr
+    with pytest.raises(build.PageError, match=re.escape(complaint)):
+        build.made(f"# Start\n\n{text}\n", "docs/start.md", build.sources())
+
+
+def test_a_page_outside_of_the_navigation_is_refused() -> None:
+    with pytest.raises(build.PageError, match=r"not in nav: forgotten\.md"):
+        build.configuration(build.sources() | {"docs/forgotten.md": "forgotten.md"})
+
+
+def test_a_page_in_the_navigation_that_is_not_there_is_refused() -> None:
+    pages = {path: page for path, page in build.sources().items() if page != "agent.md"}
+    with pytest.raises(build.PageError, match=r"agent\.md is no page"):
+        build.configuration(pages)
+
+
+def test_a_heading_that_is_not_there_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Links to headings are Zensical's to check: here, on a site of two pages."""
+    pages = tmp_path / ".pages"
+    pages.mkdir()
+    (tmp_path / "mkdocs.yml").write_text("site_name: two\ndocs_dir: .pages\nsite_dir: html\n")
+    (pages / "two.md").write_text("# Two\n\n## A heading\n")
+    (pages / "index.md").write_text("# One\n\n[there](two.md#a-heading)\n")
+    assert build.zensical(tmp_path, "build", "--strict") == 0
+    (pages / "index.md").write_text("# One\n\n[there](two.md#nowhere)\n")
+    assert build.zensical(tmp_path, "build", "--strict") != 0
+    assert "anchor does not exist" in "".join(capfd.readouterr())
+
+
+def test_the_build_says_what_is_wrong_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "PAGES", build.PAGES | {"LICENSE": "licence.md"})
+    monkeypatch.setattr(sys, "argv", ["build.py", str(tmp_path)])
+    assert build.main() == 1
+    assert capsys.readouterr().err == "docs/build.py: mkdocs.yml: not in nav: licence.md\n"
 
 
 def test_every_choice_has_a_page() -> None:
@@ -189,63 +224,65 @@ def test_files_are_known(render: Render, answers: Answers) -> None:
             assert reference.rendered(name, known) == (folder / name).read_text("utf-8")
 
 
-@COMBINATIONS
-def test_reference_and_readme_agree_with_the_code(workshop: Workshop, answers: Answers) -> None:
-    """Settings with their defaults, commands and metrics: on the site, and in the project's own README."""
-    folder = workshop(answers)
-    found = about(folder)
-    readme = (folder / "README.md").read_text("utf-8")
+def test_reference_agrees_with_the_code(about: dict[str, Any]) -> None:
+    """Settings with their defaults, commands and metrics are on the site, and nothing else."""
     listed = dict(re.findall(r"^\| `(\w+)` \| (.*)$", reference.settings(), re.MULTILINE))
-    in_readme = settings_table(readme)
-    for name, (default, description) in found["settings"].items():
+    assert listed.keys() == about["settings"].keys() == {*reference.setting_names()}
+    for name, (default, description) in about["settings"].items():
         meaning, shown, _ = listed[name].split(" | ", 2)
-        assert meaning.replace("`", "") == (description or "").replace("`", ""), name
+        assert plain(meaning) == plain(reference.sentence(description or "")), name
         if name not in ("NAMESPACE", "STATE_TTL"):  # the one is the slug, the other the engine's
             assert shown.strip("`").lower() == (default or "").lower(), name
-            if default and in_readme.get(name):
-                assert same_value(in_readme[name], default), f"{name}: {in_readme[name]} and {default}"
-    if engine(answers) == "redis":
-        assert in_readme["STATE_TTL"] == "86400"
-        assert "`86400` in Redis" in listed["STATE_TTL"]
-
-    assert set(found["commands"]) <= set(reference.command_names())
-    for command in re.findall(r"`bot state ([a-z-]+)|\bbot state ([a-z-]+) ", readme):
-        assert f"bot state {''.join(command)}" in found["commands"], command
-    assert set(found["metrics"]) <= set(reference.metric_names())
-    assert set(re.findall(r"`(bot_[a-z_]+)", readme)) <= set(found["metrics"])
-    deploy = folder / "DEPLOY.md"
-    added_by_owner = (
-        re.findall(r"^git add (\S+)$", deploy.read_text("utf-8"), re.MULTILINE) if deploy.exists() else []
-    )
-    for path in re.findall(r"`((?:bot|tests|grafana|infra)/[\w./-]+)`", readme):
-        assert (folder / path).exists() or path in added_by_owner, f"README.md: {path}"
+    assert "`86400` in Redis" in listed["STATE_TTL"]
+    assert sorted(about["commands"]) == sorted(reference.command_names())
+    assert sorted(about["metrics"]) == sorted(reference.metric_names())
 
 
 def test_nothing_is_listed_that_no_project_has() -> None:
-    """Commands and metrics of the pages stand in files that some project gets."""
-    assert len(reference.command_names()) == len(set(reference.command_names()))
+    """Settings stand in files that some project gets."""
     for name, _ in reference.settings_classes():
         assert name in everything_rendered(), name
 
 
-def settings_table(readme: str) -> dict[str, str]:
-    """The defaults in a README's table of settings; rows of several names have several defaults, or none."""
-    found: dict[str, str] = {}
-    for names, default in re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \| ([^|]*) \|", readme, re.MULTILINE):
-        each = re.findall(r"`(\w+)`", names)
-        values = (
-            [value.strip(" `") for value in default.split(",")] if len(each) > 1 else [default.strip(" `")]
-        )
-        found.update(zip(each, values, strict=False))
-    return found
+@COMBINATIONS
+def test_readme_of_a_project(answers: Answers) -> None:
+    """It is short, names what this project has and nothing of a backend that was not chosen."""
+    known = reference.answers_of(name_of(answers))
+    files = {*reference.files(known)}
+    folders = {parent.as_posix() for path in files for parent in Path(path).parents}
+    readme = reference.rendered("README.md", known)
+    assert len(readme.splitlines()) <= LONGEST_README
+    sample = reference.rendered(".env.example", known)
+    settings = {*names_of_settings(files), *re.findall(r"^#? ?([A-Z_]+)=", sample, re.MULTILINE)}
+    for name in re.findall(r"`([A-Z]+_[A-Z_]+)\b", readme):
+        assert name in settings, name
+    commands = {*reference.command_names(), "bot state"}
+    if known["engine"] != "hybrid":
+        commands -= {"bot state flush"}
+    for command in re.findall(r"(?:uv run |`)(bot (?:state [a-z]+|[a-z]+))", readme):
+        assert command in commands, command
+    for path in re.findall(r"`((?:bot|tests|migrations|infra|supabase)/[\w./-]*)`", readme):
+        assert path.rstrip("/") in files | folders | MADE_UP, path
+    for page in re.findall(r"tg-state-template/blob/main/([\w./-]+)\)", readme):
+        assert (ROOT / page).exists(), page
+    others = {*reference.engines()} - {known["engine"], "memory"}
+    if known["engine"] == "hybrid":
+        others -= {"redis", "postgres"}
+    for other in others:
+        assert f"backends/{other}.md" not in readme
 
 
-def same_value(shown: str, default: str) -> bool:
-    """Whether a cell shows a default; a sentence in its place says more than the value."""
-    try:
-        return float(shown) == float(default)
-    except ValueError:
-        return shown.lower() == default.lower() or " " in shown
+def plain(text: str) -> str:
+    """A text without marks of code."""
+    return text.replace("`", "").replace("&lt;", "<")
+
+
+def names_of_settings(files: set[str]) -> Iterator[str]:
+    """The settings of a project with these files."""
+    for path, node in reference.settings_classes():
+        if path in files:
+            for field in node.body:
+                yield from re.findall(r"^(\w+): ", ast.unparse(field).upper())
 
 
 # --- what pages name exists ---
@@ -256,7 +293,7 @@ def test_named_files_exist(page: Path) -> None:
     """Every path in code is a file of this repository, or of some rendered project."""
     for code in codes(page.read_text("utf-8")):
         for path in re.findall(
-            r"(?<![\w/.<:-])((?:bot|tests|docs|template|benchmarks|grafana|infra|inside)/[\w/.-]*)(?![\w/.<{*-])",
+            r"(?<![\w/.<:-])((?:bot|tests|suite|tools|docs|template|providers|migrations|benchmarks|infra|inside)/[\w/.-]*)(?![\w/.<{*-])",
             code,
         ):
             name = path.rstrip("./")
@@ -295,7 +332,7 @@ def test_named_commands_exist(page: Path) -> None:
 def names_in_code() -> frozenset[str]:
     """Every name in capitals in the sources."""
     found: set[str] = set()
-    for folder in ("template", "tests", "benchmarks", "docs/examples"):
+    for folder in ("template", "suite", "tests", "benchmarks", "docs/examples"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".lua", ".yaml", ".jinja"} and ".venv" not in path.parts:
                 found |= set(re.findall(r"[A-Z][A-Z]+_[A-Z_]+", path.read_text("utf-8")))
@@ -317,27 +354,38 @@ def test_code_shown_is_code_that_runs(page: Path) -> None:
         assert block in path.read_text("utf-8"), f"not in {source[1]}:\n{block}"
 
 
-@pytest.mark.xdist_group(label({"backend": "redis"}))
-def test_examples_work_in_a_project(workshop: Workshop) -> None:
+def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:
     """The examples of the pages are clean by a project's own rules, and their tests pass there."""
-    folder = workshop({"backend": "redis"})
+    folder = tmp_path / "project"
+    shutil.copytree(render(backend="redis"), folder)
+    shutil.rmtree(folder / "tests")
+    (folder / "tests").mkdir()
+    (folder / "tests/conftest.py").write_text('pytest_plugins = ["bot.runtime.testing"]\n')
     copies = {
-        path: folder / ("suite/e2e" if path.name.startswith("test_") else "bot") / path.name
+        path: folder / ("tests" if path.name.startswith("test_") else "bot") / path.name
         for path in EXAMPLES.glob("*.py")
     }
-    try:
-        for source, copy in copies.items():
-            shutil.copy(source, copy)
-        names = [copy.relative_to(folder).as_posix() for copy in copies.values()]
-        tests = [name for name in names if "/test_" in name]
-        assert len(tests) * 2 == len(names), "each example has a test"
-        uv(folder, "run", "ruff", "format", "--check", "--diff", *names)
-        uv(folder, "run", "ruff", "check", *names)
-        uv(folder, "run", "mypy", *names)
-        uv(folder, "run", "pytest", "-q", *tests)
-    finally:
-        for copy in copies.values():
-            copy.unlink(missing_ok=True)
+    for source, copy in copies.items():
+        shutil.copy(source, copy)
+    names = [copy.relative_to(folder).as_posix() for copy in copies.values()]
+    assert len([name for name in names if "/test_" in name]) * 2 == len(names), "each example has a test"
+    for command in (
+        ("ruff", "format", "--check", "--diff", *names),
+        ("ruff", "check", *names),
+        ("mypy", *names),
+        ("pytest", "-q"),
+    ):
+        done = in_project(folder, *command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for path in EXAMPLES.glob("*.py"):
+        imported = re.findall(r"^(?:from|import) (bot\.runtime[\w.]*)", path.read_text("utf-8"), re.MULTILINE)
+        assert {*imported} <= {"bot.runtime.testing"}, f"{path.name}: what is not for owners"
+
+
+def in_project(folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool in a rendered project, in the environment that this test runs in."""
+    env = clean_env(PYTHONPATH=str(folder), MYPY_CACHE_DIR=str(ROOT / ".mypy_cache/rendered"))
+    return run(sys.executable, "-m", tool, *arguments, cwd=folder, env=env, timeout=300)
 
 
 def test_diagrams_are_as_drawn() -> None:

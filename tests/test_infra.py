@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+import reference
 from conftest import Render
-from support import ROOT, Answers, AnyTags, combinations, label, run
+from support import ROOT, AnyTags, run
 
-CLOUD = [each for each in combinations() if each.get("backend") == "cloud"]
-WITH_REDIS = {"redis", "hybrid", "upstash", "elasticache", "memorystore", "redis_cloud"}
-ON_REDIS = [each for each in combinations() if WITH_REDIS & {*each.values()}]
-
+INFRA = ROOT / "template/infra"  # its files are rendered as they are
+EACH_SCRIPT = pytest.mark.parametrize("script", sorted(INFRA.glob("*.sh")), ids=lambda path: path.name)
+STACKS = [
+    path for path in sorted(INFRA.glob("*.yaml")) if "AWSTemplateFormatVersion" in path.read_text("utf-8")
+]
+EACH_STACK = pytest.mark.parametrize("stack", STACKS, ids=lambda path: path.name)
+EACH_PROVIDER = pytest.mark.parametrize("provider", reference.choices("cloud_provider"))
 
 _IMAGE = {"registry_type": {"DOCR"}, "repository": str, "tag": str}
 _COMPONENT = {
@@ -74,52 +78,54 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def shells(code: str, folder: Path) -> None:
+def shells(code: str) -> None:
     """Fails where bash cannot read it."""
-    done = run(BASH, "-n", cwd=folder, stdin=code)
+    done = run(BASH, "-n", cwd=ROOT, stdin=code)
     assert done.returncode == 0, f"{code}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("answers", CLOUD, ids=label)
-def test_scripts(render: Render, answers: Answers) -> None:
+@EACH_SCRIPT
+def test_scripts(script: Path) -> None:
     """They can be run as they are, and a linter of shell scripts finds nothing."""
-    folder = render(**answers)
-    for script in sorted((folder / "infra").glob("*.sh")):
-        assert os.access(script, os.X_OK), script.name
-        shells(script.read_text("utf-8"), folder)
-        done = run(TOOLS / "shellcheck", script, cwd=ROOT)
-        assert done.returncode == 0, done.stdout
+    assert os.access(script, os.X_OK)
+    shells(script.read_text("utf-8"))
+    done = run(TOOLS / "shellcheck", script, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("answers", CLOUD, ids=label)
-def test_stacks(render: Render, answers: Answers) -> None:
+def test_infra_is_rendered_as_it_is(render: Render) -> None:
+    """Also that a script can be run."""
+    folder = render(backend="cloud", cloud_provider="firestore") / "infra"
+    assert [path.name for path in folder.iterdir()] == ["firestore.sh"]
+    assert (folder / "firestore.sh").read_bytes() == (INFRA / "firestore.sh").read_bytes()
+    assert os.access(folder / "firestore.sh", os.X_OK)
+    assert not [*INFRA.glob("*.jinja")]
+
+
+@EACH_STACK
+def test_stacks(stack: Path) -> None:
     """CloudFormation takes them, by its own schemas; YAML's anchors it does not know."""
-    for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
-        text = stack.read_text("utf-8")
-        if "AWSTemplateFormatVersion" not in text:
-            continue
-        assert not re.search(r"^[^#\"]*: [&*]\w", text, re.MULTILINE)
-        done = run(TOOLS / "cfn-lint", stack, cwd=ROOT)
-        assert done.returncode == 0, done.stdout
+    assert not re.search(r"^[^#\"]*: [&*]\w", stack.read_text("utf-8"), re.MULTILINE)
+    done = run(TOOLS / "cfn-lint", stack, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("answers", CLOUD, ids=label)
-def test_services_behind_load_balancers(render: Render, answers: Answers) -> None:
+@EACH_STACK
+def test_services_behind_load_balancers(stack: Path) -> None:
     """ECS refuses a service whose target group no load balancer leads to yet, and ends one that starts."""
-    for stack in sorted((render(**answers) / "infra").glob("*.yaml")):
-        resources = (yaml.load(stack.read_text("utf-8"), Loader=AnyTags) or {}).get("Resources", {})
-        rules = [name for name, each in resources.items() if each["Type"].endswith("::ListenerRule")]
-        for name, service in resources.items():
-            if service["Type"] != "AWS::ECS::Service" or "LoadBalancers" not in service["Properties"]:
-                continue
-            waits_for = {*leaves(service["Properties"]), *leaves(service.get("DependsOn", []))}
-            assert waits_for & set(rules), f"{name} may come before {rules}"
-            assert "HealthCheckGracePeriodSeconds" in service["Properties"], name
+    resources = yaml.load(stack.read_text("utf-8"), Loader=AnyTags)["Resources"]
+    rules = [name for name, each in resources.items() if each["Type"].endswith("::ListenerRule")]
+    for name, service in resources.items():
+        if service["Type"] != "AWS::ECS::Service" or "LoadBalancers" not in service["Properties"]:
+            continue
+        waits_for = {*leaves(service["Properties"]), *leaves(service.get("DependsOn", []))}
+        assert waits_for & set(rules), f"{name} may come before {rules}"
+        assert "HealthCheckGracePeriodSeconds" in service["Properties"], name
 
 
-def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> None:
+def test_cloud_sql_script_can_be_run_again(tmp_path: Path) -> None:
     """With stand-ins for the tools: it makes what is not there, waits for the proxy and grants rights."""
-    script = render(backend="cloud", cloud_provider="cloud_sql") / "infra/cloud_sql.sh"
+    script = INFRA / "cloud_sql.sh"
     stand_ins = {
         "gcloud": """
             case "$*" in
@@ -155,10 +161,9 @@ def test_cloud_sql_script_can_be_run_again(render: Render, tmp_path: Path) -> No
     assert created == [[f"gcloud {each}" for each in made], []]
 
 
-def test_app_specification(render: Render) -> None:
+def test_app_specification() -> None:
     """What is filled in stays text, though a hash may be all digits; App Platform knows each word of it."""
-    folder = render(backend="cloud", cloud_provider="digitalocean")
-    text = (folder / "infra/digitalocean-app.yaml").read_text("utf-8")
+    text = (INFRA / "digitalocean-app.yaml").read_text("utf-8")
     for digits in ("1234567", "1e10", "0x1f", "null", "12:30:45"):
         spec = yaml.safe_load(re.sub(r"\$\{[\w.]+\}", digits, text))
         filled_in = [env["value"] for env in spec["envs"]]
@@ -188,19 +193,20 @@ def unknown(value: Any, known: Any, path: str = "") -> Iterator[str]:
                 yield f"{path}.{name}"
 
 
-@pytest.mark.parametrize("answers", CLOUD, ids=label)
-def test_instructions(render: Render, answers: Answers) -> None:
+@EACH_PROVIDER
+def test_instructions(provider: str) -> None:
     """Bash can read the commands, what they name is there, and it says what was tried and what it costs."""
-    folder = render(**answers)
-    text = (folder / "DEPLOY.md").read_text("utf-8")
+    answers = reference.answers_of(provider)
+    text = reference.rendered("DEPLOY.md", answers)
     found = commands(text)
     assert len(found) > 3
     for block in found:
-        shells(block, folder)
+        shells(block)
         assert "BOT_TOKEN=$" not in block, "whoever lists processes would see the token"
-    for name in re.findall(r"\b((?:infra|bot|tests|grafana|supabase)/[\w/]+\.\w+)", text):
+    for name in re.findall(r"\b((?:infra|bot|tests|suite|docs|supabase)/[\w/]+\.\w+)", text):
         is_fetched = name.endswith(".pem")  # an authority's certificates, by a command in the text
-        assert is_fetched or (folder / name).exists(), name
+        is_here = name.startswith(("suite/", "docs/")) and (ROOT / name).exists()
+        assert is_fetched or is_here or name in reference.files(answers), name
     assert "# Deploying My Bot: " in text
     for part in ("Costs and limits", "Deleting everything", "What was tried"):
         assert f"\n## {part}\n" in text
@@ -212,21 +218,21 @@ def test_instructions(render: Render, answers: Answers) -> None:
         assert re.search(r"\b(\w+ 20\d\d|could not be consulted)\b", claim), f"when was that read? {claim}"
 
 
-@pytest.mark.parametrize("answers", ON_REDIS, ids=label)
-def test_rights_on_redis(render: Render, answers: Answers) -> None:
-    """The rights that documents name are those that the project's tests give their user."""
-    folder = render(**answers)
-    files = ["README.md", "DEPLOY.md", "infra/elasticache.yaml"]
+def test_rights_on_redis() -> None:
+    """The rights that documents name are those that the suite gives to the bot's user."""
+    files = [
+        *(ROOT / "docs/backends").glob("*.md"),
+        *(ROOT / "providers").rglob("*.md"),
+        ROOT / "template/infra/elasticache.yaml",
+    ]
     said = {
-        (path.name, rights)
-        for path in map(folder.joinpath, files)
-        if path.exists()
+        (path.relative_to(ROOT).as_posix(), rights)
+        for path in files
         for rights in re.findall(r"\+@read[ +|@\w-]*", path.read_text("utf-8"))
     }
-    tried = (folder / "suite/redis/server.py").read_text("utf-8")
-    if answers.get("cloud_provider") == "upstash":
-        tried += (folder / "suite/redis/test_upstash.py").read_text("utf-8")
-    assert "README.md" in {name for name, _ in said}
+    sources = [path.read_text("utf-8") for path in sorted((ROOT / "suite").rglob("*.py"))]
+    tried = {rights for text in sources for rights in re.findall(r'\bRIGHTS = "(.*?)"', text)}
+    assert {"docs/backends/redis.md", "docs/backends/hybrid.md"} <= {name for name, _ in said}
     for name, rights in said:
         rights = rights.removesuffix(" +cluster|slots +command")  # without which there is no cluster to test
-        assert f'RIGHTS = "{rights}"\n' in tried, name
+        assert rights.strip() in tried, name

@@ -5,8 +5,7 @@ from typing import Any
 from aiohttp import ClientSession, ClientTimeout
 from pydantic import Field, SecretStr
 
-from bot.agent_adapter import TelegramAgentAdapter
-from bot.config import Environment, load
+from bot.agent_adapter import Environment, TelegramAgentAdapter, load
 
 
 class LlmSettings(Environment):
@@ -21,11 +20,11 @@ class Agent(TelegramAgentAdapter):
     """Answers with the model's words."""
 
     async def connect(self) -> None:
-        """Open the way to the model, once for all users."""
+        """Open the connection to the model, once for all users."""
         await super().connect()
         self.settings = load(LlmSettings)
         key = self.settings.llm_key.get_secret_value()
-        # Less than AGENT_TIMEOUT, so that what failed is told by its own name.
+        # Less than AGENT_TIMEOUT, so that the log says that the model was too slow.
         self.http = ClientSession(headers={"Authorization": f"Bearer {key}"}, timeout=ClientTimeout(total=45))
 
     async def close(self) -> None:
@@ -42,7 +41,7 @@ class Agent(TelegramAgentAdapter):
         return answer
 
     async def ask(self, messages: list[dict[str, str]]) -> tuple[str, int]:
-        """Call the model; an error of it is an exception, and leaves the state as it was."""
+        """Call the model; if that fails, an exception leaves the state as it was."""
         body = {"model": self.settings.llm_model, "messages": messages}
         url = f"{self.settings.llm_url}/chat/completions"
         async with self.http.post(url, json=body, raise_for_status=True) as response:

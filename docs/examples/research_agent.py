@@ -3,23 +3,22 @@
 import asyncio
 from typing import Any
 
-from bot.agent_adapter import TelegramAgentAdapter
-from bot.state.turn import Turn
+from bot.agent_adapter import TelegramAgentAdapter, Turn
 
 
 class Agent(TelegramAgentAdapter):
     """Says at once that it has begun, and writes again when it knows more."""
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
-        """Begin the work. It starts once this turn is committed, and not at all if it is given up."""
+        """Begin the work. It starts once this turn is committed, and not at all if the turn fails."""
         self.background(self.research, self.turn.user_id, message)
         return "I am looking into it."
 
     async def research(self, user_id: str, question: str) -> None:
-        """Find out, keep it, and tell. Does nothing more once the user has sent /forget."""
+        """Find out, keep it, and tell. Nothing is kept or sent once the user has sent /forget."""
         finding = await self.look_up(question)
 
-        async def keep(turn: Turn) -> None:  # may run again, when a message came between
+        async def keep(turn: Turn) -> None:  # may run again, if a message came in between
             turn.state.setdefault("findings", {})[question] = finding
             turn.remember("assistant", finding)
 

@@ -1,15 +1,13 @@
-"""The agent with a model, against a server on this machine that stands for the model."""
+"""The agent with a model, against a server on this machine that stands in for the model."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponseError, web
+from aiohttp import web
 
 from bot.llm_agent import Agent
-from bot.state.store import StateStore
-from tests.e2e.conftest import MakeRuntime
-from tests.fake_telegram import FakeTelegram
+from bot.runtime.testing import Chat, Owner
 
 
 class ImpatientAgent(Agent):
@@ -57,46 +55,36 @@ async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Model]:
 
 
 @pytest.fixture
-async def agent(model: Model, store: StateStore) -> AsyncIterator[Agent]:
-    """The agent over the project's own store."""
-    agent = Agent("", store)
-    await agent.connect()
-    yield agent
-    await agent.close()
+def owner(request: pytest.FixtureRequest, model: Model) -> Owner:
+    """The agent, or the one that a test is parametrized with; the model is there before it starts."""
+    return Owner(agent=getattr(request, "param", Agent))
 
 
-async def test_the_model_is_sent_the_conversation(agent: Agent, model: Model) -> None:
-    assert await agent.handle_message("1", "hi") == "stand-in heard 2 messages"
-    await agent.update_user_state("1", "facts", ["likes tea"])
-    assert await agent.handle_message("1", "again") == "stand-in heard 4 messages"
+async def test_the_model_is_sent_the_conversation(chat: Chat, model: Model) -> None:
+    assert await chat.say("hi") == ["stand-in heard 2 messages"]
+    assert await chat.say("again") == ["stand-in heard 4 messages"]
     system, *conversation = model.asked[-1]
-    assert "likes tea" in system["content"]
+    assert system["role"] == "system"
     assert [said["content"] for said in conversation] == ["hi", "stand-in heard 2 messages", "again"]
     assert [said["role"] for said in conversation] == ["user", "assistant", "user"]
-    assert (await agent.get_user_state("1"))["tokens"] == 14
+    assert (await chat.state())["tokens"] == 14
     assert model.keys == {"Bearer a-key-of-ours"}
 
 
-async def test_a_model_that_fails_changes_nothing(agent: Agent, model: Model) -> None:
-    await agent.handle_message("1", "hi")
-    before = await agent.store.load("1")
+async def test_a_model_that_fails_changes_nothing(chat: Chat, model: Model) -> None:
+    await chat.say("hi")
+    before = await chat.state(), await chat.history()
     model.is_broken = True
-    with pytest.raises(ClientResponseError):
-        await agent.handle_message("1", "again")
-    after = await agent.store.load("1")
-    assert (after.state, after.history) == (before.state, before.history)
+    assert len(await chat.say("again")) == 1, "an apology"
+    assert (await chat.state(), await chat.history()) == before
 
 
-async def test_users_have_conversations_of_their_own(agent: Agent, model: Model) -> None:
-    await agent.handle_message("1", "hi")
-    assert await agent.handle_message("2", "hi") == "stand-in heard 2 messages"
+async def test_users_have_conversations_of_their_own(chat: Chat) -> None:
+    await chat.say("hi")
+    assert await chat.person("Bob").say("hi") == ["stand-in heard 2 messages"]
 
 
-async def test_whoever_waits_too_long_is_told_what_to_do(
-    agent: Agent, model: Model, make_runtime: MakeRuntime, telegram: FakeTelegram
-) -> None:
-    async with make_runtime("webhook", agent_class=ImpatientAgent) as bot:
-        telegram.message("hi", user_id=1)
-        await telegram.settled()
-        assert telegram.texts(1) == ["The model takes too long just now. Please ask again in a minute."]
-        assert (await bot.record(1)).history == []
+@pytest.mark.parametrize("owner", [ImpatientAgent], indirect=True)
+async def test_a_user_who_waits_too_long_is_told_what_to_do(chat: Chat) -> None:
+    assert await chat.say("hi") == ["The model takes too long just now. Please ask again in a minute."]
+    assert await chat.history() == []

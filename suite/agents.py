@@ -37,14 +37,37 @@ class SourceStyleAgent(TelegramAgentAdapter):
         return f"Processed: {message} (#{state['message_count']})"
 
 
+class Gate:
+    """Where the agent stops at the message `hold`, until a test lets it pass: no test has to hit a moment.
+
+    Attributes:
+        reached: the agent is there.
+        opened: it may go on.
+    """
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+gates: list[Gate] = []
+"""The gate of the test under way is the last one."""
+
+
 async def misbehave(message: str, state: dict[str, Any]) -> None:
-    """Do what the message says: `raise`, `leak`, `sleep SECONDS`, `hoard BYTES` and so on."""
+    """Do what the message says: `raise`, `leak`, `hold`, `sleep SECONDS`, `hoard BYTES` and so on."""
     match message.split():
         case ["raise"]:
             raise RuntimeError("the agent raised")
         case ["leak"]:
             names = ("BOT_TOKEN", "WEBHOOK_SECRET", "REDIS_URL", "DATABASE_URL")
             raise RuntimeError(f"the environment is {[os.environ.get(name) for name in names]}")
+        case ["hold"]:
+            await gates[-1].wait()
         case ["sleep", seconds]:
             await asyncio.sleep(float(seconds))
         case ["block", seconds]:

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
@@ -16,7 +16,7 @@ from bot.runtime.chosen import ENGINE
 from bot.runtime.config import Environment, Settings
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import OperatorStore
-from suite.agents import CountingAgent, SourceStyleAgent
+from suite.agents import CountingAgent, Gate, SourceStyleAgent, gates
 from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness, make_harness
 from suite.parts import HERE, PARTS, why_not
@@ -122,6 +122,14 @@ def agent_class(request: pytest.FixtureRequest) -> type[TelegramAgentAdapter]:
     """Both styles in which an agent can be written."""
     agent_class: type[TelegramAgentAdapter] = request.param
     return agent_class
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Where the agent stops at the message `hold`."""
+    gates.append(gate := Gate())
+    yield gate
+    gates.remove(gate)
 
 
 @pytest.fixture

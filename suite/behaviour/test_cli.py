@@ -54,7 +54,7 @@ def test_chat_takes_bytes_that_are_no_text(tmp_path: Path) -> None:
         env=environment(tmp_path),
         input=b"\xff\xfe\n/start\n",
         capture_output=True,
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0
     assert b"Hello!" in result.stdout
@@ -104,7 +104,7 @@ def test_no_command_imports_aiogram_without_need(tmp_path: Path) -> None:
             env=environment(tmp_path),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
         )
         assert result.stdout.splitlines()[-1] == "[]", arguments
 
@@ -174,8 +174,8 @@ async def test_a_signal_in_mid_handler_loses_nothing(
             telegram.message("/start", user_id=1)
             await telegram.wait_for(lambda: any(call.method == "sendMessage" for call in telegram.calls))
             process.send_signal(number)
-            assert await asyncio.wait_for(process.wait(), timeout=20) == 0
-        await telegram.settled(5)
+            assert await asyncio.wait_for(process.wait(), timeout=120) == 0
+        await telegram.settled(120)
     assert len(telegram.texts(1)) == 1
 
 
@@ -266,5 +266,5 @@ def test_the_terminal_is_pleasant(tmp_path: Path) -> None:
     assert b"\x1b[0;36mHello!" in seen
     read_until(prompted, count=3)
     os.write(parent, b"\x04")
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=120) == 0
     os.close(parent)

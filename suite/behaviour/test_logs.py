@@ -71,7 +71,7 @@ def test_what_python_itself_says_goes_the_same_way() -> None:
         env=os.environ | {"TOKEN": TOKEN},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 1
     assert "mind ***" in done.stderr

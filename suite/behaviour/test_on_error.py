@@ -96,7 +96,7 @@ async def test_it_cannot_break_the_guarantee(
     async with make_runtime(mode, agent_class=Clumsy) as bot:
         failed = telegram.message("raise", user_id=1)
         telegram.message("hi", user_id=1)
-        await telegram.settled(10)
+        await telegram.settled(120)
         assert telegram.texts(1) == [*said, "Processed: hi (#1)"]
         record = await bot.record(1)
         assert record.state == {"last_message": "hi", "message_count": 1}
@@ -121,5 +121,5 @@ async def test_an_agent_cancelled_by_its_own_hand_failed(
     async with make_runtime(mode, agent_class=Impatient):
         telegram.message("cancel", user_id=1)
         telegram.message("hi", user_id=1)
-        await telegram.settled(10)
+        await telegram.settled(120)
         assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]

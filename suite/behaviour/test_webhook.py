@@ -141,7 +141,7 @@ async def dripped(bot: Runtime, start: str) -> bytes:
                 received += chunk
 
     answer = asyncio.create_task(receive())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not answer.done():
             if start:
                 writer.write(b"x")

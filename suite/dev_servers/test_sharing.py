@@ -18,7 +18,7 @@ from bot.runtime.state.store import Changes, OperatorStore
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
 from suite.support.command_line import run
 
-pytestmark = [pytest.mark.clause("dev-server.shared"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.clause("dev-server.shared")
 
 
 async def connected() -> OperatorStore:

@@ -139,11 +139,12 @@ async def test_the_webhook_puts_off_what_the_backend_cannot_take(
 async def test_a_bot_told_to_stop_does_not_wait_for_the_backend(
     bot: Runtime, telegram: FakeTelegram, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "RETRY_DELAYS", (30.0, 30.0))
+    monkeypatch.setattr(processor, "RETRY_DELAYS", (600.0, 600.0))
+    bot.settings.shutdown_timeout = 600
     faults.loads_to_refuse = 1_000
     update_id = telegram.message("hi", user_id=1)
     await telegram.wait_for(lambda: faults.loads_to_refuse < 1_000)
-    await asyncio.wait_for(bot.stop(), timeout=3)
+    await asyncio.wait_for(bot.stop(), timeout=60)
     assert update_id not in telegram.acknowledged
 
 

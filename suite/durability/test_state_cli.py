@@ -50,7 +50,7 @@ def say(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
         input=line,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -207,7 +207,7 @@ async def test_progress_is_shown_to_whoever_watches(tmp_path: Path, store: Opera
             env=environment(tmp_path, TERM="xterm-256color"),
             stdout=subprocess.PIPE,
             stderr=child,
-            timeout=60,
+            timeout=180,
         )
     )
     os.close(child)

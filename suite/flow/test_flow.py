@@ -50,7 +50,7 @@ async def test_the_result_is_kept_in_the_transaction_of_the_last_step(
     assert step(before.fsm) == ConversationStates.summary.state
     telegram.delay("editMessageText", 30, times=1)
     update_id = ann.presses("Yes, save it")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while update_id not in (record := await bot.record(1)).applied:
             assert (record.state, record.fsm) == (before.state, before.fsm)
             await asyncio.sleep(0.002)

@@ -13,7 +13,7 @@ from suite.flow.owner import BOT
 from suite.flow.person import NAME, STYLE, SUMMARY, YEAR, Person
 from suite.support.replicas import balanced, replicas
 
-pytestmark = [pytest.mark.clause("flow.example"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.clause("flow.example")
 
 ACTIONS = ["/profile", "Ann", "1990", "[In detail]", "[Yes, save it]"]
 TEXTS = [NAME, YEAR.format("Ann"), STYLE, SUMMARY.format("Ann", 1990, "in detail"), handlers.SAVED]
@@ -70,15 +70,15 @@ async def test_message_and_button_at_the_same_moment_on_two_replicas(
         replicas(2, tmp_path, telegram, BOT, **settings("webhook")) as two,
         balanced(telegram, two) as taken,
     ):
-        await telegram.wait_for(lambda: telegram.webhook, timeout=20)
+        await telegram.wait_for(lambda: telegram.webhook, timeout=120)
         for text in ("/profile", "Ann"):
             for person in people:
                 person.says(text)
-            await telegram.settled(60)
+            await telegram.settled(180)
         for person in people:
             for is_message in random.sample([True, False], 2):
                 _ = person.says("1990") if is_message else person.presses("Back")
-        await telegram.settled(60)
+        await telegram.settled(180)
     assert min(taken) >= 5, "both had their share"
     for person in people:
         (flow,) = (await store.load(str(person.user_id))).fsm.values()

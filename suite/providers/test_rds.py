@@ -335,7 +335,6 @@ async def test_doctor_asks_whether_encryption_may_be_left_out(
         await store.close()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("falls_silent", [False, True], ids=["it ends", "it falls silent"])
 async def test_failover(
     own_server: OwnServer,

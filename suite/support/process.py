@@ -75,7 +75,7 @@ class BotProcess:
     async def ready(self) -> None:
         """Wait until it is ready."""
         async with aiohttp.ClientSession() as http:
-            for _ in range(1_000):
+            for _ in range(6_000):
                 async with http.get(f"{self.url}/readyz") as response:
                     if response.status == 200:
                         return

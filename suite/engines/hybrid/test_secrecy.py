@@ -18,7 +18,6 @@ pytestmark = pytest.mark.clause("secrets.never-written")
 OF_REDIS, OF_POSTGRES = "pass:w/rd@of#redis", "pass:w/rd@of#postgres"
 
 
-@pytest.mark.timeout(180)
 async def test_no_secret_is_written(
     tmp_path: Path,
     own_redis: Server,

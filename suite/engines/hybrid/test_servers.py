@@ -23,7 +23,7 @@ from suite.engines.redis.server import Server
 from suite.support.command_line import environment
 from suite.support.runtime import Runtime
 
-pytestmark = [pytest.mark.clause("engine.outage"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.clause("engine.outage")
 
 
 async def back_to(server: Server, copy: Path) -> None:
@@ -182,7 +182,7 @@ async def test_in_mid_traffic(
             if n in (10, 20):
                 await trouble(own_redis, own_postgres, store)
             await asyncio.sleep(0.02)
-        await telegram.settled(90)
+        await telegram.settled(180)
         for user in range(1, 6):
             said = telegram.texts(user)
             assert list(dict.fromkeys(said)) == [f"Processed: m{n} (#{n})" for n in range(1, 31)]

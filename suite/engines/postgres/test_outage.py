@@ -42,7 +42,7 @@ async def test_the_bot_gets_over_it_by_itself(
                 await write(1)
             await breaking
             await write(10)
-            await telegram.settled(60)
+            await telegram.settled(180)
             for user in users:
                 record = await bot.record(user)
                 assert record.state == {"message_count": len(written), "last_message": written[-1]}
@@ -78,7 +78,7 @@ async def test_connecting_waits_for_a_server_that_starts(
     await asyncio.sleep(0.5)
     assert not connecting.done()
     await asyncio.to_thread(own_server.embedded.start_now)
-    await asyncio.wait_for(connecting, timeout=5)
+    await asyncio.wait_for(connecting, timeout=60)
     await store.close()
     assert capfd.readouterr().err.count("waiting for PostgreSQL") == 1
 

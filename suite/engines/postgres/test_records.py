@@ -101,7 +101,7 @@ async def test_the_sweep_deletes_what_has_expired_and_waits_for_nobody(
         await postgres.expire(f"{n}")
     async with connection.transaction():
         await connection.execute(f"SELECT 1 FROM {schema()}.user_state WHERE user_id = '4' FOR UPDATE")
-        assert await asyncio.wait_for(store.sweep(), timeout=5) == 7
+        assert await asyncio.wait_for(store.sweep(), timeout=60) == 7
     assert await store.sweep() == 1
     assert sorted([user async for user in store.users()]) == ["8", "9"]
     assert len([row for row in await everything(connection) if MARK in row]) == 2 * 3

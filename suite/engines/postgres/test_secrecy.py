@@ -15,7 +15,6 @@ pytestmark = pytest.mark.clause("secrets.never-written")
 PASSWORD = "pass:w/rd@of#postgres"
 
 
-@pytest.mark.timeout(180)
 async def test_no_secret_is_written(
     tmp_path: Path,
     own_server: OwnServer,

@@ -62,7 +62,7 @@ async def test_in_mid_traffic(
             await asyncio.sleep(0.4)
             await trouble(server)
         await sending
-        await telegram.settled(60)
+        await telegram.settled(180)
         for user in range(1, USERS + 1):
             record = await store.load(str(user))
             assert record.state == {"last_message": f"m{MESSAGES}", "message_count": MESSAGES}

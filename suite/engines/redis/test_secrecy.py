@@ -15,7 +15,6 @@ pytestmark = pytest.mark.clause("secrets.never-written")
 PASSWORD = "pass:w/rd@of#redis"
 
 
-@pytest.mark.timeout(180)
 async def test_no_secret_is_written(tmp_path: Path, mode: Mode) -> None:
     server = Server(tmp_path / "server").start()
     async with Redis.from_url(server.url) as client:

@@ -16,6 +16,7 @@ from aiogram.types import CallbackQuery, ChatMemberUpdated, Message
 
 import bot
 from bot.runtime import testing
+from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram.local import DOWNLOAD_LIMIT
 from bot.runtime.telegram.texts import Texts, TextTable
@@ -279,6 +280,32 @@ async def test_a_restart_cuts_off_what_runs(chat: Chat, store: OperatorStore, re
     assert await chat.state() == {}
 
 
+@pytest.fixture
+def one_message_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOOD_LIMIT", "1")
+
+
+async def test_a_fixture_sets_what_a_test_needs(
+    one_message_a_minute: None, chat: Chat, store: OperatorStore
+) -> None:
+    assert await chat.say("hi") == ["Processed: hi (#1)"]
+    (told,) = await chat.say("hi")
+    assert told.startswith("That is more than I can take: 1 messages in 60 seconds.")
+
+
+async def test_an_agent_that_cannot_connect_says_why(store: OperatorStore) -> None:
+    class Unready(Agent):
+        async def connect(self) -> None:
+            raise OperatorError("LLM_URL is not set")
+
+        async def close(self) -> None:
+            raise AttributeError("there is nothing to close")
+
+    bot = testing._RunningBot(Owner(agent=Unready), store)
+    with pytest.raises(OperatorError, match="LLM_URL is not set"):
+        await bot.start()
+
+
 @pytest.mark.parametrize("number", range(2))
 async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, number: int) -> None:
     assert [user async for user in store.users()] == []
@@ -289,6 +316,7 @@ async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, 
 CONFTEST = """
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime import testing
+from bot.runtime.errors import OperatorError
 
 testing.load_owner = lambda: testing.Owner(agent=TelegramAgentAdapter)
 pytest_plugins = ["bot.runtime.testing"]

@@ -16,11 +16,17 @@ from aiogram.types import CallbackQuery, ChatMemberUpdated, Message
 
 import bot
 from bot.runtime import testing
+from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram.local import DOWNLOAD_LIMIT
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.testing import Chat, NotAcknowledged, Owner, Refused, Restart
 from suite.agents import CountingAgent
+
+pytestmark = pytest.mark.clause("testing")
+
+# What the owner wrote has no part in this, and may need packages that are not here.
+testing.load_owner = lambda: Owner(agent=CountingAgent)
 
 chat, restart, store = testing.chat, testing.restart, testing.store
 _own_world = testing._own_world
@@ -274,6 +280,32 @@ async def test_a_restart_cuts_off_what_runs(chat: Chat, store: OperatorStore, re
     assert await chat.state() == {}
 
 
+@pytest.fixture
+def one_message_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOOD_LIMIT", "1")
+
+
+async def test_a_fixture_sets_what_a_test_needs(
+    one_message_a_minute: None, chat: Chat, store: OperatorStore
+) -> None:
+    assert await chat.say("hi") == ["Processed: hi (#1)"]
+    (told,) = await chat.say("hi")
+    assert told.startswith("That is more than I can take: 1 messages in 60 seconds.")
+
+
+async def test_an_agent_that_cannot_connect_says_why(store: OperatorStore) -> None:
+    class Unready(Agent):
+        async def connect(self) -> None:
+            raise OperatorError("LLM_URL is not set")
+
+        async def close(self) -> None:
+            raise AttributeError("there is nothing to close")
+
+    bot = testing._RunningBot(Owner(agent=Unready), store)
+    with pytest.raises(OperatorError, match="LLM_URL is not set"):
+        await bot.start()
+
+
 @pytest.mark.parametrize("number", range(2))
 async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, number: int) -> None:
     assert [user async for user in store.users()] == []
@@ -281,18 +313,38 @@ async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, 
     await chat.say("hi")
 
 
+CONFTEST = """
+from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime import testing
+from bot.runtime.errors import OperatorError
+
+testing.load_owner = lambda: testing.Owner(agent=TelegramAgentAdapter)
+pytest_plugins = ["bot.runtime.testing"]
+"""
+
+TEST = """
+from bot.agent_adapter import Environment
+
+
+class OwnSettings(Environment):
+    own_setting: str = "not there"
+
+
+async def test_it(chat, store):
+    assert await chat.say("/start")
+    assert await store.raw("1")
+    assert OwnSettings().own_setting == "not there"
+"""
+
+
 def test_no_setting_reaches_a_test_from_outside(tmp_path: Path) -> None:
     """Neither from a `.env` file nor from the environment; and nothing is left in the folder."""
-    (tmp_path / ".env").write_text("NAMESPACE=not:allowed\nLOG_LEVEL=loud\n")
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["bot.runtime.testing"]\n')
-    (tmp_path / "test_it.py").write_text(
-        "from bot.runtime.testing import Chat, OperatorStore\n\n\n"
-        "async def test_it(chat: Chat, store: OperatorStore) -> None:\n"
-        "    assert await chat.say('/start')\n"
-        "    assert await store.raw('1')\n"
-    )
+    (tmp_path / ".env").write_text("NAMESPACE=not:allowed\nLOG_LEVEL=loud\nOWN_SETTING=there\n")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TEST)
     environment = os.environ | {
         "PYTHONPATH": str(Path(bot.__file__).parents[1]),
+        "OWN_SETTING": "there",
         "PORT": "http",
         "FLOOD_LIMIT": "-1",
         "REDIS_URL": "nonsense",

@@ -114,10 +114,10 @@ async def open_app(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bot.session.close)
         stack.push_async_callback(store.close)
-        stack.push_async_callback(agent.close)
         try:
             await store.connect()
             await agent.connect()
+            stack.push_async_callback(agent.close)
             dispatcher = _make_dispatcher(store, agent, settings, owner)
             transaction = Transaction(
                 bot, dispatcher, store, agent, owner.texts, agent_timeout=settings.agent_timeout

@@ -14,7 +14,8 @@ from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
 from bot.runtime.telegram.calls import Reply
-from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
+from bot.runtime.telegram.local_chat import LocalChat
 from bot.runtime.telegram.processor import NotAcknowledged
 
 

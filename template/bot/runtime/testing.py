@@ -33,7 +33,8 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import OperatorStore
-from bot.runtime.telegram.local import TOKEN, Json, LocalChat, LocalTelegram, Refused
+from bot.runtime.telegram.local import TOKEN, Json, LocalTelegram, Refused
+from bot.runtime.telegram.local_chat import LocalChat
 from bot.runtime.telegram.processor import NotAcknowledged
 
 __all__ = ["Chat", "NotAcknowledged", "OperatorStore", "Owner", "Refused", "Restart"]
@@ -136,12 +137,13 @@ async def chat(_running_bot: _RunningBot) -> Chat:
 
 
 @pytest.fixture
-async def store(_server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OperatorStore]:
+async def store(
+    _own_world: None, _server_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[OperatorStore]:
     """The backend's store on its development server, empty.
 
     The server is started once, in a temporary folder; each test has a namespace of its own there.
     """
-    _isolate(monkeypatch)
     for name in _settings_that_keep_apart():
         monkeypatch.setenv(name, f"t{secrets.token_hex(8)}")
     store = _ReopenedStore(lambda: _open_store(_server_folder))
@@ -178,7 +180,7 @@ def _own_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _store_of_chat(request: pytest.FixtureRequest) -> OperatorStore:
+def _store_of_chat(request: pytest.FixtureRequest, _own_world: None) -> OperatorStore:
     if "store" in request.fixturenames:
         return cast(OperatorStore, request.getfixturevalue("store"))
     return MemoryStore.from_settings(load_settings())

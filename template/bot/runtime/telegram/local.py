@@ -1,6 +1,6 @@
 """Telegram inside this process: people, chats and files, and the Bot API as far as bots use it.
 
-`bot chat` is one person in front of a terminal; with `bot.runtime.testing`, a test is as many as it likes.
+`bot chat` brings it to the terminal, and `bot.runtime.testing` into tests; people act by a `LocalChat`.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiogram import Bot
@@ -47,7 +47,7 @@ SHOWS_NOTHING = {"sendChatAction", "sendMessageDraft", "sendRichMessageDraft"}
 """Methods that send no message, whatever their names say."""
 
 _calls: ContextVar[list[Reply] | None] = ContextVar("calls", default=None)
-"""Where calls are noted that are made on account of what somebody does, also in background work."""
+"""Where the calls are noted that are made on account of the update under way."""
 
 
 class Refused(Exception):
@@ -195,8 +195,12 @@ class LocalTelegram:
         raw: Json = orjson.loads(orjson.dumps({"update_id": next(self._update_ids), **event}))
         return raw
 
-    async def deliver(self, raw: Json) -> None:
+    async def deliver(self, raw: Json, calls: list[Reply]) -> None:
         """Bring an update to the bot.
+
+        Args:
+            raw: the update, as `update` makes it.
+            calls: where to note the calls that the bot makes on account of it, in background work, too.
 
         Raises:
             NotAcknowledged: the bot did not deal with it, and Telegram would bring it again.
@@ -204,7 +208,11 @@ class LocalTelegram:
         if self._bot is None or self._processor is None:
             raise RuntimeError("no bot runs")
         if update := parse_update(self._bot, raw):
-            await self._processor.process(update)
+            token = _calls.set(calls)
+            try:
+                await self._processor.process(update)
+            finally:
+                _calls.reset(token)
 
     def call(self, call: Reply) -> Any:
         """Do what a call of the bot says.
@@ -325,190 +333,6 @@ class LocalTelegram:
             "file_size": size,
             "file_path": f"files/{file_id}",
         }
-
-
-class LocalChat:
-    """One person's side of one chat: what they do there, and what the bot answers.
-
-    Attributes:
-        telegram: where the chat is.
-        user: the person, as Telegram's `User`.
-        chat: the chat, as Telegram's `Chat`.
-        replies: the calls of the bot on account of what the person did last, wherever they show something.
-    """
-
-    def __init__(self, telegram: LocalTelegram, user: Json, chat: Json | None = None) -> None:
-        """Sit down there.
-
-        Args:
-            telegram: where it is.
-            user: the person, as `LocalTelegram.person` makes them.
-            chat: a group; their private chat with the bot when none is given.
-        """
-        self.telegram = telegram
-        self.user = user
-        self.chat = chat or telegram.private_chat(user)
-        self.replies: list[Reply] = []
-        self._said: Json | None = None
-        self._last: Json | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """Everything the bot has shown in this chat: texts, captions, edits and alerts, the oldest first."""
-        return list(self.telegram.texts(self.chat))
-
-    @property
-    def buttons(self) -> list[str]:
-        """What the buttons in this chat say, those of the newest message first."""
-        return [button.text for button in self.telegram.buttons(self.chat)]
-
-    def person(self, name: str, **fields: Any) -> Self:
-        """Somebody else: in this group, or in a private chat of their own when this is one.
-
-        Args:
-            name: their first name; the same name is the same person.
-            fields: more of Telegram's `User`, such as `language_code`.
-        """
-        user = self.telegram.person(name, **fields)
-        return self._side_of(user, None if self.chat["type"] == "private" else self.chat)
-
-    async def group(self, title: str, *names: str) -> Self:
-        """Open a group with these people, and add the bot to it.
-
-        Returns:
-            This person's side of it.
-        """
-        chat = self.telegram.group(title)
-        for name in names:
-            self.telegram.person(name)
-        side = self._side_of(self.user, chat)
-        await side._do(
-            self.telegram.update(
-                my_chat_member=side._membership(self.user, self.telegram.me, "left", "member")
-            ),
-            self.telegram.update(message=side._message(new_chat_members=[self.telegram.me])),
-        )
-        return side
-
-    async def join(self, name: str) -> list[str]:
-        """Have somebody join this group."""
-        user = self.telegram.person(name)
-        message = self.telegram.message(self.chat, user, new_chat_members=[user])
-        return await self._do(
-            self.telegram.update(chat_member=self._membership(user, user, "left", "member")),
-            self.telegram.update(message=message),
-        )
-
-    async def leave(self, name: str) -> list[str]:
-        """Have somebody leave this group."""
-        user = self.telegram.person(name)
-        message = self.telegram.message(self.chat, user, left_chat_member=user)
-        return await self._do(
-            self.telegram.update(chat_member=self._membership(user, user, "member", "left")),
-            self.telegram.update(message=message),
-        )
-
-    async def say(self, text: str, **fields: Any) -> list[str]:
-        """Write something.
-
-        Args:
-            text: what to write.
-            fields: more of Telegram's `Message`, such as `message_thread_id`.
-
-        Returns:
-            What the bot answers in this chat: texts, captions, edits and alerts, in order.
-
-        Raises:
-            NotAcknowledged: the bot did not deal with it, and Telegram would bring it again.
-        """
-        if command := re.match(r"/\w+(@\w+)?", text):
-            entity = {"type": "bot_command", "offset": 0, "length": command.end()}
-            fields = {"entities": [entity], **fields}
-        return await self.send(text=text, **fields)
-
-    async def send_photo(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
-        """Send a picture. See `say`."""
-        return await self._send_media("photo", content, None, caption, fields)
-
-    async def send_voice(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
-        """Send a voice message. See `say`."""
-        return await self._send_media("voice", content, None, caption, fields)
-
-    async def send_file(
-        self, name: str, content: bytes, caption: str | None = None, **fields: Any
-    ) -> list[str]:
-        """Send a file. See `say`."""
-        return await self._send_media("document", content, name, caption, fields)
-
-    async def send(self, **content: Any) -> list[str]:
-        """Send a message of any content, given as in Telegram's `Message`. See `say`."""
-        return await self._do(self.telegram.update(message=self._message(**content)))
-
-    async def edit(self, text: str) -> list[str]:
-        """Change the text of what this person sent last. See `say`."""
-        if self._said is None:
-            raise LookupError("nothing was sent yet that could be edited")
-        self._said.update(text=text, edit_date=int(time.time()))
-        return await self._do(self.telegram.update(edited_message=dict(self._said)))
-
-    async def press(self, button: str | Button) -> list[str]:
-        """Press a button. See `say`.
-
-        Args:
-            button: the button, or what it says: that of the newest message is pressed.
-
-        Raises:
-            LookupError: there is no such button.
-        """
-        if isinstance(button, str):
-            found = [each for each in self.telegram.buttons(self.chat) if each.text == button]
-            if not found:
-                raise LookupError(f"there is no button {button!r} among {self.buttons}")
-            button = found[0]
-        query = self.telegram.press(button) | {"from": self.user}
-        return await self._do(self.telegram.update(callback_query=query))
-
-    async def redeliver(self) -> list[str]:
-        """Have Telegram bring the last update once more. See `say`."""
-        if self._last is None:
-            raise LookupError("nothing was done yet that could come again")
-        return await self._do(self._last)
-
-    def _side_of(self, user: Json, chat: Json | None) -> Self:
-        return type(self)(self.telegram, user, chat)
-
-    def _message(self, **content: Any) -> Json:
-        self._said = self.telegram.message(self.chat, self.user, **content)
-        return self._said
-
-    def _membership(self, by: Json, user: Json, before: str, after: str) -> Json:
-        return {
-            "chat": self.chat,
-            "from": by,
-            "date": int(time.time()),
-            "old_chat_member": {"user": user, "status": before},
-            "new_chat_member": {"user": user, "status": after},
-        }
-
-    async def _send_media(
-        self, kind: str, content: bytes, name: str | None, caption: str | None, fields: Json
-    ) -> list[str]:
-        if caption is not None:
-            fields = {"caption": caption, **fields}
-        return await self.send(**self.telegram.media(kind, content, name), **fields)
-
-    async def _do(self, *updates: Json) -> list[str]:
-        calls: list[Reply] = []
-        self.replies = calls
-        token = _calls.set(calls)
-        try:
-            for update in updates:
-                self._last = update
-                await self.telegram.deliver(update)
-        finally:
-            _calls.reset(token)
-        here = (call for call in calls if self.telegram.chat_of(call) == self.chat["id"])
-        return [text for call in here if (text := self.telegram.text_of(call)) is not None]
 
 
 class _LocalSession(BaseSession):

@@ -25,7 +25,7 @@ async def without_java(folder: Path, *arguments: str) -> tuple[int | None, str]:
 
 async def test_tests_are_skipped(tmp_path: Path) -> None:
     code, said = await without_java(
-        tmp_path, "pytest", "-rs", "-k", "load_is_one_call", "suite/firestore/test_wire.py"
+        tmp_path, "pytest", "-rs", "-k", "load_is_one_call", "suite/engines/firestore/test_wire.py"
     )
     assert code == 0, said
     (line,) = [line for line in said.splitlines() if line.startswith("SKIPPED")]

@@ -42,8 +42,8 @@ EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relativ
 
 COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
 
-MADE_UP = {"bot/runtime/cloud/rds.pem", "bot/runtime/cloud/supabase.pem"}
-"""Files that pages ask the reader to add."""
+MADE_UP = {"bot/runtime/cloud/rds.pem", "bot/runtime/cloud/supabase.pem", "migrations"}
+"""What pages ask the reader to add."""
 
 LONGEST_README = 120
 
@@ -323,7 +323,7 @@ def test_named_commands_exist(page: Path) -> None:
         for name in re.findall(r"(?<![\w./])bot_[a-z_]+\b(?!\.)", code):
             assert name in reference.metric_names() or name == "bot_token", code
         for name in re.findall(r"\./do ([a-z]+)", code):
-            assert re.search(rf"^{name}\)", (ROOT / "do").read_text("utf-8"), re.MULTILINE), code
+            assert re.search(rf"^\./do {name} ", (ROOT / "do").read_text("utf-8"), re.MULTILINE), code
         for name in re.findall(r"--data ([a-z_]+)=", code):
             assert name in QUESTIONS, code
 

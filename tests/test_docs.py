@@ -1,8 +1,10 @@
 """The pages agree with the code: what they name exists, what they show runs, and the site builds strictly."""
 
 import ast
+import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
 import build
 import reference
@@ -23,6 +27,7 @@ from support import (
     clean_env,
     combinations,
     engine,
+    first_of_each_engine,
     label,
     run,
     text_files,
@@ -40,10 +45,19 @@ PAGES = sorted(
 )
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 
+SOME = [
+    *first_of_each_engine().values(),
+    *({"backend": "cloud", "cloud_provider": p} for p in ("rds", "supabase")),
+]
 COMBINATIONS = pytest.mark.parametrize("answers", combinations(), ids=label)
 
-MADE_UP = {"bot/runtime/cloud/rds.pem", "bot/runtime/cloud/supabase.pem"}
-"""Files that pages ask the reader to add."""
+MADE_UP = {
+    "bot/runtime/cloud/rds.pem",
+    "bot/runtime/cloud/supabase.pem",
+    "migrations",
+    "migrations/app_0001.py",
+}
+"""What pages ask the reader to add."""
 
 LONGEST_README = 120
 
@@ -212,7 +226,7 @@ def test_every_choice_has_a_page() -> None:
 # --- what is generated is what a project says of itself ---
 
 
-@COMBINATIONS
+@pytest.mark.parametrize("answers", SOME, ids=label)
 def test_files_are_known(render: Render, answers: Answers) -> None:
     """What the pages take for the files and texts of a project are those that Copier renders."""
     folder = render(**answers)
@@ -323,7 +337,7 @@ def test_named_commands_exist(page: Path) -> None:
         for name in re.findall(r"(?<![\w./])bot_[a-z_]+\b(?!\.)", code):
             assert name in reference.metric_names() or name == "bot_token", code
         for name in re.findall(r"\./do ([a-z]+)", code):
-            assert re.search(rf"^{name}\)", (ROOT / "do").read_text("utf-8"), re.MULTILINE), code
+            assert re.search(rf"^\./do {name} ", (ROOT / "do").read_text("utf-8"), re.MULTILINE), code
         for name in re.findall(r"--data ([a-z_]+)=", code):
             assert name in QUESTIONS, code
 
@@ -386,6 +400,17 @@ def in_project(folder: Path, tool: str, *arguments: str) -> subprocess.Completed
     """Run a tool in a rendered project, in the environment that this test runs in."""
     env = clean_env(PYTHONPATH=str(folder), MYPY_CACHE_DIR=str(ROOT / ".mypy_cache/rendered"))
     return run(sys.executable, "-m", tool, *arguments, cwd=folder, env=env, timeout=300)
+
+
+def test_the_migration_that_is_shown() -> None:
+    """Alembic takes it, and makes its table."""
+    migration = runpy.run_path(str(EXAMPLES / "migrations/app_0001.py"))
+    assert migration["branch_labels"] == ("app",)
+    written = io.StringIO()
+    options = {"as_sql": True, "output_buffer": written}
+    with Operations.context(MigrationContext.configure(dialect_name="postgresql", opts=options)):
+        migration["upgrade"]()
+    assert "CREATE TABLE note" in written.getvalue()
 
 
 def test_diagrams_are_as_drawn() -> None:

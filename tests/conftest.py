@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jinja2
 import pytest
 from copier import run_copy
+from copier._main import Worker
 from filelock import FileLock
 
-from support import ASKED, Answers, choices, commit_all, copy_working_tree, label, uv
+from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label, uv
 
 Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
@@ -77,6 +79,27 @@ def settled_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_copier() -> Iterator[None]:
+    """Spare Copier what it does anew for every file of every copy, and three times in every update."""
+    compile_ = jinja2.Environment.compile
+    known: dict[object, object] = {}
+
+    def compile_once(self: jinja2.Environment, source: object, *arguments: object, **named: object) -> object:
+        if arguments or named or not isinstance(source, str):  # a file, whose name belongs to its code
+            return compile_(self, source, *arguments, **named)  # type: ignore[call-overload]
+        key = (source, self.undefined, self.trim_blocks, self.lstrip_blocks, self.keep_trailing_newline)
+        if key not in known:
+            known[key] = compile_(self, source)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", compile_once)
+        # Asks git, where it takes no executable bits from files, as on Windows. Nobody's does here.
+        patch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of this run share."""
@@ -93,6 +116,20 @@ def template(shared: Path) -> Path:
             copy_working_tree(snapshot)
             commit_all(snapshot, "Snapshot", tag="v0.0.1")
     return snapshot
+
+
+@pytest.fixture(scope="session")
+def questionnaire(shared: Path) -> Path:
+    """A template that asks the same questions and renders nothing but their answers, quickly."""
+    folder = shared / "questionnaire"
+    with FileLock(shared / "questionnaire.lock"):
+        if not folder.exists():
+            fresh = folder.with_suffix(".fresh")
+            (fresh / "template").mkdir(parents=True)
+            for name in ("copier.yml", "checks.jinja", "template/{{_copier_conf.answers_file}}.jinja"):
+                shutil.copy(ROOT / name, fresh / name)
+            fresh.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

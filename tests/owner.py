@@ -2,30 +2,49 @@
 
 from pathlib import Path
 
-from support import UV, must
+ROOM = ("bot/agent.py", "bot/handlers.py", "bot/flow/", "tests/", "migrations/")
+"""What is the owner's: files and folders that the template writes once, or never."""
 
-NOTE = "Kept by its owner, who may well write a line that is longer than the template's own.\n"
+FLOW = ("bot/flow/", "tests/test_flow.py")
+"""Those of them that come with backend fsm."""
 
-HANDLER = '''"""A handler of the owner's."""
+ROUTERS = '''
 
-from typing import Any
+@before.message(CommandStart())
+async def start(message: Message) -> TelegramMethod[Any]:
+    """Greet in the owner's own words."""
+    return message.answer("Good evening!")
 
-from aiogram import Router
-from aiogram.filters import Command
+
+@after.message(F.photo)
+async def photo(message: Message) -> TelegramMethod[Any]:
+    """Take a picture."""
+    return message.answer("What a picture!")
+'''
+
+IMPORTS = """from typing import Any
+
+from aiogram import F, Router
+from aiogram.filters import CommandStart
 from aiogram.methods import TelegramMethod
 from aiogram.types import Message
+"""
+
+TESTS = '''"""The owner's own tests."""
+
+from bot.runtime.testing import Chat
 
 
-def router() -> Router:
-    """Take the owner's command."""
-    own = Router(name="own")
-    own.message(Command("hours"))(hours)
-    return own
+async def test_start_greets(chat: Chat) -> None:
+    assert await chat.say("/start") == ["Good evening!"]
 
 
-async def hours(message: Message) -> TelegramMethod[Any]:
-    """Say when the shop is open."""
-    return message.answer("From nine to five.")
+async def test_a_picture_is_taken(chat: Chat) -> None:
+    assert await chat.send_photo(b"a picture") == ["What a picture!"]
+
+
+async def test_it_still_counts(chat: Chat) -> None:
+    assert await chat.say("hi") == ["Got it: hi (#1)"]
 '''
 
 MIGRATION = '''"""A table of the owner's."""
@@ -54,49 +73,60 @@ SERVICE = """
     restart: unless-stopped
 """
 
-DELETED = "grafana/dashboard.json"
-ADDED_MIGRATION = "bot/migrations/versions/app_0001.py"
+PACKAGES = ("aiocache>=0.12", "zstandard>=0.23")
+TOOLS = ("aioresponses>=0.7", "zeep>=4")
+"""What the owner adds with `uv add`: names that sort before and after all others."""
+
+DELETED = ("tests/test_state.py", "bot/flow/steps.py")
+"""What the owner deletes, where it is there."""
 
 
-def has_migrations(project: Path) -> bool:
-    """Whether owners of this project can add migrations of their own."""
-    return (project / ADDED_MIGRATION).parent.is_dir()
+def is_owners(path: str) -> bool:
+    """Whether a file of a project is the owner's."""
+    return path.startswith(ROOM)
 
 
-def edit(project: Path, *, migration: bool) -> None:
-    """Make every edit. What stands beside the edited lines is what the project's documents ask to edit.
+def edit(project: Path, *, migration: bool = False) -> None:
+    """Make every edit.
 
     Args:
         project: a rendered project.
         migration: whether to add one, too.
     """
-    _replace(project / "bot/agent.py", 'return f"Processed: {message} (', 'return f"Got it: {message} (')
-    _replace(project / "suite/test_agent.py", '== "Processed: ', '== "Got it: ', times=3)
-    _replace(project / "README.md", "\nA Telegram agent bot that does not forget.", f"\n{NOTE}")
+    edit_room(project, migration=migration)
+    edit_shared(project)
+
+
+def edit_room(project: Path, *, migration: bool = False) -> None:
+    """Edit, add and delete files of the owner's own room."""
+    _replace(project / "bot/agent.py", "Processed: ", "Got it: ")
+    handlers = project / "bot/handlers.py"
+    _replace(handlers, "from aiogram import Router\n", IMPORTS)
+    _append(handlers, ROUTERS)
+    _replace(project / "tests/test_agent.py", "Processed: ", "Got it: ", times=3)
+    (project / "tests/test_conversation.py").write_text(TESTS, "utf-8")
+    for name in DELETED:
+        (project / name).unlink(missing_ok=True)
+    if migration:
+        (project / "migrations").mkdir()
+        (project / "migrations/app_0001.py").write_text(MIGRATION, "utf-8")
+
+
+def edit_shared(project: Path) -> None:
+    """Write into the owner's places of files that both change, and a line or two elsewhere."""
     _append(project / "README.md", "\n## Who looks after it\n\nThe shop's night shift.\n")
-    _add_dependencies(project)
+    _replace(project / "README.md", "# My Bot\n", "# My Bot, the shop's own\n")
+    add_packages(project)
     port = '      PORT: "8080"\n'
     _replace(project / "compose.yaml", port, f"{port}      TZ: Europe/Berlin\n")
     _append(project / "compose.yaml", SERVICE)
-    _add_handler(project)
-    if migration:
-        (project / ADDED_MIGRATION).parent.mkdir(parents=True, exist_ok=True)
-        (project / ADDED_MIGRATION).write_text(MIGRATION, "utf-8")
-    (project / DELETED).unlink()
 
 
-def _add_dependencies(project: Path) -> None:
-    """`uv add`, of packages that sort before and after all others; `--frozen` spares it to lock them."""
-    must(UV, "add", "--quiet", "--frozen", "aiocache>=0.12", "zstandard>=0.23", cwd=project)
-    must(UV, "add", "--quiet", "--frozen", "--dev", "aioresponses>=0.7", "zeep>=4", cwd=project)
-
-
-def _add_handler(project: Path) -> None:
-    handlers = project / "bot/telegram/handlers.py"
-    (project / "bot/telegram/hours.py").write_text(HANDLER, "utf-8")
-    before, routers = "from bot.runtime.telegram.chat_action import", "return [_commands(), "
-    _replace(handlers, before, f"from bot.runtime.telegram import hours\n{before}")
-    _replace(handlers, routers, f"{routers}hours.router(), ")
+def add_packages(project: Path) -> None:
+    """Write what `uv add` writes; test_update.py compares."""
+    for packages, end in ((PACKAGES, "\n]\n\n[project.scripts]"), (TOOLS, "\n]\n\n[build-system]")):
+        lines = "".join(f'\n    "{package}",' for package in packages)
+        _replace(project / "pyproject.toml", end, f"{lines}{end}")
 
 
 def _replace(path: Path, old: str, new: str, *, times: int = 1) -> None:

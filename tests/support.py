@@ -23,8 +23,10 @@ def questions_of(config: dict[str, Any]) -> Questions:
 
 
 QUESTIONS = questions_of(CONFIG)
-ASKED = [name for name, details in QUESTIONS.items() if details.get("when") is not False]
-"""The questions a person may be asked: all but the computed ones."""
+ASKED = [
+    name for name, details in QUESTIONS.items() if False not in (details.get("when"), details.get("ask"))
+]
+"""The questions a person may be asked: all but what is computed, or only remembered."""
 
 UV = os.environ.get("UV") or shutil.which("uv") or "uv"
 

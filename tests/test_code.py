@@ -11,7 +11,7 @@ import tomli_w
 from conftest import Render
 from support import CONFIG, ROOT, combinations, engine, run
 
-FOLDERS = ("bot", "tests", "migrations")
+FOLDERS = ("bot", "tests")
 
 OWN = [
     ["ruff", "format", "--check", "--diff", "."],

@@ -1,22 +1,16 @@
-"""The shape of the repository: files that fit every system, updates that change nothing old."""
+"""The shape of the repository and of what it renders: files that fit every system, and which of them."""
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from copier import run_copy, run_update
 
-from support import CONFIG, ROOT, Answers, combinations, label, must, repository_files, text_files
+from conftest import Project, Render
+from support import ROOT, Answers, combinations, engine, label, must, repository_files, tree
 
 ANSWERS_FILE = "{{_copier_conf.answers_file}}.jinja"
-ENGINE = "bot/state/engine.py.jinja"
+CHOSEN = "bot/runtime/chosen.py.jinja"
 RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)}
-
-Project = Callable[[Answers], Path]
 
 
 def test_paths_fit_every_system() -> None:
@@ -46,7 +40,7 @@ def test_no_symlinks_and_unix_lines() -> None:
 def test_python_files_are_plain(template: Path) -> None:
     """Jinja in Python is confined to one file; all others are Python where they stand."""
     files = must("git", "ls-files", "-z", cwd=template / "template").rstrip("\0").split("\0")
-    assert [path for path in files if path.endswith(".py.jinja")] == [ENGINE]
+    assert [path for path in files if path.endswith(".py.jinja")] == [CHOSEN]
     for path in files:
         assert path == ANSWERS_FILE or "{" not in path, "Jinja in a file name"
         if path.endswith(".py"):
@@ -54,59 +48,92 @@ def test_python_files_are_plain(template: Path) -> None:
             compile(source, path, "exec", dont_inherit=True)
 
 
-def test_engine_files_exist(template: Path) -> None:
-    """Every path that `_exclude` gives to an engine is a file of the template: none is misspelt."""
-    for path in re.findall(r"'([^']+)': \[", CONFIG["_exclude"][0]):
-        files = list((template / "template").glob(f"{path}*"))
-        assert files, f"{path} is in _exclude and nowhere else"
+PACKAGES = {"hybrid": {"memory", "redis", "postgres", "hybrid"}}
+"""Engines that are made of others; the rest have a package each. The one in memory is always there."""
+
+SHARED = {"redis": {"redis_address"}, "postgres": {"postgres_address", "postgres_doctor"}}
+"""Modules of `bot/runtime/cloud/` that providers of an engine share."""
+
+BESIDES = {
+    "elasticache": {"aws_token"},
+    "rds": {"aws_token", "rds_setup"},
+    "supabase": {"supabase_migrations"},
+}
+"""Modules of `bot/runtime/cloud/` that a provider needs besides its own."""
+
+DOES_WITHOUT = {"cloud_sql": {"postgres_address"}}
+
+ALWAYS = {
+    ".copier-answers.yml", ".dockerignore", ".env.example", ".gitignore", "Dockerfile", "README.md",
+    "compose.yaml", "pyproject.toml",
+}  # fmt: skip
+"""Files at the top of every project. An AGENTS.md may join them."""
+
+OF_FIRESTORE = {"firebase.json", "firestore.indexes.json", "firestore.rules"}
 
 
-def test_a_clone_on_windows_keeps_unix_lines(project: Project, tmp_path: Path) -> None:
-    """Git there makes CRLF of LF unless told otherwise; a script with CRLF runs in no container."""
-    folder = project(combinations()[-1])
+@pytest.mark.parametrize("answers", combinations(), ids=label)
+def test_a_project_has_the_files_of_its_engine_and_provider(render: Render, answers: Answers) -> None:
+    """Those, all of them, and nobody else's; and no empty folder."""
+    folder, kind, provider = render(**answers), engine(answers), answers.get("cloud_provider")
+    files = set(tree(folder))
+    runtime = "bot/runtime/"
+    template = {
+        path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
+        for path in (ROOT / "template").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    def of(prefix: str, among: set[str]) -> set[str]:
+        return {path for path in among if path.startswith(prefix)}
+
+    engines = of(f"{runtime}engines/", files)
+    packages = PACKAGES.get(kind, {"memory", kind})
+    expected = {path for name in packages for path in of(f"{runtime}engines/{name}/", template)}
+    expected |= {f"{runtime}engines/__init__.py"}
+    expected |= {f"{runtime}engines/dev_server.py"} if kind != "memory" else set()
+    assert engines == expected
+    assert all(of(f"{runtime}engines/{name}/", expected) for name in packages)
+
+    modules: set[str] = set()
+    if provider and provider != kind:
+        modules = {"__init__", provider} | SHARED[kind] | BESIDES.get(provider, set())
+        modules -= DOES_WITHOUT.get(provider, set())
+    assert of(f"{runtime}cloud/", files) == {f"{runtime}cloud/{name}.py" for name in modules}
+
+    infra = {path for path in of("infra/", files) if path != "infra/.gitattributes"}
+    ours = {path for path in of("infra/", template) if re.match(rf"infra/{provider}[-._]", path)}
+    assert infra == ours
+    assert bool(infra) == bool(provider) == ("infra/.gitattributes" in files) == ("DEPLOY.md" in files)
+    assert bool(of("supabase/", files)) == (provider == "supabase")
+    assert bool(of("bot/flow/", files)) == (answers["backend"] == "fsm")
+    top = {path for path in files if "/" not in path} - {"AGENTS.md", "DEPLOY.md"}
+    assert top == ALWAYS | (OF_FIRESTORE if kind == "firestore" else set())
+
+    # What is not spoken of above is in every project.
+    elsewhere = ("engines/", "cloud/")
+    common = {path for path in of(runtime, template) if not path[len(runtime) :].startswith(elsewhere)}
+    assert {path for path in of(runtime, files) if not path[len(runtime) :].startswith(elsewhere)} == common
+    assert not [path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())]
+
+
+def test_every_file_belongs_somewhere(render: Render) -> None:
+    """Each file of the template is rendered into some project."""
+    rendered = {path for answers in combinations() for path in tree(render(**answers))}
+    for path in must(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", "template", cwd=ROOT
+    ).split():
+        name = path.removeprefix("template/").removesuffix(".jinja")
+        if (ROOT / path).exists() and not name.startswith("{{"):
+            assert name in rendered, path
+
+
+def test_scripts_keep_unix_lines_in_a_clone_on_windows(project: Project, tmp_path: Path) -> None:
+    """Git there makes CRLF of LF unless told otherwise, which Bash takes for a part of words."""
+    folder = project({"backend": "cloud", "cloud_provider": "redis_cloud"})
     must("git", "clone", "--quiet", "--config", "core.autocrlf=true", folder, "clone", cwd=tmp_path)
-    for path in text_files(tmp_path / "clone"):
+    assert b"\r" in (tmp_path / "clone/README.md").read_bytes(), "that is what git does"
+    for path in (tmp_path / "clone/infra").iterdir():
         assert b"\r" not in path.read_bytes(), path
-
-
-@pytest.mark.parametrize("answers", combinations(), ids=label)
-def test_rendering_again_changes_nothing(template: Path, project: Project, answers: Answers) -> None:
-    """A project rendered anew over itself is clean in git."""
-    folder = project(answers)
-    data = dict(answers)
-    run_copy(
-        str(template),
-        folder,
-        data=data,
-        defaults=True,
-        overwrite=True,
-        quiet=True,
-        vcs_ref="HEAD",
-    )
-    assert must("git", "status", "--porcelain", cwd=folder) == ""
-
-
-@pytest.mark.parametrize("answers", combinations(), ids=label)
-def test_update_without_news_changes_nothing(project: Project, answers: Answers) -> None:
-    """`copier update` of a project that is up to date changes nothing."""
-    folder = project(answers)
-    run_update(folder, defaults=True, overwrite=True, quiet=True)
-    assert must("git", "status", "--porcelain", cwd=folder) == ""
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["ruff", "format", "--check", "--diff"], ["ruff", "check"], ["mypy"]],
-    ids=" ".join,
-)
-def test_own_code_is_clean(command: list[str]) -> None:
-    """The tests themselves are formatted, linted and type-checked."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=os.environ | {"NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    for path in repository_files():
+        assert not path.startswith("template/") or not path.endswith(".sh") or "/infra/" in path, path

@@ -1,55 +1,44 @@
-"""A project changes its mind: from every combination of answers to every other, with what its owner wrote.
+"""A project changes its mind: from one combination of answers to another, with what its owner wrote.
 
-Switched, it is what a new project with the owner's edits is, file by file. So what the tests of new projects
-prove holds for it, whichever it was before. `--full` tries all of them; else every pair of engines is
-tried, and some more, drawn anew for each commit.
+Switched, it is what a new project with the owner's room and edits is, file by file. So what the tests of
+new projects prove holds for it, whichever it was before. An ordinary run goes along one cycle through all
+engines, `--full` from every combination to every other.
 """
 
-import random
 import shutil
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
-import yaml
 from copier import VcsRef, run_update
+from test_update import answers_of, both, without_answers
 
 import owner
 from conftest import Project, Render
-from support import (
-    ROOT,
-    Answers,
-    combinations,
-    commit_all,
-    first_of_each_engine,
-    label,
-    must,
-    tree,
-)
+from support import Answers, combinations, commit_all, engine, first_of_each_engine, label, tree
 
-Pair = tuple[dict[str, str], dict[str, str]]
-
-DRAWN = 12
-"""Pairs beyond those of engines that an ordinary run tries."""
+CYCLE = [
+    {"backend": "memory"},
+    {"backend": "redis"},
+    {"backend": "postgres"},
+    {"backend": "hybrid"},
+    {"backend": "fsm", "fsm_storage": "dynamodb"},
+    {"backend": "cloud", "cloud_provider": "firestore"},
+    {"backend": "fsm", "fsm_storage": "redis"},
+    {"backend": "cloud", "cloud_provider": "supabase"},
+    {"backend": "memory"},
+]
+"""Each engine is come to and left, and so are a conversation in steps and providers of either kind."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the pairs."""
     if {"old", "new"} <= set(metafunc.fixturenames):
-        pairs = list(permutations(combinations(), 2))
-        if not metafunc.config.getoption("full"):
-            pairs = some_of(pairs)
+        full = metafunc.config.getoption("full")
+        pairs = list(permutations(combinations(), 2)) if full else list(pairwise(CYCLE))
         metafunc.parametrize(
             ("old", "new"), pairs, ids=[f"{label(old)} to {label(new)}" for old, new in pairs]
         )
-
-
-def some_of(pairs: list[Pair]) -> list[Pair]:
-    """Every pair of engines, and some others: the same in every process of a run."""
-    chosen = list(permutations(first_of_each_engine().values(), 2))
-    others = [pair for pair in pairs if pair not in chosen]
-    seed = must("git", "rev-parse", "HEAD", cwd=ROOT)
-    return chosen + random.Random(seed).sample(others, min(DRAWN, len(others)))
 
 
 def switch(project: Path, answers: Answers) -> None:
@@ -65,24 +54,44 @@ def switch(project: Path, answers: Answers) -> None:
     )
 
 
+def test_the_cycle_goes_through_all_engines() -> None:
+    """A new engine has to be on it."""
+    assert {engine(answers) for answers in CYCLE} == set(first_of_each_engine())
+    assert all(answers in combinations() for answers in CYCLE)
+
+
+@pytest.mark.slow(8)
 def test_what_the_owner_wrote_stays(render: Render, tmp_path: Path, old: Answers, new: Answers) -> None:
-    """Switched, it is a new project with the owner's edits: nothing lost, nothing left over, no conflict."""
-    project, expected = tmp_path / "project", tmp_path / "expected"
+    """Switched, it is a new project with the owner's room as it was: nothing lost, left over, in conflict."""
+    project, fresh = tmp_path / "project", tmp_path / "fresh"
     shutil.copytree(render(**old), project)
-    migration = owner.has_migrations(project)
-    owner.edit(project, migration=migration)
+    owner.edit(project, migration=engine(old) in {"postgres", "hybrid"})
     commit_all(project, "The owner's work")
+    ours = tree(project)
 
     switch(project, new)
-    shutil.copytree(render(**new), expected)
-    owner.edit(expected, migration=migration)
-    assert tree(project) == tree(expected)
+    shutil.copytree(render(**new), fresh)
+    owner.edit_shared(fresh)
+    comes = new["backend"] == "fsm" != old["backend"]
+    assert without_answers(project) == both(ours, tree(fresh), new=owner.FLOW if comes else ())
+    # Of a backend that was left, its further questions are forgotten, and what was given to the owner is not.
+    given = "agent flow" if "fsm" in (old["backend"], new["backend"]) else "agent"
+    assert answers_of(project) == answers_of(fresh) | {"given": given}
 
 
-def test_answers_that_are_not_asked_are_forgotten(project: Project) -> None:
-    """Whoever leaves a backend leaves its further questions, too: the answers are those of a new project."""
-    longest = max(combinations(), key=len)
-    folder = project(longest)
-    switch(folder, combinations()[0])
-    answers = yaml.safe_load((folder / ".copier-answers.yml").read_text("utf-8"))
-    assert set(answers) & (set(longest) - set(combinations()[0])) == set()
+def test_a_conversation_in_steps_comes_once(project: Project) -> None:
+    """It stays when its owner leaves the backend, and what was deleted does not come back with it."""
+    redis, fsm = {"backend": "redis"}, {"backend": "fsm", "fsm_storage": "redis"}
+    folder = project(redis)
+    assert not (folder / "bot/flow").exists()
+    switch(folder, fsm)
+    steps, handlers = folder / "bot/flow/steps.py", folder / "bot/flow/handlers.py"
+    assert steps.exists()
+    steps.unlink()
+    handlers.write_text('"""The owner\'s."""\n', "utf-8")
+    commit_all(folder, "The owner's work")
+    for answers in (redis, fsm):
+        switch(folder, answers)
+        assert not steps.exists()
+        assert handlers.read_text("utf-8") == '"""The owner\'s."""\n'
+        commit_all(folder, "Switched")

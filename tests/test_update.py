@@ -1,40 +1,100 @@
-"""A project of any version comes up to date, and keeps what its owner wrote."""
+"""A project of any version comes up to date, and keeps what its owner wrote.
+
+The versions are those of `releases.toml`, updated to the working tree, and the working tree itself, updated
+to a version made up after it, so that the rules hold from the first release on. An ordinary run takes the
+oldest version, the newest, and the working tree, and a combination of answers for each engine; `--full` all.
+"""
 
 import os
-import shutil
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from copier import run_copy, run_update
+from filelock import FileLock
 from packaging.version import Version
 
 import owner
 import releases
-from releases import HEAD, VERSIONS
-from support import ROOT, Answers, clean_env, combinations, commit_all, copier, label, must, run, tree
-
-
-def projects(version: str) -> list[Any]:
-    """Every combination of answers that a version had, as parameters."""
-    if not releases.is_here(version):
-        return [pytest.param(version, {}, id=version, marks=pytest.mark.skip(reason=releases.NOT_HERE))]
-    found = combinations(releases.questions_at(version))
-    return [pytest.param(version, each, id=f"{version}-{label(each)}") for each in found]
-
-
-PROJECTS = pytest.mark.parametrize(
-    ("version", "answers"), [each for version in VERSIONS for each in projects(version)]
+from conftest import Project, Render
+from releases import CAME, DROPPED, GONE, HEAD, NEVER_GIVEN, NEXT, VERSIONS
+from support import (
+    CONFIG,
+    ROOT,
+    UV,
+    Answers,
+    clean_env,
+    combinations,
+    commit_all,
+    copier,
+    engine,
+    first_of_each_engine,
+    label,
+    must,
+    run,
+    tree,
 )
-ONE_OF_EACH = pytest.mark.parametrize(("version", "answers"), [projects(version)[0] for version in VERSIONS])
+
+ANSWERS = ".copier-answers.yml"
+
+SEEN_BEFORE = next(
+    line.strip() for line in CONFIG["_message_before_update"].splitlines() if "copier recopy" in line
+)
+"""The command that shows, before an update, what the owner changed in the template's room."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose from which version, with which answers."""
+    if {"version", "answers"} <= set(metafunc.fixturenames):
+        full = metafunc.config.getoption("full")
+        projects = [
+            pytest.param(
+                version,
+                answers,
+                id=f"{version}-{label(answers)}",
+                marks=[]
+                if version == HEAD or releases.is_here(version)
+                else pytest.mark.skip(releases.NOT_HERE),
+            )
+            for version in chosen_versions(full=full)
+            for answers in chosen_answers(version, full=full)
+        ]
+        metafunc.parametrize(("version", "answers"), projects)
+    if "current" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "current", chosen_answers(HEAD, full=metafunc.config.getoption("full")), ids=label
+        )
+
+
+def chosen_versions(*, full: bool) -> list[str]:
+    """From which versions projects are updated, oldest first. There may be one, which is the working tree."""
+    versions = [*VERSIONS, HEAD]
+    return versions if full else list(dict.fromkeys([versions[0], *versions[-2:]]))
+
+
+def chosen_answers(version: str, *, full: bool) -> list[dict[str, str]]:
+    """With which answers, as that version asked for them."""
+    if version != HEAD and not releases.is_here(version):
+        return [{}]
+    questions = releases.questions_at(version)
+    return combinations(questions) if full else list(first_of_each_engine(questions).values())
+
+
+def after(version: str) -> str:
+    """To which version a project of this one is updated."""
+    return NEXT if version == HEAD else HEAD
 
 
 @pytest.fixture(scope="session")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as a repository in which every version is tagged, and the working tree as the newest."""
-    folder = tmp_path_factory.mktemp("history") / "tg-state-template"
-    releases.make_history(folder)
+def history(shared: Path) -> Path:
+    """The template's repository, with a tag on every version, the working tree, and a version to come."""
+    folder = shared / "history" / "tg-state-template"
+    with FileLock(shared / "history.lock"):
+        if not folder.exists():
+            fresh = folder.with_name("fresh")
+            releases.make_history(fresh)
+            fresh.rename(folder)
     return folder
 
 
@@ -47,14 +107,40 @@ def rendered(history: Path, folder: Path, version: str, answers: Answers) -> Pat
     return folder
 
 
-def update(project: Path) -> None:
+def update(project: Path, to: str) -> None:
     """`copier update --defaults`, without trust."""
-    run_update(project, defaults=True, overwrite=True, quiet=True, unsafe=False)
+    run_update(project, vcs_ref=to, defaults=True, overwrite=True, quiet=True, unsafe=False)
+
+
+def answers_of(project: Path) -> dict[str, str]:
+    """What the project's answers file says."""
+    answers: dict[str, str] = yaml.safe_load((project / ANSWERS).read_text("utf-8"))
+    return answers
+
+
+def both(ours: dict[str, bytes], fresh: dict[str, bytes], *, new: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """The owner's files of one project with the template's of another, without what copier remembers.
+
+    Args:
+        ours: the owner's project.
+        fresh: a new one, with the owner's edits of shared files.
+        new: what the owner gets with it.
+    """
+    kept = {path: content for path, content in ours.items() if owner.is_owners(path)}
+    kept |= {path: content for path, content in fresh.items() if path.startswith(new)} if new else {}
+    of_the_template = {path: content for path, content in fresh.items() if not owner.is_owners(path)}
+    found = of_the_template | kept
+    del found[ANSWERS]
+    return found
+
+
+def without_answers(project: Path) -> dict[str, bytes]:
+    """Every file but what copier remembers."""
+    return {path: content for path, content in tree(project).items() if path != ANSWERS}
 
 
 def test_every_version_is_listed() -> None:
-    """There is something to update from, in order; tags are listed; and what is listed is history."""
-    assert VERSIONS
+    """In order; tags are listed; and what is listed is history."""
     assert list(VERSIONS) == sorted(VERSIONS, key=Version)
     assert all(not Version(version).is_prerelease for version in VERSIONS)
     listed = set(VERSIONS.values())
@@ -66,64 +152,122 @@ def test_every_version_is_listed() -> None:
             assert older.returncode == 0, version
 
 
-@PROJECTS
+@pytest.mark.slow(10)
 def test_what_the_owner_wrote_stays(history: Path, tmp_path: Path, version: str, answers: Answers) -> None:
-    """Updated, it is a new project with the owner's edits: nothing lost, nothing left over, no conflict."""
+    """Updated, it is a new project with the owner's room as it was: nothing lost or in conflict."""
     project = rendered(history, tmp_path / "project", version, answers)
-    answered = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
-    migration = owner.has_migrations(project)
-    owner.edit(project, migration=migration)
+    owner.edit(project, migration=engine(answers) in {"postgres", "hybrid"})
     commit_all(project, "The owner's work")
+    ours, answered = tree(project), answers_of(project)
 
-    update(project)
-    expected = rendered(history, tmp_path / "expected", HEAD, answers)
-    owner.edit(expected, migration=migration)
-    assert tree(project) == tree(expected)
-    now = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
-    assert now.pop("_commit") == HEAD
+    update(project, after(version))
+    fresh = rendered(history, tmp_path / "fresh", after(version), answers)
+    owner.edit_shared(fresh)
+    assert without_answers(project) == both(ours, tree(fresh))
+    now = answers_of(project)
+    assert now.pop("_commit") == after(version)
     assert answered.pop("_commit") == version
     assert answered.items() <= now.items(), "an answer that was given is still good, and kept"
 
 
-@ONE_OF_EACH
-def test_what_nobody_changed_is_new(history: Path, tmp_path: Path, version: str, answers: Answers) -> None:
-    """Updated without edits, it is a new project; and `copier check-update` says when it is time to."""
-    project = rendered(history, tmp_path / "project", version, answers)
-    due = copier("check-update", cwd=project)
-    assert due.returncode == 0
-    assert f"Current version is {version}, latest version is {HEAD}." in due.stdout
-    assert copier("check-update", "--quiet", cwd=project).returncode == 2
+def test_the_version_to_come_tries_every_rule(history: Path, tmp_path: Path) -> None:
+    """Nobody edited anything: the template's room is new, the owner's as it was, dropped files too."""
+    project = rendered(history, tmp_path / "project", HEAD, {"backend": "fsm", "fsm_storage": "memory"})
+    before = tree(project)
+    update(project, NEXT)
+    now = tree(project)
+    assert GONE in before
+    assert GONE not in now
+    assert CAME in now
+    assert before["bot/runtime/cli.py"] != now["bot/runtime/cli.py"]
+    assert before["pyproject.toml"] != now["pyproject.toml"]
+    owners = {path: content for path, content in before.items() if owner.is_owners(path)}
+    assert {DROPPED, "bot/agent.py", "bot/handlers.py", "bot/flow/steps.py"} <= set(owners)
+    assert owners.items() <= now.items()
+    assert NEVER_GIVEN not in now
 
-    update(project)
-    assert tree(project) == tree(rendered(history, tmp_path / "expected", HEAD, answers))
-    commit_all(project, "Updated")
+    new = tree(rendered(history, tmp_path / "new", NEXT, {"backend": "fsm", "fsm_storage": "memory"}))
+    assert NEVER_GIVEN in new
+    assert DROPPED not in new
+    assert not [path for path in owners if new.get(path) == owners[path]], "it changed all of them"
+
+
+def test_edits_in_the_templates_room(history: Path, tmp_path: Path) -> None:
+    """Merged; marked, where both changed a line; shown before, where the new version lacks the file."""
+    project = rendered(history, tmp_path / "project", HEAD, {"backend": "memory"})
+    merged, marked = project / "bot/runtime/cli.py", project / "bot/runtime/app.py"
+    edit = "# the owner's\n"
+    docstring, end, code = merged.read_text("utf-8").partition("\n\n")
+    merged.write_text(f"{docstring}{end}{edit}{code}", "utf-8")
+    marked.write_text(marked.read_text("utf-8").replace('"""\n', ' Mine."""\n', 1), "utf-8")
+    (project / GONE).write_text(edit, "utf-8")
+    owner.edit_room(project)
+    commit_all(project, "The owner's work")
+
+    program, *arguments = SEEN_BEFORE.split()
+    assert program == "copier"
+    shown = copier(*arguments, cwd=project)
+    assert shown.returncode == 0, shown.stderr
+    plain = re.sub(r"\x1b\[\d+m", "", shown.stderr)
+    changed = {line.split()[1] for line in plain.splitlines() if line.lstrip().startswith("conflict")}
+    assert changed == {"bot/runtime/cli.py", "bot/runtime/app.py", GONE}
+    assert must("git", "status", "--porcelain", cwd=project) == "", "it changed nothing"
+
+    update(project, NEXT)
+    now = tree(project)
+    assert edit in now["bot/runtime/cli.py"].decode()
+    assert "Of the next version" in now["bot/runtime/cli.py"].decode()
+    assert [path for path, content in now.items() if b"<<<<<<< before updating" in content] == [
+        "bot/runtime/app.py"
+    ]
+    assert run("git", "diff", "--check", cwd=project).returncode != 0
+    assert GONE not in now
+
+
+def test_recopy_leaves_the_owners_room_alone(history: Path, tmp_path: Path) -> None:
+    """What the owner deleted does not come back, what was edited stays; the rest is the template's."""
+    project = rendered(history, tmp_path / "project", HEAD, {"backend": "fsm", "fsm_storage": "memory"})
+    before = tree(project)
+    owner.edit_room(project)
+    commit_all(project, "The owner's work")
+    ours = tree(project)
+    (project / "bot/runtime/cli.py").write_text("\n", "utf-8")
+    done = copier("recopy", "--defaults", "--overwrite", "--quiet", "--vcs-ref=:current:", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert tree(project) == both(ours, before) | {ANSWERS: before[ANSWERS]}
+
+
+@pytest.mark.parametrize("answers", first_of_each_engine().values(), ids=label)
+def test_uv_adds_where_the_owners_place_is(render: Render, tmp_path: Path, answers: Answers) -> None:
+    """`uv add` writes what the tests here take it to write; `uv remove` takes it away again."""
+    before = (render(**answers) / "pyproject.toml").read_text("utf-8")
+    for folder in ("typed", "written"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pyproject.toml").write_text(before, "utf-8")
+    typed, written = (tmp_path / folder / "pyproject.toml" for folder in ("typed", "written"))
+    # `--frozen` spares it to lock them.
+    must(UV, "add", "--quiet", "--frozen", *owner.PACKAGES, cwd=typed.parent)
+    must(UV, "add", "--quiet", "--frozen", "--dev", *owner.TOOLS, cwd=typed.parent)
+    owner.add_packages(written.parent)
+    assert typed.read_text("utf-8") == written.read_text("utf-8")
+    packages, tools = ([each.split(">=")[0] for each in some] for some in (owner.PACKAGES, owner.TOOLS))
+    must(UV, "remove", "--quiet", "--frozen", *packages, cwd=typed.parent)
+    must(UV, "remove", "--quiet", "--frozen", "--dev", *tools, cwd=typed.parent)
+    assert typed.read_text("utf-8") == before
+
+
+def test_when_it_is_time_to_update(history: Path, tmp_path: Path) -> None:
+    """`copier check-update` says it; the weekly workflow reads its exit code."""
+    project = rendered(history, tmp_path / "project", HEAD, {"backend": "memory"})
+    assert copier("check-update", "--quiet", cwd=project).returncode == 2
+    answers = project / ANSWERS
+    answers.write_text(answers.read_text("utf-8").replace(HEAD, NEXT), "utf-8")
     up_to_date = copier("check-update", cwd=project)
     assert (up_to_date.returncode, up_to_date.stdout) == (0, "Project is up-to-date!\n")
-    assert copier("check-update", "--quiet", cwd=project).returncode == 0
 
 
-@ONE_OF_EACH
-def test_a_collision_would_be_seen(history: Path, tmp_path: Path, version: str, answers: Answers) -> None:
-    """Where both sides changed a line, Copier leaves markers, which the comparisons above do not forgive."""
-    source = tmp_path / "source"
-    shutil.copytree(history, source)
-    project = rendered(source, tmp_path / "project", version, answers)
-    owner.edit(project, migration=False)
-    commit_all(project, "The owner's work")
-    agent = source / "template/bot/agent.py"
-    agent.write_text(agent.read_text("utf-8").replace("Processed: ", "Done: "), "utf-8")
-    commit_all(source, "A later version", tag="999999.0.1")
-
-    update(project)
-    assert b"<<<<<<< before updating" in tree(project)["bot/agent.py"]
-    assert run("git", "diff", "--check", cwd=project).returncode != 0
-
-
-@pytest.mark.parametrize("version", [next(iter(VERSIONS)), HEAD])
-def test_the_address_that_is_remembered(history: Path, tmp_path: Path, version: str) -> None:
+def test_the_address_that_is_remembered(history: Path, tmp_path: Path) -> None:
     """Copied from `gh:...`, a project keeps the whole address: Renovate knows no other, and Copier both."""
-    if version != HEAD and not releases.is_here(version):
-        pytest.skip(releases.NOT_HERE)
     short, whole = "gh:org/tg-state-template", "https://github.com/org/tg-state-template"
     settings, project = tmp_path / "gitconfig", tmp_path / "project"
     settings.write_text(
@@ -131,18 +275,23 @@ def test_the_address_that_is_remembered(history: Path, tmp_path: Path, version: 
     )
     env = clean_env(GIT_CONFIG_GLOBAL=str(settings), COPIER_CACHE_DIR=str(tmp_path / "cache"))
 
-    def after(command: str, *arguments: str | Path) -> str:
-        done = copier(command, "--defaults", "--quiet", *arguments, cwd=tmp_path, env=env)
+    def remembered_after(*arguments: str | Path) -> str:
+        done = copier(*arguments, "--defaults", "--quiet", cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
-        commit_all(project, command)
-        return str(yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))["_src_path"])
+        commit_all(project, "Done")
+        return answers_of(project)["_src_path"]
 
-    remembered = after("copy", f"--vcs-ref={version}", short, project)
-    assert remembered == (whole if version == HEAD else short)
-    assert after("update", project) == whole
-    fresh = tree(project)
-    assert after("update", "--vcs-ref=:current:", "--data=backend=redis", project) == whole
-    assert after("recopy", "--overwrite", "--data=backend=memory", project) == whole
-    assert fresh.items() <= tree(project).items()
-    due = copier("check-update", project, cwd=tmp_path, env=env)
-    assert (due.returncode, due.stdout) == (0, "Project is up-to-date!\n"), due.stderr
+    assert remembered_after("copy", f"--vcs-ref={HEAD}", short, project) == whole
+    assert remembered_after("update", "--vcs-ref=:current:", "--data=backend=redis", project) == whole
+    assert answers_of(project)["backend"] == "redis"
+
+
+@pytest.mark.slow(5)
+def test_update_without_news_changes_nothing(template: Path, project: Project, current: Answers) -> None:
+    """Nor does rendering a project anew over itself."""
+    folder = project(current)
+    data = dict(current)
+    run_copy(str(template), folder, data=data, defaults=True, overwrite=True, quiet=True, vcs_ref="HEAD")
+    assert must("git", "status", "--porcelain", cwd=folder) == ""
+    run_update(folder, defaults=True, overwrite=True, quiet=True)
+    assert must("git", "status", "--porcelain", cwd=folder) == ""

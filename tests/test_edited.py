@@ -39,7 +39,7 @@ def check(project: Path) -> None:
 @pytest.mark.slow(60)
 @pytest.mark.parametrize("version", chosen_versions(full=False))
 def test_updated(history: Path, tmp_path: Path, version: str) -> None:
-    """The oldest release's agent, routers and tests run on the newest runtime, and those of now on the next."""
+    """The owner's files of the oldest release run on the newest runtime, and those of now on the next."""
     if version != HEAD and not releases.is_here(version):
         pytest.skip(releases.NOT_HERE)
     project = rendered(history, tmp_path / "project", version, {"backend": "redis"})

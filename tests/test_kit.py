@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, combinations, engine, first_of_each_engine
+from support import ROOT, Answers, combinations, engine, first_of_each_engine, prove
 
 Record = Callable[[str, object], None]
 

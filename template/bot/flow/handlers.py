@@ -25,6 +25,7 @@ from aiogram.types import (
 )
 
 from bot.agent_adapter import TelegramAgentAdapter
+
 from .steps import (
     STEPS,
     STYLES,

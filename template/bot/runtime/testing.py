@@ -199,12 +199,13 @@ async def _running_bot(owner: Owner, _store_of_chat: OperatorStore) -> AsyncIter
 def _server_folder() -> Iterator[Path]:
     """The folder below which the development server is, for as long as there are tests."""
     import_module(STORE.partition(":")[0])
+    kinds = _kinds_of_development_servers()
+    for kind in kinds:
+        if not kind().is_startable:
+            pytest.skip(kind.missing)
     # The path of a socket in it has to be short, which pytest's own folders are not everywhere.
     folder = Path(tempfile.mkdtemp(prefix="bot-"))
-    servers = _development_servers(folder)
-    for server in servers:
-        if not server.is_startable:
-            pytest.skip(server.missing)
+    servers = [kind(folder / kind.usual_folder) for kind in kinds]
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         with pytest.MonkeyPatch.context() as monkeypatch:
             _isolate(monkeypatch)
@@ -217,12 +218,12 @@ def _server_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _development_servers(folder: Path) -> list[Any]:
-    """The servers that the backend starts for itself where no setting names one."""
+def _kinds_of_development_servers() -> list[Any]:
+    """The classes of the servers that the backend starts for itself where no setting names one."""
     if not find_spec(name := "bot.runtime.engines.dev_server"):
         return []
-    kinds = import_module(name).DevServer.__subclasses__()
-    return [kind(folder / kind.usual_folder) for kind in kinds]
+    kinds: list[Any] = import_module(name).DevServer.__subclasses__()
+    return kinds
 
 
 async def _open_store(folder: Path) -> OperatorStore:

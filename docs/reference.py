@@ -25,8 +25,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 NAMES = {"project_name": "My Bot", "project_slug": "my-bot"}
 """Copier's defaults, with which the pages are rendered."""
 
-COPYING = {"_copier_operation": "copy"}
-"""What Copier tells `_exclude` besides the answers."""
+COPYING = {name: question["default"] for name, question in QUESTIONS.items() if question.get("ask") is False}
+"""What `_exclude` is told besides the answers, for a project that is new."""
 
 Answers = Mapping[str, str]
 

@@ -88,7 +88,8 @@ def quick_copier() -> Iterator[None]:
     def compile_once(self: jinja2.Environment, source: object, *arguments: object, **named: object) -> object:
         if arguments or named or not isinstance(source, str):  # a file, whose name belongs to its code
             return compile_(self, source, *arguments, **named)  # type: ignore[call-overload]
-        key = (source, self.undefined, self.trim_blocks, self.lstrip_blocks, self.keep_trailing_newline)
+        kind = type(self), self.undefined  # a sandbox compiles calls in another way
+        key = (source, *kind, self.trim_blocks, self.lstrip_blocks, self.keep_trailing_newline)
         if key not in known:
             known[key] = compile_(self, source)
         return known[key]

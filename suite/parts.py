@@ -44,8 +44,10 @@ def why_not(path: Path) -> str | None:
             return f"the engine is {ENGINE}"
         case ("dev_servers", *_) if not find_spec(f"bot.runtime.engines.{ENGINE}.dev_server"):
             return f"{ENGINE} has no development server of its own"
+        case ("providers", *_) if provider() is None:
+            return "the bot has no cloud provider"
         case ("providers", name, *_) if name.startswith("test_") and not _is_of(provider(), name):
-            return f"the provider is {provider()}" if provider() else "the bot has no cloud provider"
+            return f"the provider is {provider()}"
         case ("flow", "test_processes.py") if not outlives_the_process():
             return f"{ENGINE} keeps nothing when the bot ends"
         case _:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 from botocore.loaders import JSONFileLoader
 
@@ -33,7 +34,7 @@ def _read_once(path: str) -> Any:
 
 
 # Each new client reads megabytes of JSON, which takes longer than most tests. They are read once.
-JSONFileLoader.load_file = lambda _, file_path: _read_once(file_path)
+patch.object(JSONFileLoader, "load_file", lambda _, file_path: _read_once(file_path)).start()
 
 CREDENTIALS = {
     "aws_region": "eu-central-1",

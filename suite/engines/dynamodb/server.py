@@ -15,25 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from botocore.loaders import JSONFileLoader
-
 from bot.runtime.engines.dynamodb import table as dynamodb_table
 from bot.runtime.engines.dynamodb.connection import DynamodbClient, DynamodbSettings
 from bot.runtime.engines.dynamodb.dev_server import DynamodbDevServer, start_server
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 
 START_SECONDS = 60.0
-
-_read_file = JSONFileLoader.load_file
-
-
-@cache
-def _read_once(path: str) -> Any:
-    return _read_file(JSONFileLoader(), path)
-
-
-# Each new client reads megabytes of JSON, which takes longer than most tests. They are read once.
-JSONFileLoader.load_file = lambda _, file_path: _read_once(file_path)
 
 CREDENTIALS = {
     "aws_region": "eu-central-1",

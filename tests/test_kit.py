@@ -2,13 +2,14 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, combinations, engine, first_of_each_engine, prove
+from support import ROOT, Answers, clean_env, combinations, engine, first_of_each_engine, run
 
 Record = Callable[[str, object], None]
 
@@ -69,6 +70,13 @@ def test_kept(
     if os.environ.get("FIRESTORE_EMULATOR_INSTALLED"):  # .ci/run found it
         assert not [line for line in skipped if "emulator" in line], printed
     record_property("kit", "\n".join([summary.strip("= "), *skipped]))
+
+
+def prove(folder: object, *arguments: str) -> tuple[str, int]:
+    """Run `./do prove`; what it printed, and its exit code."""
+    command = (sys.executable, "-m", "suite", "prove", str(folder), "-q", "-rsfE", *arguments)
+    done = run(*command, cwd=ROOT, env=clean_env(PYTHONPATH=str(ROOT)), timeout=1200)
+    return done.stdout + done.stderr, done.returncode
 
 
 def test_every_part_is_run() -> None:

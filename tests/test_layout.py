@@ -64,7 +64,7 @@ BESIDES = {
 DOES_WITHOUT = {"cloud_sql": {"postgres_address"}}
 
 ALWAYS = {
-    ".copier-answers.yml", ".dockerignore", ".env.example", ".gitignore", "Dockerfile", "README.md",
+    ".copier-answers.yml", ".env.example", ".gitignore", "Dockerfile", "README.md",
     "compose.yaml", "pyproject.toml",
 }  # fmt: skip
 """Files at the top of every project. An AGENTS.md may join them."""

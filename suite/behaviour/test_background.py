@@ -102,7 +102,7 @@ async def test_shutdown_does_not_wait_for_ever(
     telegram.message("what?", user_id=1)
     await telegram.settled()
     await asyncio.wait_for(bot.stop(), timeout=60)
-    assert "background work given up" in capfd.readouterr().err
+    assert "background work cancelled" in capfd.readouterr().err
     assert (await bot.record(1)).state == {}
 
 

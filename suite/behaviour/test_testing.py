@@ -26,7 +26,7 @@ from suite.agents import CountingAgent
 pytestmark = pytest.mark.clause("testing")
 
 # What the owner wrote has no part in this, and may need packages that are not here.
-vars(testing)["load_owner"] = lambda: Owner(agent=CountingAgent)
+testing.load_owner = lambda: Owner(agent=CountingAgent)
 
 chat, restart, store = testing.chat, testing.restart, testing.store
 _own_world = testing._own_world
@@ -75,7 +75,7 @@ def router() -> Router:
 
     @router.message(F.photo | F.voice | F.document)
     async def file(message: Message, bot: Bot) -> TelegramMethod[Any]:
-        found = message.document or message.voice or (message.photo[-1] if message.photo else None)
+        found = message.document or message.voice or (message.photo or [None])[-1]
         assert found
         content = await bot.download(found)
         assert content

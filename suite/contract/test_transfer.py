@@ -223,3 +223,55 @@ async def test_an_unreadable_record_ends_an_export_or_is_left_out(
     lines = [each async for each in export_lines(store, unreadable.append)]
     assert len(lines) == len(RECORDS) - 1
     assert [error.user_id for error in unreadable] == ["22"]
+
+
+MERGED = UserRecord(
+    "1",
+    state={"theirs": {"a": 1}, "both": "imported"},
+    history=[
+        Message("user", "first", 1.0),
+        Message("assistant", "second", 2.0),
+        Message("user", "fourth", 4.0),
+    ],
+    fsm={"0:1:1": STEP, "0:-5:1": STEP},
+    applied=(1, 2),
+    outbox={2: OutboxEntry([REPLY], 2.0)},
+)
+
+
+async def test_a_merge_keeps_what_only_the_existing_record_has(store: OperatorStore) -> None:
+    flow = b'{"state":"Steps:old","data":{},"at":1.0}'
+    await store.commit(
+        "1",
+        Changes(
+            state={"ours": b"[1]", "both": b'"existing"'},
+            fsm={"0:1:1": flow, "0:-6:1": flow},
+            messages=(Message("assistant", "second", 2.0), Message("user", "third", 3.0)),
+            applied=(2, 3),
+            outbox={3: encode_entry(OutboxEntry([REPLY], 3.0))},
+        ),
+        expect=0,
+    )
+    for _ in range(2):  # repeated, it changes nothing more
+        steps = import_lines(store, [orjson.dumps(MERGED.to_json())], merge=True)
+        assert [done async for done in steps] == [(1, 0)]
+        record = await store.load("1")
+        assert record.state == {"ours": [1], "both": "imported", "theirs": {"a": 1}}
+        assert [message.text for message in record.history] == ["first", "second", "third", "fourth"]
+        assert record.fsm == {"0:1:1": STEP, "0:-5:1": STEP, "0:-6:1": orjson.loads(flow)}
+        assert sorted(record.applied) == [1, 2, 3]
+        assert sorted(record.outbox) == [2, 3]
+
+
+async def test_a_merge_of_a_new_user_is_an_import(store: OperatorStore) -> None:
+    steps = import_lines(store, [orjson.dumps(MERGED.to_json())], merge=True)
+    assert [done async for done in steps] == [(1, 0)]
+    assert await exported(store) == written([MERGED])
+
+
+async def test_a_merge_does_not_bring_back_who_was_forgotten(store: OperatorStore) -> None:
+    await store.commit("1", Changes(state={"a": b"1"}), expect=0)
+    await store.forget("1")
+    steps = import_lines(store, [orjson.dumps(MERGED.to_json())], merge=True)
+    assert [done async for done in steps] == [(0, 1)]
+    assert (await store.load("1")).is_empty

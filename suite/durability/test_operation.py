@@ -53,7 +53,7 @@ async def test_three_replicas_restarted_one_by_one_under_load_lose_nothing(
                 replicas.append(await begin())
                 assert await each.stop() == 0, each.written
                 replicas.remove(each)  # as late as can be: it got deliveries until now
-                assert "finishing what is under way" in each.written, "it was told to in mid-work"
+                assert "finishing updates in flight" in each.written, "it was told to in mid-work"
             await asyncio.sleep(0.5)
             is_over = True
             await asyncio.gather(*writing)

@@ -130,7 +130,7 @@ async def test_an_import_that_was_cut_off_can_be_run_again(tmp_path: Path, store
     result = run(tmp_path, "state", "import", "all.jsonl", "--with-forgotten")
     assert result.returncode == 1
     assert result.stderr.startswith("error: all.jsonl, line 5: not JSON: ")
-    assert result.stderr.endswith(" (4 users are imported; mend the line and import again)\n")
+    assert result.stderr.endswith(" (4 users are imported; fix the line and import again)\n")
     assert result.stderr.count("\n") == 1
     assert len(await listed(store)) == 4
     (tmp_path / "all.jsonl").write_bytes(whole)
@@ -224,3 +224,15 @@ async def test_of_a_user_that_was_only_forgotten_there_is_nothing_to_export(
     await store.commit("7", Changes(messages=(message,), applied=(1,)), expect=0)
     await store.forget("7")
     assert run(tmp_path, "state", "export", "-").stdout == ""
+
+
+async def test_import_can_merge(tmp_path: Path, store: OperatorStore) -> None:
+    await put(store, "1", old=1, both=1)
+    file = tmp_path / "users.jsonl"
+    empty = {"history": [], "fsm": {}, "applied": [], "outbox": {}}
+    file.write_text(json.dumps({"user_id": "1", "state": {"both": 2, "new": 3}, **empty}) + "\n")
+    result = await asyncio.to_thread(run, tmp_path, "state", "import", "--merge", str(file))
+    assert (result.returncode, result.stderr) == (0, "")
+    record = await store.load("1")
+    assert record.state == {"old": 1, "both": 2, "new": 3}
+    assert [message.text for message in record.history] == ["hello from 1"]

@@ -22,7 +22,7 @@ from suite.torture.names import ASK, NAME
 
 if TYPE_CHECKING:
     from aiogram import Bot, Dispatcher
-    from aiogram.types import Message, TelegramObject
+    from aiogram.types import Message
 
     from bot.agent_adapter import TelegramAgentAdapter
 
@@ -34,12 +34,11 @@ PATIENCE = 3.0
 
 _under_way: ContextVar[str] = ContextVar("the message under way")
 
-Handler = Callable[["TelegramObject", dict[str, Any]], Awaitable[Any]]
+Handler = Callable[["Message", dict[str, Any]], Awaitable[Any]]
 
 
-async def witness(handler: Handler, event: "TelegramObject", data: dict[str, Any]) -> Any:
+async def witness(handler: Handler, message: "Message", data: dict[str, Any]) -> Any:
     """Note a message, whatever the owner's code makes of it."""
-    message: Message = event  # type: ignore[assignment]
     turn = current_turn()
     assert turn
     if message.text == ASK:
@@ -94,7 +93,7 @@ def watch() -> None:
         owner = load()
         return replace(owner, agent=lambda token: watched(owner.agent(token)))
 
-    vars(app)["Transaction"] = Witnessed
+    app.Transaction = Witnessed  # type: ignore[misc]
     app.load_owner = load_watched
 
 

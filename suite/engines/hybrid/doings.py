@@ -39,5 +39,5 @@ async def rested(store: HybridStore, user_id: str = "1") -> UserRecord:
 async def messages_in_postgres(store: HybridStore, user_id: str = "1") -> int:
     """How many messages stand in PostgreSQL, whether they count or not."""
     statement = store.postgres._fill("SELECT count(*) FROM {schema}.user_message WHERE user_id = $1")
-    count: int = await store.postgres._opened.run(lambda c: c.fetchval(statement, user_id))
+    count: int = await store.postgres.database.run(lambda c: c.fetchval(statement, user_id))
     return count

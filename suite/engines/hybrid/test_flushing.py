@@ -100,7 +100,7 @@ async def test_a_flush_writes_no_message_twice(hybrid: HybridHarness) -> None:
     statement = store.postgres._fill(query)
 
     async def rows() -> list[str]:
-        found: list[str] = await store.postgres._opened.run(lambda c: c.fetchval(statement))
+        found: list[str] = await store.postgres.database.run(lambda c: c.fetchval(statement))
         return found
 
     for n in range(3):

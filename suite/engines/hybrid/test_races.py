@@ -123,7 +123,7 @@ async def test_forgetting_waits_for_a_flush_that_is_under_way(store: HybridStore
     await put(store, say="hello", n=1)
     snapshot = await store.redis.snapshot("1")
     assert snapshot
-    database = store.postgres._opened
+    database = store.postgres.database
     connection = await database.connect()
     transaction = connection.transaction()
     await transaction.start()

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+import bot
 from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Connection, Database
 from bot.runtime.engines.postgres.schema import MIGRATIONS, REVISION
@@ -187,3 +189,69 @@ async def test_what_is_adopted_is_what_is_created(
     await connection.execute(SKETCHED_TABLE)
     await postgres_schema.migrate(database, empty_schema)
     assert await describe(connection, empty_schema) == created
+
+
+OWNERS = """
+from alembic import op
+
+revision = "app_0001"
+down_revision = None
+branch_labels = ("app",)
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("CREATE TABLE note (id bigint)")
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE note")
+"""
+
+
+@pytest.mark.parametrize("files", [None, {}, {"README.md": "none"}], ids=["no folder", "empty", "readme"])
+async def test_an_owner_need_not_have_migrations(
+    database: Database,
+    empty_schema: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str] | None,
+) -> None:
+    folder = tmp_path / "migrations"
+    monkeypatch.setattr(postgres_schema, "OWN_MIGRATIONS", folder)
+    if files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    said = await postgres_schema.migrate(database, empty_schema)
+    assert said == f"migrated the database from nothing to {REVISION}"
+
+
+async def test_an_owners_migration_runs_with_the_engines(
+    database: Database,
+    connection: Connection,
+    empty_schema: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_schema, "OWN_MIGRATIONS", tmp_path)
+    await postgres_schema.migrate(database, empty_schema)
+    (tmp_path / "app_0001.py").write_text(OWNERS)
+    said = await postgres_schema.migrate(database, empty_schema)
+    assert said == f"migrated the database from {REVISION} to app_0001, {REVISION}"
+    assert await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{empty_schema}.note")
+
+    failing = OWNERS.replace("app_0001", "app_0002").replace("= None\nbranch", '= "app_0001"\nbranch')
+    failing = failing.replace('("app",)', "None")
+    (tmp_path / "app_0002.py").write_text(failing)
+    with pytest.raises(StateError, match=r"changed nothing: .*already exists"):
+        await postgres_schema.migrate(database, empty_schema)
+    (tmp_path / "app_0002.py").unlink()
+    assert (await postgres_schema.migrate(database, empty_schema)).startswith("nothing to do")
+    store = PostgresStore(database, schema=empty_schema)
+    await store.connect()
+    await store.close()
+
+
+def test_an_owners_migrations_lie_at_the_top_of_the_project() -> None:
+    assert Path(bot.__file__).parent.parent / "migrations" == postgres_schema.OWN_MIGRATIONS

@@ -61,7 +61,7 @@ async def test_a_replica(direct: RedisStore, server: Server) -> None:
 
 async def test_a_record_kept_for_ever(server: Server) -> None:
     store = make_store(server.url, ttl=None)
-    assert Finding("ok", "records are kept for ever (STATE_TTL=0)") in await store.diagnose()
+    assert Finding("ok", "records are kept without a time limit (STATE_TTL=0)") in await store.diagnose()
     await store.close()
 
 

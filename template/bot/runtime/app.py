@@ -25,10 +25,9 @@ from bot.runtime.telegram.calls import Session
 from bot.runtime.telegram.commands import commands, conversation, remainder
 from bot.runtime.telegram.flood import FloodProtection
 from bot.runtime.telegram.processor import Processor
-from bot.runtime.telegram.receiver import Receiver
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.webhook import BODY_LIMIT
+from bot.runtime.telegram.webhook import BODY_LIMIT, Receiver
 
 log = structlog.get_logger()
 

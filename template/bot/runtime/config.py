@@ -4,12 +4,21 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, JsonValue, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from bot.runtime.chosen import NAMESPACE
 from bot.runtime.errors import OperatorError
@@ -21,7 +30,7 @@ SECRETS: set[str] = set()
 """What no log line may show: filled as settings are read, whichever class they belong to."""
 
 LEAST_SECRET = 4
-"""Anything shorter is no secret, and striking it out would make logs unreadable."""
+"""Anything shorter is no secret, and replacing it would make logs unreadable."""
 
 KEEPS_APART: dict[str, JsonValue] = {"keeps_bots_apart": True}
 """Marks the settings that keep several bots apart on one server; each test has names of its own for them."""
@@ -37,7 +46,7 @@ class Environment(BaseSettings):
     )
 
     def model_post_init(self, context: Any) -> None:
-        """Have logs strike out what is secret here."""
+        """Register what is secret here, so that logs replace it."""
         SECRETS.update(secret for secret in self.secrets() if len(secret) >= LEAST_SECRET)
 
     def secrets(self) -> Iterator[str]:
@@ -50,7 +59,7 @@ class Environment(BaseSettings):
 
 
 class Settings(Environment):
-    """Every setting of the bot, but for those of the state engine, which stand beside the engine."""
+    """The bot, whichever state engine it has."""
 
     bot_token: SecretStr | None = Field(None, description="The token @BotFather gave you.")
     telegram_api_url: str = Field(
@@ -74,7 +83,8 @@ class Settings(Environment):
     state_ttl: int | None = Field(
         None,
         ge=0,
-        description="Seconds after its last change that a user's record is kept; 0: for ever.",
+        description="Seconds after its last change that a user's record is kept; 0: without limit. "
+        "Unset: 86400 on Redis alone, without limit elsewhere.",
     )
     fsm_ttl: int | None = Field(
         None,
@@ -209,9 +219,113 @@ def load(kind: type[E]) -> E:
     except ValidationError as error:
         faults = map(_fault, error.errors(include_input=False, include_url=False))
         raise OperatorError(f"bad settings: {'; '.join(faults)}") from None
+    except SettingsError as error:  # a list or an object that is not JSON
+        raise OperatorError(f"bad settings: {error}") from None
 
 
 def _fault(fault: ErrorDetails) -> str:
-    reason = fault["msg"].removeprefix("Value error, ")
     name = ".".join(map(str, fault["loc"])).upper()
-    return f"{name}: {reason}" if name else reason
+    return f"{name}: {_reason(fault)}" if name else _reason(fault)
+
+
+def _reason(fault: ErrorDetails) -> str:
+    return fault["msg"].removeprefix("Value error, ")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as `bot settings` shows it: without its value, which may be secret.
+
+    Attributes:
+        name: the name of the variable.
+        default: its default; empty when there is none.
+        meaning: its description.
+        is_set: whether the environment or `.env` sets it.
+        problem: why the bot cannot use what is set; empty when it can.
+    """
+
+    name: str
+    default: str
+    meaning: str
+    is_set: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingGroup:
+    """The settings of one class.
+
+    Attributes:
+        title: the first line of the class's docstring.
+        settings: in the order in which the class has them.
+        problem: why they cannot be used together; empty when they can.
+    """
+
+    title: str
+    settings: list[Setting]
+    problem: str
+
+
+def describe_settings() -> Iterator[SettingGroup]:
+    """Describe the settings of every subclass of `Environment` that has been imported, good values or bad."""
+    kinds = list(Environment.__subclasses__())
+    seen: set[str] = set()
+    for kind in kinds:
+        kinds += [each for each in kind.__subclasses__() if each not in kinds]
+        group = _describe(kind)
+        settings = [setting for setting in group.settings if setting.name not in seen]
+        seen.update(setting.name for setting in settings)
+        yield SettingGroup(group.title, settings, group.problem)
+
+
+def _describe(kind: type[Environment]) -> SettingGroup:
+    problems: dict[str, str] = {}
+    try:
+        kind()
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_url=False):
+            problems.setdefault(str(fault["loc"][0]) if fault["loc"] else "", _reason(fault))
+    except SettingsError as error:
+        problems[""] = str(error)
+    found: set[str] = set()
+    for source in (EnvSettingsSource, DotEnvSettingsSource):
+        with suppress(SettingsError):
+            found.update(source(kind)())
+    settings = []
+    for field_name, field in kind.model_fields.items():
+        keys = _keys(field_name, field)
+        prefix = kind.model_config.get("env_prefix", "") if keys == [field_name] else ""
+        settings.append(
+            Setting(
+                name=f"{prefix}{keys[0]}".upper(),
+                default=_default(field),
+                meaning=field.description or "",
+                is_set=not found.isdisjoint(keys),
+                problem=next((problems[key] for key in keys if key in problems), ""),
+            )
+        )
+    title = (kind.__doc__ or kind.__name__).strip().partition("\n")[0].rstrip(".")
+    return SettingGroup(title, settings, problems.get("", ""))
+
+
+def _keys(field_name: str, field: FieldInfo) -> list[str]:
+    """What pydantic-settings calls a field: its aliases, if it has any, or its name."""
+    match field.validation_alias:
+        case str(alias):
+            return [alias]
+        case AliasChoices(choices=choices):
+            return [str(choice) for choice in choices]
+        case _:
+            return [field_name]
+
+
+def _default(field: FieldInfo) -> str:
+    match field.get_default(call_default_factory=False):
+        case None:
+            return ""
+        case bool(value):
+            return str(value).lower()
+        case value if field.is_required():
+            return ""
+        case value:
+            return str(value)  # a secret shows itself as asterisks

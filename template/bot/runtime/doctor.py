@@ -1,4 +1,4 @@
-"""`bot doctor`: what is in the way of running, and what puts records at risk."""
+"""`bot doctor`: what keeps the bot from running, and what puts records at risk."""
 
 from urllib.parse import urlsplit
 

@@ -58,7 +58,7 @@ def make_server(
     """Make the server's application with `/healthz`, `/readyz` and `/metrics`.
 
     Args:
-        store: asked for a sign of life by `/readyz`.
+        store: checked by `/readyz`.
         is_receiving: whether updates can come in: the poller polls, or the webhook is registered.
         body_limit: most bytes of a request's body.
     """

@@ -16,8 +16,8 @@ Event = MutableMapping[str, Any]
 def configure_logs(settings: Settings) -> None:
     """Send this program's logs, and those of the libraries it uses, to standard error.
 
-    Every line of an update carries its `update_id` and `user_id`. The secrets among the settings are struck
-    out wherever they appear, also from warnings of Python and from the error that ends the program; what
+    Every line of an update carries its `update_id` and `user_id`. Secrets among the settings are replaced
+    wherever they appear, also from warnings of Python and from the error that ends the program; what
     users write is not logged.
     """
     is_json = settings.log_format == "json"
@@ -67,7 +67,7 @@ def _log_the_last_error(kind: type[BaseException], error: BaseException, trace: 
 
 
 def _redact(_logger: Any, _method: str, event: Event) -> Event:
-    """Strike secrets out of whatever is about to be written."""
+    """Replace secrets in what is about to be written."""
     secrets = sorted(SECRETS, key=len, reverse=True)  # an address before the password in it
     return {key: _clean(value, secrets) for key, value in event.items()}
 

@@ -1,4 +1,4 @@
-"""`bot state`: look at, move and erase what is kept about users."""
+"""`bot state`: show, export, import and erase what is kept about users."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from bot.runtime.errors import OperatorError
 if TYPE_CHECKING:
     from bot.runtime.state.store import OperatorStore
 
-state = typer.Typer(help="Look at, move and erase what is kept about users.", no_args_is_help=True)
+state = typer.Typer(help="Show, export, import and erase what is kept about users.", no_args_is_help=True)
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
@@ -36,7 +36,7 @@ if find_spec(own := f"bot.runtime.engines.{ENGINE}.commands"):
 @state.command("show")
 def show(
     user: UserArgument,
-    raw: Annotated[bool, typer.Option(help="As the backend holds it, corrupt or not.")] = False,
+    raw: Annotated[bool, typer.Option(help="As the backend stores it, even if it is corrupt.")] = False,
 ) -> None:
     """Print what is kept about a user."""
 
@@ -104,12 +104,21 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="What `bot state export` wrote.", exists=True, dir_okay=False)],
     with_forgotten: Annotated[
-        bool, typer.Option("--with-forgotten", help="Also bring back users who were forgotten here.")
+        bool, typer.Option("--with-forgotten", help="Also import users who were forgotten here.")
+    ] = False,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="Add to records that exist, do not replace them. Keys of the state, and flows, that both "
+            "have are taken from FILE, and all others stay. Messages that are missing are inserted by time.",
+        ),
     ] = False,
 ) -> None:
-    """Read users' records from FILE; a user who is already there is replaced. Safe to repeat.
+    """Read users' records from FILE. A record that exists is replaced. Safe to repeat.
 
-    Do it before the bot runs: later, it takes users back to where they were. Those forgotten here stay so.
+    Import before the bot runs: later, it takes users back to an older state. Users who were forgotten here
+    are left out.
     """
 
     async def work(store: "OperatorStore") -> None:
@@ -118,7 +127,7 @@ def import_(
         done = 0, 0
         try:
             with file.open("rb") as lines, _progress("imported") as show:
-                async for done in import_lines(store, lines, with_forgotten=with_forgotten):
+                async for done in import_lines(store, lines, with_forgotten=with_forgotten, merge=merge):
                     show(done[0])
         except UnusableLine as error:
             raise OperatorError(f"{file}, {error}") from None
@@ -157,7 +166,7 @@ def _check_whole(unreadable: int, others: str) -> None:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int], None]]:
-    """A line on standard error that says how many it is by now, when somebody watches."""
+    """A progress line on standard error, when that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

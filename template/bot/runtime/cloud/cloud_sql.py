@@ -29,7 +29,7 @@ SCOPES = ["https://www.googleapis.com/auth/sqlservice.admin"]  # what the connec
 
 
 class CloudSqlSettings(Environment):
-    """Which instance, and who the bot is there. The names are those of Google's own samples."""
+    """The instance at Cloud SQL. The settings have the names of Google's own samples."""
 
     instance_connection_name: str | None = Field(
         None, pattern=r"^([\w.-]+:)?[\w-]+:[\w-]+:[\w-]+$", description="PROJECT:REGION:INSTANCE"
@@ -63,7 +63,7 @@ class CloudSqlStore(PostgresStore):
             here = Finding("warning", text)
         else:
             here = Finding("ok", "the connector encrypts, verifies the server and signs in by IAM")
-        return [here, *await super().diagnose(), await rights(self._opened)]
+        return [here, *await super().diagnose(), await rights(self.database)]
 
 
 class CloudSqlDatabase(Database):

@@ -23,7 +23,7 @@ HOW_TO_GET_IT = (
 
 
 class DigitaloceanSettings(Environment):
-    """What App Platform hands over beside the address."""
+    """The database at DigitalOcean."""
 
     database_ca_cert: str | None = Field(
         None, description="The cluster's CA certificate: its text (PEM), no file's name."
@@ -54,7 +54,7 @@ class DigitaloceanStore(PostgresStore):
             here = Finding("warning", f"DATABASE_URL names no database of DigitalOcean (NAME{DOMAINS[0]})")
         else:
             here = address.encryption()
-        found = [here, *await super().diagnose(), await rights(self._opened)]
+        found = [here, *await super().diagnose(), await rights(self.database)]
         if address and address.port != POOL_PORT:
             text = f"this is the server itself: a pool (port {POOL_PORT}) spares the few connections it has"
             found.append(Finding("warning", text))

@@ -34,7 +34,7 @@ DOMAIN = ".cache.amazonaws.com"
 
 
 class ElasticacheSettings(Environment):
-    """Settings of authentication by IAM."""
+    """Authentication by IAM at ElastiCache."""
 
     elasticache_name: str | None = Field(
         None,
@@ -49,7 +49,7 @@ class ElasticacheStore(RedisStore):
 
     @classmethod
     def connection_to(cls, settings: RedisSettings) -> RedisConnection:
-        """Make the way there.
+        """Make the connections.
 
         Raises:
             OperatorError: see `refuse_unchecked`; also when something is missing that IAM takes.

@@ -55,7 +55,7 @@ class InstanceConnection(SSLConnection):
         """
         super().__init__(**options)
         files = self.ssl_context
-        # redis-py's own context trusts whom the machine trusts, too, and they vouch for anybody. From Python
+        # redis-py's own context also trusts the machine's authorities, which sign for anybody. From Python
         # 3.13 on it also asks for an authority key identifier, which these certificates lack:
         # https://github.com/redis/redis-py/issues/3685
         files.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,4 +1,4 @@
-"""What the address of a provider's PostgreSQL says: which server, and who may vouch for it.
+"""What the address of a provider's PostgreSQL says: which server, and which certificate authorities to trust.
 
 Providers sign their servers' certificates themselves, so no system knows their authorities; and the addresses
 they hand out say `sslmode=require`, which encrypts without asking who is at the other end. Here an address
@@ -90,7 +90,7 @@ class PostgresAddress:
 
 
 def trust(certificates: str, otherwise: str) -> ssl.SSLContext:
-    """Trust servers that one of these authorities vouches for, under the name they are called by.
+    """Trust servers whose certificate one of these authorities signed, for the host name in the address.
 
     Args:
         certificates: as PEM.

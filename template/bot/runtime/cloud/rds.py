@@ -59,7 +59,7 @@ class RdsStore(PostgresStore):
         else:
             text = "the bot has a password, which nobody renews: grant it rds_iam, and leave the password out"
             here = [address.encryption(), Finding("warning", text)]
-        mine = [await rights(self._opened), *await self._insists_on_encryption()]
+        mine = [await rights(self.database), *await self._insists_on_encryption()]
         return [*here, *await super().diagnose(), *mine]
 
     async def _insists_on_encryption(self) -> list[Finding]:
@@ -67,7 +67,7 @@ class RdsStore(PostgresStore):
             value: str | None = await connection.fetchval("SELECT current_setting('rds.force_ssl', true)")
             return value
 
-        if await self._opened.run(ask) in ("0", "off"):
+        if await self.database.run(ask) in ("0", "off"):
             text = "rds.force_ssl is off: the server also takes connections that are not encrypted"
             return [Finding("warning", text)]
         return []

@@ -13,5 +13,5 @@ def refuse_unchecked(settings: RedisSettings) -> None:
     if settings.redis_url and Address.of_url(settings.redis_url.get_secret_value()).is_unchecked:
         raise OperatorError(
             "REDIS_URL turns checks of the server's certificate off (ssl_cert_reqs, ssl_check_hostname): "
-            "leave that out, and name who vouches for the server in REDIS_CA_FILE"
+            "leave that out, and set REDIS_CA_FILE to the server's certificate authority"
         )

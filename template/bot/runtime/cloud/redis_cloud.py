@@ -15,7 +15,7 @@ class RedisCloudStore(RedisStore):
 
     @classmethod
     def connection_to(cls, settings: RedisSettings) -> RedisConnection:
-        """Make the way there.
+        """Make the connections.
 
         Raises:
             OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.

@@ -84,9 +84,9 @@ class SupabaseStore(PostgresStore):
             )
         return settings.database(**address.verifying(lambda: trust_file(AUTHORITY, HOW_TO_GET_IT)))
 
-    async def _open(self) -> Database:
-        """As `PostgresStore._open`; but tables whose rows are hidden are no empty tables."""
-        database = await super()._open()
+    async def open_database(self) -> Database:
+        """As `PostgresStore.open_database`; tables whose rows are hidden are not taken for empty ones."""
+        database = await super().open_database()
         table = f"{self._schema}.{TABLES[0]}"
 
         async def ask(connection: Connection) -> bool | None:
@@ -106,7 +106,7 @@ class SupabaseStore(PostgresStore):
             here = Finding("warning", "DATABASE_URL names no database of Supabase (NAME.supabase.com)")
         else:
             here = address.encryption()
-        found = [here, *await super().diagnose(), await rights(self._opened)]
+        found = [here, *await super().diagnose(), await rights(self.database)]
         if address and address.host.endswith(DIRECT) and address.port != TRANSACTION_PORT:
             text = f"{address.host} has IPv6 only, unless IPv4 was added; the session pooler has IPv4"
             found.append(Finding("warning", text))
@@ -117,7 +117,7 @@ class SupabaseStore(PostgresStore):
 
     async def _session(self) -> list[Finding]:
         """What of the session is not as the bot asks: the session pooler keeps that to itself."""
-        wanted = self._opened.session_settings
+        wanted = self.database.session_settings
 
         async def look(connection: Connection) -> list[Finding]:
             found = []
@@ -130,14 +130,14 @@ class SupabaseStore(PostgresStore):
                     )
             return found
 
-        return await self._opened.run(look)
+        return await self.database.run(look)
 
     async def _size(self) -> Finding:
         async def ask(connection: Connection) -> int:
             size: int = await connection.fetchval("SELECT pg_database_size(current_database())")
             return size
 
-        size = await self._opened.run(ask)
+        size = await self.database.run(ask)
         text = (
             f"the database has {size / 1e6:.0f} MB; a free project is read-only beyond {FREE_BYTES / 1e6:.0f}"
         )
@@ -156,5 +156,5 @@ class SupabaseStore(PostgresStore):
                     found.append(Finding(level, f"{name} is granted to {row['granted_to']}: {remedy}"))
             return found
 
-        found = await self._opened.run(look)
+        found = await self.database.run(look)
         return found or [Finding("ok", "tables are closed to Supabase's API (row-level security, no grants)")]

@@ -23,7 +23,7 @@ class UpstashStore(RedisStore):
 
     @classmethod
     def connection_to(cls, settings: RedisSettings) -> RedisConnection:
-        """Make the way there.
+        """Make the connections.
 
         Raises:
             OperatorError: see `RedisStore.connection_to` and `refuse_unchecked`.

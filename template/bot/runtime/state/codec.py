@@ -65,7 +65,7 @@ def _check(value: Any, where: str, depth: int) -> None:
             raise StateValueError(f"{where} is an integer beyond 64 bits; keep it as a str")
     elif kind is float:
         if not math.isfinite(value):
-            raise StateValueError(f"{where} is NaN or infinite, which JSON has no word for")
+            raise StateValueError(f"{where} is NaN or infinite, which JSON cannot express")
     elif kind is list or kind is dict:
         if depth == MAX_DEPTH:
             raise StateValueError(f"{where} is nested more than {MAX_DEPTH} levels deep")

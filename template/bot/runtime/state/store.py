@@ -74,7 +74,7 @@ class StateStore(Protocol):
     limits: Limits
 
     async def connect(self) -> None:
-        """Get ready. Calling it again does nothing.
+        """Connect. Calling it again does nothing.
 
         Raises:
             StateUnavailable: the backend did not answer in time.
@@ -84,13 +84,13 @@ class StateStore(Protocol):
         """Close every connection."""
 
     async def ping(self) -> Mapping[str, float] | None:
-        """Ask the backend for a sign of life.
+        """Check that the backend answers.
 
         Returns:
-            Numbers that say how it is, for `/readyz`, where an engine has any.
+            Numbers for `/readyz`, if the engine has any.
 
         Raises:
-            StateUnavailable: it gave none.
+            StateUnavailable: it does not answer.
         """
 
     async def load(self, user_id: str) -> UserRecord:
@@ -134,7 +134,7 @@ class OperatorStore(StateStore, Protocol):
     """What only operators ask of an engine: its start, `bot migrate`, `bot doctor`, `bot state`."""
 
     async def migrate(self) -> str:
-        """Create or upgrade what the backend has to hold.
+        """Create or upgrade the tables, or whatever else the backend needs.
 
         Returns:
             One line that says what was done.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
-from bot.runtime.state.record import UserRecord, encode_entry
+from bot.runtime.state.record import Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
 
@@ -25,7 +25,7 @@ class UnusableLine(ValueError):
     def __init__(self, number: int, reason: Exception, imported: int) -> None:
         """Name the line, counted from 1, and say how many users are imported."""
         users = "1 user is" if imported == 1 else f"{imported} users are"
-        super().__init__(f"line {number}: {reason} ({users} imported; mend the line and import again)")
+        super().__init__(f"line {number}: {reason} ({users} imported; fix the line and import again)")
 
 
 async def export_lines(
@@ -52,14 +52,15 @@ async def export_lines(
 
 
 async def import_lines(
-    store: StateStore, lines: Iterable[bytes], *, with_forgotten: bool = False
+    store: StateStore, lines: Iterable[bytes], *, with_forgotten: bool = False, merge: bool = False
 ) -> AsyncIterator[tuple[int, int]]:
-    """Put the records of an export into the store, in place of those that are there. Safe to repeat.
+    """Put the records of an export into the store. Safe to repeat.
 
     Args:
         store: where to put them.
         lines: the export.
         with_forgotten: also of users who were forgotten here.
+        merge: add to the records that exist, see `import_record`; otherwise they are replaced.
 
     Yields:
         Now and then, how many users are imported, and how many left out because they were forgotten.
@@ -81,7 +82,10 @@ async def import_lines(
                 break
             records[record.user_id] = number, record
         results = await asyncio.gather(
-            *(import_record(store, record, with_forgotten) for _, record in records.values()),
+            *(
+                import_record(store, record, with_forgotten=with_forgotten, merge=merge)
+                for _, record in records.values()
+            ),
             return_exceptions=True,
         )
         for (number, _), result in zip(records.values(), results, strict=True):
@@ -114,13 +118,19 @@ def read_line(line: bytes) -> UserRecord:
     return UserRecord.from_json(value)
 
 
-async def import_record(store: StateStore, record: UserRecord, with_forgotten: bool = False) -> bool:
-    """Put a record into the store, in place of the one that is there. Safe to repeat.
+async def import_record(
+    store: StateStore, record: UserRecord, *, with_forgotten: bool = False, merge: bool = False
+) -> bool:
+    """Put a record into the store. Safe to repeat.
+
+    A merge keeps what only the existing record has. A key of the state, or a flow, that both have is taken
+    from the imported one; imported messages that are missing are inserted by their time.
 
     Args:
         store: where to put it.
         record: the record.
-        with_forgotten: also when its user was forgotten here, now or before what is kept about them began.
+        with_forgotten: also when its user was forgotten here, now or before the existing record began.
+        merge: add to the record that exists; otherwise it is replaced.
 
     Returns:
         Whether it was put there.
@@ -133,10 +143,15 @@ async def import_record(store: StateStore, record: UserRecord, with_forgotten: b
         existing = await store.load(record.user_id)
         if existing.forgotten and not with_forgotten:
             return False
+        outbox: dict[int, bytes | None] = {key: encode_entry(entry) for key, entry in record.outbox.items()}
         turn = Turn(existing, store.limits)
-        turn.state, turn.history, turn.fsm = record.state, record.history, record.fsm
-        outbox: dict[int, bytes | None] = dict.fromkeys(existing.outbox)
-        outbox |= {key: encode_entry(entry) for key, entry in record.outbox.items()}
+        if merge:
+            turn.state |= record.state
+            turn.fsm |= record.fsm
+            turn.history = _merged_history(existing.history, record.history)
+        else:
+            turn.state, turn.fsm, turn.history = record.state, record.fsm, record.history
+            outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
             turn.changes() or Changes(),
             applied=tuple(key for key in record.applied if key not in existing.applied),
@@ -147,7 +162,13 @@ async def import_record(store: StateStore, record: UserRecord, with_forgotten: b
         except StateConflict:
             continue
         return True
-    raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", record.user_id)
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
+
+
+def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
+    known = set(existing)
+    missing = [message for message in imported if message not in known]
+    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing
 
 
 async def _lines(

@@ -191,7 +191,7 @@ async def mutate(
     *,
     since: int | None = None,
 ) -> T:
-    """Change a record outside an update: load, `change`, commit, again when somebody came between.
+    """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
     Args:
         store: where the record is.
@@ -203,7 +203,7 @@ async def mutate(
         What `change` returned.
 
     Raises:
-        StateConflict: others kept coming between.
+        StateConflict: others committed first, too often in a row.
         StateForgotten: the user was forgotten meanwhile.
         StateUnavailable: the backend is away; whether the change was applied is unknown.
         StateError: as `StateStore.load` and `StateStore.commit` say.
@@ -225,7 +225,7 @@ async def mutate(
         else:
             turn.committed()
             return result
-    raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", user_id)
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
 
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _compare(
 ) -> tuple[dict[str, bytes | None], int]:
     """What changed since `before` was frozen, serialised, and the bytes of everything there is now.
 
-    Only what changed is checked: the rest was when it was written.
+    Only what changed is checked: the rest was checked when it was written.
     """
     changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
     for key, value in values.items():

@@ -24,13 +24,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORDS = 1.0
-"""Seconds that cancelled background work gets to clean up after itself."""
+"""Seconds that cancelled background work has for cleaning up."""
 
 log = structlog.get_logger()
 
 
 class TelegramAgentAdapter:
-    """An agent with a memory. Override `agent_logic`, or `process_agent_request` to do more yourself.
+    """An agent with state and history. Override `agent_logic` or, to do more, `process_agent_request`.
 
     Attributes:
         bot_token: the bot's token.
@@ -52,7 +52,7 @@ class TelegramAgentAdapter:
         self._background = _Background()
 
     async def connect(self) -> None:
-        """Get ready; override it to open what the agent needs.
+        """Connect the store; override it to open what the agent needs.
 
         Raises:
             StateUnavailable: the store does not answer.
@@ -118,7 +118,7 @@ class TelegramAgentAdapter:
         return await self.agent_logic(message, turn.state)
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
-        """Answer a message. This is what an agent has to bring.
+        """Answer a message. Every agent has to implement this.
 
         Args:
             message: what the user wrote.
@@ -188,7 +188,7 @@ class TelegramAgentAdapter:
     async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
         """Read a user's record and change it as one step, inside a turn or outside one.
 
-        Outside a turn, `change` runs again when somebody else came between. A background task that outlives
+        Outside a turn, `change` runs again when another commit was first. A background task that outlives
         its turn changes nothing once the user was forgotten.
 
         Args:
@@ -213,7 +213,7 @@ class TelegramAgentAdapter:
     def background(
         self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Run `work(*args, **kwargs)` beside what comes next: inside a turn, once it is committed.
+        """Run `work(*args, **kwargs)` in the background; inside a turn, it starts once the turn is committed.
 
         A turn that is run again begins its work once, one that fails not at all. An error of the work is
         logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is cancelled then; when
@@ -270,10 +270,10 @@ class TelegramAgentAdapter:
 
 
 class _Background:
-    """Keeps hold of running work, tells of its errors, and ends it with the bot."""
+    """Holds references to running tasks, logs their errors, and ends them with the bot."""
 
     def __init__(self) -> None:
-        """Have nothing to do."""
+        """Start without tasks."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any], context: Context) -> None:
@@ -294,7 +294,7 @@ class _Background:
         while self._tasks and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if self._tasks:
-            log.warning("background work given up", tasks=len(self._tasks))
+            log.warning("background work cancelled", tasks=len(self._tasks))
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=LAST_WORDS)

@@ -1,16 +1,21 @@
-"""Calls to the Bot API as they are stored: the very parameters of the HTTP request.
+"""Calls to the Bot API: replies as they are stored, and calls made while something else runs.
 
-So what is sent after a crash is what would have been sent before it.
+A stored call is the very parameters of the HTTP request, so what is sent after a crash is what would have
+been sent before it.
 """
 
+import asyncio
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
+import structlog
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import InputFile
 from aiohttp import FormData
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 
 TEXT_LIMIT = 4096
 """Longest text of one message, in UTF-16 units: https://core.telegram.org/bots/api#sendmessage"""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,24 @@ def split_text(text: str, limit: int = TEXT_LIMIT) -> Iterator[tuple[int, str]]:
         text = rest
 
 
+@contextmanager
+def run_alongside(delay: float, work: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Run `work` alongside the block once it has lasted for `delay` seconds; cancel it when the block ends.
+
+    What Telegram says to it is ignored.
+    """
+    tasks: list[asyncio.Task[None]] = []
+    timer = asyncio.get_running_loop().call_later(
+        delay, lambda: tasks.append(asyncio.create_task(_ignoring_refusals(work)))
+    )
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for task in tasks:
+            task.cancel()
+
+
 def _entities_within(entities: list[dict[str, Any]], start: int, end: int) -> Iterator[dict[str, Any]]:
     """The entities of a piece that stands from `start` to `end`, in UTF-16 units, counted from its start."""
     for entity in entities:
@@ -181,3 +206,10 @@ def _fitting(text: str, limit: int) -> int:
 def _utf16_length(text: str) -> int:
     """Length in UTF-16 units, as Telegram counts."""
     return len(text) + sum(char > "\uffff" for char in text)
+
+
+async def _ignoring_refusals(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except TelegramAPIError as error:
+        log.debug("side work refused", reason=error.message)

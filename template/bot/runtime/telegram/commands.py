@@ -4,6 +4,7 @@ Handlers return their replies un-awaited: they are sent once the turn is committ
 order. An awaited `message.answer()` goes out at once and outside that guarantee.
 """
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiogram import Bot, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandStart
 from aiogram.filters.callback_data import CallbackData
-from aiogram.methods import TelegramMethod
+from aiogram.methods import SendChatAction, TelegramMethod
 from aiogram.types import (
     BufferedInputFile,
     CallbackQuery,
@@ -24,13 +25,19 @@ from aiogram.types import (
 
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
-from bot.runtime.telegram.chat_action import TYPING_DELAY, run_alongside, show_typing
+from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import Texts, TextTable
 
 SENT_BY_PEOPLE = {
     "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
     "story", "venue", "video", "video_note", "voice",
 }  # fmt: skip
+
+TYPING_DELAY = 1.0
+"""Seconds an agent may think before the chat shows that the bot is typing."""
+
+TYPING_LASTS = 5.0
+"""Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
 
 
 class Forget(CallbackData, prefix="forget"):
@@ -159,7 +166,7 @@ async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[
 async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
     """Have the agent answer."""
     text = message.text or message.caption or ""
-    with run_alongside(TYPING_DELAY, lambda: show_typing(bot, message)):
+    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)):
         reply = await agent.handle_message(user_id=_turn().user_id, message=text)
     return message.answer(reply) if reply and reply.strip() else None
 
@@ -177,3 +184,12 @@ def _turn() -> Turn:
     turn = current_turn()
     assert turn, "handlers run inside a turn"
     return turn
+
+
+async def _show_typing(bot: Bot, message: Message) -> None:
+    """Show in the message's chat that the bot is typing, for as long as this runs."""
+    thread_id = message.message_thread_id if message.is_topic_message else None
+    action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
+    while True:
+        await bot(action)
+        await asyncio.sleep(TYPING_LASTS - 0.5)

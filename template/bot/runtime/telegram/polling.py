@@ -107,13 +107,16 @@ class Poller:
                     self._take(raw)
 
     async def confirm(self) -> None:
-        """Tell Telegram once more what is done, when polling has ended."""
+        """Confirm once more what is done, after polling has ended."""
         if self._offset is None:
             return
         try:
             await self._bot(_GetUpdates(offset=self._offset, limit=1), request_timeout=5)
         except (TelegramAPIError, ClientDecodeError) as error:
-            log.warning("not confirmed; known by its id when it comes again", reason=str(error))
+            log.warning(
+                "not confirmed; updates that are delivered again are recognised by their ids",
+                reason=str(error),
+            )
 
     async def _fetch(self) -> list[dict[str, Any]]:
         # The first request, and the first after a failure, does not wait: its answer tells that it works.
@@ -175,7 +178,7 @@ class Poller:
             self._advanced.set()
 
     async def _recover(self, error: TelegramAPIError, backoff: float) -> None:
-        """Wait, or mend, or give up, as the error asks.
+        """Wait, repair or give up, depending on the error.
 
         Raises:
             OperatorError: waiting will not help.

@@ -1,4 +1,4 @@
-"""Admission of updates: deduplicate, order per user, try again, drain.
+"""Admission of updates: deduplicate, order per user, retry, drain.
 
 An update is acknowledged to Telegram when `Processor.process` returns, and only then. Killed before that, the
 bot gets the update again; its id among the applied ones then tells whether its effect is already there, and
@@ -19,7 +19,7 @@ from aiogram.types import Update
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateUnavailable
-from bot.runtime.telegram.chat_action import run_alongside
+from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import DeliveryFailed
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at
@@ -34,11 +34,11 @@ log = structlog.get_logger()
 
 
 class NotAcknowledged(Exception):
-    """The update was not dealt with, through no fault of its own; Telegram has to deliver it again."""
+    """The update was not processed, for a reason that lies elsewhere; Telegram has to deliver it again."""
 
 
 class Processor:
-    """Deals with updates, each exactly once in its effect on state."""
+    """Processes updates: the effect of each on state is applied exactly once."""
 
     def __init__(self, bot: Bot, transaction: Transaction, *, max_concurrent: int) -> None:
         """Make it; nothing runs yet.
@@ -68,7 +68,7 @@ class Processor:
         self._done.set(update_id, True)
 
     async def process(self, update: Update, *, keep_trying: bool = False) -> None:
-        """Deal with an update, or join the work when it is already under way.
+        """Process an update, or wait for it when it is already being processed.
 
         Args:
             update: bound to the bot.
@@ -97,22 +97,22 @@ class Processor:
             raise
 
     async def drain(self, timeout: float) -> None:
-        """Take no more updates, finish those that have begun, give up the rest.
+        """Shut down gracefully: refuse new updates, finish those that have begun, cancel the rest.
 
         Args:
-            timeout: seconds after which also those that have begun are given up; Telegram has them all.
+            timeout: seconds after which running updates are cancelled; Telegram delivers them again.
         """
         self._draining.set()
         tasks = set(self._running.values())
         if not tasks:
             return
-        log.info("finishing what is under way", updates=len(tasks))
+        log.info("finishing updates in flight", updates=len(tasks))
         _, late = await asyncio.wait(tasks, timeout=timeout)
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if late:
-            log.warning("given up; Telegram will deliver them again", updates=len(late))
+            log.warning("cancelled; Telegram will deliver them again", updates=len(late))
 
     def _ended(self, update_id: int) -> None:
         del self._running[update_id], self._waiting_since[update_id]
@@ -156,7 +156,7 @@ class Processor:
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
                 is_known = isinstance(error, StateUnavailable | StateConflict | DeliveryFailed)
                 reason = str(error) if is_known else type(error).__name__
-                log.warning("update has to wait", reason=reason, retry=keep_trying, exc_info=not is_known)
+                log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
                 if not keep_trying:
                     raise NotAcknowledged(reason) from error
                 with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""One attempt at an update: load, seen?, handle, commit, reply."""
+"""One attempt at an update: load, deduplicate, handle, commit, reply."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class Transaction:
-    """Computes what an update changes and says, commits it as one piece, and sends the replies."""
+    """Handles an update, commits its changes and replies atomically, and sends the replies."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class Transaction:
         self._outbox = Outbox(bot)
 
     async def run(self, update: Update, sender: Sender, is_done: IsDone) -> str:
-        """Do it, again when somebody else commits to the record first.
+        """Run it; start over when another commit to the record was first.
 
         Returns:
-            How it ended, in one word or two.
+            The outcome, in one or two words.
 
         Raises:
             StateUnavailable: the store does not answer.
-            StateConflict: others kept coming between.
+            StateConflict: others committed first, too often in a row.
             DeliveryFailed: it is committed, and Telegram could not be reached.
         """
         if sender.user_id is None:
@@ -98,7 +98,7 @@ class Transaction:
                 continue
             await self._deliver(update, replies)
             return outcome
-        raise StateConflict(f"others came between {COMMIT_ATTEMPTS} times", sender.user_id)
+        raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
     async def _commit(
         self, update: Update, sender: Sender, record: UserRecord, is_done: IsDone

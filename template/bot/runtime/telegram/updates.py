@@ -90,10 +90,10 @@ def sender_of(update: Update) -> Sender:
 
 
 class LruDict(Generic[V]):
-    """A mapping from update ids that drops the oldest ones."""
+    """A dict by update id that drops the least recently set ids."""
 
     def __init__(self, limit: int = 65_536) -> None:
-        """Make an empty mapping of at most `limit` ids."""
+        """Make an empty dict of at most `limit` ids."""
         self._limit = limit
         self._values: OrderedDict[int, V] = OrderedDict()
 

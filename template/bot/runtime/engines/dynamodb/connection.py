@@ -1,4 +1,4 @@
-"""The way to DynamoDB: its settings, how long to wait, what to try again, and what errors mean."""
+"""Connections to DynamoDB: settings, time-outs, retries, and what errors mean."""
 
 import asyncio
 import logging
@@ -72,7 +72,7 @@ log = structlog.get_logger(__name__)
 
 
 class DynamodbSettings(Environment):
-    """Settings of the table and of AWS; those of AWS have the names its own tools know."""
+    """The table at DynamoDB. The settings of AWS have the names that its own tools use."""
 
     dynamodb_table: str | None = Field(
         None,
@@ -129,7 +129,7 @@ class ConditionFailed(Exception):
 
 
 class _Passing(Exception):
-    """What may go well the next time."""
+    """An error that may pass: worth a retry."""
 
     def __init__(self, reason: str, is_uncertain: bool) -> None:
         super().__init__(reason)
@@ -138,7 +138,7 @@ class _Passing(Exception):
 
 
 class DynamodbClient:
-    """Requests to one table."""
+    """A client for one table."""
 
     def __init__(self, settings: DynamodbSettings, table: str) -> None:
         """Make it; nothing is opened yet.

@@ -38,7 +38,7 @@ async def diagnose(client: DynamodbClient, ttl: float | None) -> list[Finding]:
 
 def _lifetime(ttl: float | None) -> Finding:
     if ttl is None:
-        return Finding("ok", "records are kept for ever (STATE_TTL is not set)")
+        return Finding("ok", "records are kept without a time limit (STATE_TTL is not set)")
     return Finding("ok", f"records are kept for {ttl / 3600:g} hours after their last change (STATE_TTL)")
 
 

@@ -105,7 +105,7 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
         changes: the commit.
         version: its version.
         now: seconds since 1970.
-        ttl: seconds that a record is kept; `None` for ever.
+        ttl: seconds that a record is kept; `None` for no limit.
 
     Raises:
         ValueError, KeyError, TypeError: the item is no record. One that is forgotten need not be any.

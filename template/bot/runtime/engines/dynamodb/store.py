@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 class DynamodbStore:
-    """Keeps records in DynamoDB, for ever unless told otherwise.
+    """Keeps records in DynamoDB, without a time limit by default.
 
     A commit is computed from the whole item, so that its size is known before anything is sent, and sent as
     what has changed. The item is the one that was loaded, when that is the version the commit expects;
@@ -76,10 +76,10 @@ class DynamodbStore:
         """Make a store that is not connected yet.
 
         Args:
-            client: the way to the table; it belongs to the store from now on.
+            client: connections to the table; the store owns it from now on.
             namespace: keeps several bots apart in one table.
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
         """
         self.limits = limits or Limits()
         self.client = client
@@ -118,12 +118,12 @@ class DynamodbStore:
         log.info("connected to dynamodb", table=self.client.table, region=self.client.region)
 
     async def close(self) -> None:
-        """Let go of every connection, and of the development server."""
+        """Close every connection, and leave the development server."""
         self._loaded.clear()
         await self.client.close()
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life. See `StateStore.ping`."""
+        """Check that the server answers. See `StateStore.ping`."""
         await self.client.call("get_item", Key=self._key_of_bot())
 
     async def migrate(self) -> str:
@@ -231,7 +231,7 @@ class DynamodbStore:
                 return await self._write(user_id, item, changes, None), item
             except StateConflict:
                 await asyncio.sleep(random.uniform(0, MERGE_DELAY))
-        raise StateUnavailable(f"others came between {MERGE_ATTEMPTS} times", user_id)
+        raise StateUnavailable(f"others committed first, {MERGE_ATTEMPTS} times in a row", user_id)
 
     async def _write(self, user_id: str, old: Item, changes: Changes, expect: int | None) -> int:
         """Write changes into the item `old`, on condition that it is still like that."""
@@ -241,7 +241,7 @@ class DynamodbStore:
         if token_of(live) == changes.token:
             return version
         if expect is not None and expect != version:
-            raise StateConflict("somebody else committed first", user_id)
+            raise StateConflict("another commit was first", user_id)
         # Never one that was used before: greater than what is there, expired or not, and where nothing is
         # left, later than whatever has expired there and been deleted.
         previous = self._version(user_id, old, is_forgiving=True)
@@ -273,7 +273,7 @@ class DynamodbStore:
             if error.is_repeated:
                 reason = "the answer was lost, and somebody else has committed since"
                 raise StateUnavailable(reason, user_id) from None
-            raise StateConflict("somebody else committed first", user_id) from None
+            raise StateConflict("another commit was first", user_id) from None
         return version
 
     def _live(self, item: Item) -> Item:

@@ -77,7 +77,7 @@ log = structlog.get_logger(__name__)
 
 
 class FirestoreSettings(Environment):
-    """Where Firestore is. All but one are Google's own variables."""
+    """The database at Firestore. All settings but one are Google's own variables."""
 
     google_cloud_project: str | None = Field(None, description="Project whose Firestore is used.")
     google_application_credentials: FilePath | None = Field(

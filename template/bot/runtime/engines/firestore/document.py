@@ -88,7 +88,7 @@ class Document:
             changes: what the commit writes.
             version: this document's.
             now: the server's time.
-            ttl: how long the record is kept; `None` for ever.
+            ttl: how long the record is kept; `None` for no limit.
         """
         before = Document(applied=self.applied) if changes.forget else self
         forgotten = _FORGOTTEN_NOW if changes.forget else self._forgotten_at(version)

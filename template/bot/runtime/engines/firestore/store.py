@@ -98,7 +98,7 @@ class _Loaded:
 
 
 class FirestoreStore:
-    """Keeps records in Google's Firestore, for ever unless told otherwise."""
+    """Keeps records in Google's Firestore, without a time limit by default."""
 
     name: ClassVar[str] = "firestore"
     survives_exit: ClassVar[bool] = True
@@ -114,10 +114,10 @@ class FirestoreStore:
         """Make a store; `connect` opens it.
 
         Args:
-            client: the way to Firestore; it belongs to the store from now on.
+            client: connections to Firestore; the store owns them from now on.
             namespace: the name of the collection; keeps several bots apart in one database.
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
             turns: how many records may be loaded and not yet committed to at the same time. For one more, a
                 commit takes a round trip more.
         """
@@ -159,11 +159,11 @@ class FirestoreStore:
         log.info("connected to firestore", database=self._client.database, collection=self._namespace)
 
     async def close(self) -> None:
-        """Let go of the channel, and of the emulator."""
+        """Close the channel, and leave the emulator."""
         await self._client.close()
 
     async def ping(self) -> None:
-        """Ask Firestore for a sign of life. See `StateStore.ping`."""
+        """Check that Firestore answers. See `StateStore.ping`."""
         await self._get(OWNER, seconds=2)
 
     async def migrate(self) -> str:
@@ -289,7 +289,7 @@ class FirestoreStore:
                 existed = version > 0 and not before.document.is_marker
                 return await self._commit(user_id, before, changes, version), existed
             if time.monotonic() > give_up:
-                raise StateUnavailable("others kept coming between", user_id)
+                raise StateUnavailable("others committed first, again and again", user_id)
             await asyncio.sleep(delay * random.uniform(0.5, 1))
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -298,7 +298,7 @@ class FirestoreStore:
         if before.document.token == changes.token:
             return before.written
         if before.version() != expect:
-            raise StateConflict("somebody else committed first", user_id)
+            raise StateConflict("another commit was first", user_id)
         old = before.document if expect else Document()
         new = old.after(changes, version=expect, now=before.now, ttl=self._ttl)
         name, fields = documents.document_id(user_id), new.fields()
@@ -356,7 +356,7 @@ class FirestoreStore:
                 return loaded.written
             if is_lost:
                 raise StateUnavailable("nobody knows whether it was committed: others came after", user_id)
-            raise StateConflict("somebody else committed first", user_id)
+            raise StateConflict("another commit was first", user_id)
 
         return await client.call(work, user_id=user_id)
 

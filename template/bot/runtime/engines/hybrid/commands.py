@@ -1,4 +1,4 @@
-"""`bot state flush`: bring to PostgreSQL what waits in Redis, and wait until it is there."""
+"""`bot state flush`: flush to PostgreSQL what is waiting in Redis, and wait until it is done."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +21,12 @@ def add_commands(state: typer.Typer, with_store: WithStore) -> None:
     def flush(
         everything: Annotated[
             bool,
-            typer.Option("--all", help="Also what PostgreSQL had already: it was restored from a backup."),
+            typer.Option(
+                "--all", help="Also what PostgreSQL had before: for a database restored from a backup."
+            ),
         ] = False,
     ) -> None:
-        """Bring to PostgreSQL what waits in Redis, now."""
+        """Flush to PostgreSQL what is waiting in Redis, now."""
 
         async def work(store: "OperatorStore") -> None:
             from bot.runtime.engines.hybrid.store import HybridStore

@@ -1,4 +1,4 @@
-"""Brings dirty records from Redis to PostgreSQL: now and then, when told to, and before the bot stops."""
+"""Flushes dirty records from Redis to PostgreSQL: periodically, on demand, and before the bot stops."""
 
 import asyncio
 import random
@@ -14,22 +14,22 @@ from bot.runtime.engines.hybrid.snapshot import Backlog
 from bot.runtime.errors import StateError, StateUnavailable
 
 WORKERS = 6
-"""Records flushed at the same time: less than the pool of connections, which cold users need, too."""
+"""Records flushed at the same time: fewer than the pool has connections, as loading needs some, too."""
 
 AWAY_SECONDS = 1.0
-"""After this time those are tried again whose flush met a server that did not answer."""
+"""Delay before a flush is retried that failed because a server did not answer."""
 
 REFUSED_SECONDS = 30.0
-"""And after this time those that PostgreSQL refused, or that cannot be read."""
+"""Delay before a flush is retried that PostgreSQL refused, or whose record cannot be read."""
 
 FIRST_SECONDS = 2.0
-"""A process that looks at one record and ends, as `bot state show` does, need not flush those of others."""
+"""Delay before the first flush: a short command such as `bot state show` need not flush others' records."""
 
 STOP_SECONDS = 2.0
-"""How long records under way may take when the bot stops."""
+"""How long flushes in progress may take when the bot stops."""
 
 ATTEMPTS = 5
-"""How often a record is flushed again that changed, or was raised, while it was."""
+"""How often a flush is repeated when the record changed meanwhile."""
 
 BACKLOG = Gauge("bot_flush_backlog", "Users whose newest commit PostgreSQL may lack.")
 BACKLOG_SECONDS = Gauge("bot_flush_backlog_seconds", "Age of the oldest commit that PostgreSQL may lack.")
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 class Flusher:
-    """Flushes what this process has a lease of. Others do the same with the rest."""
+    """Flushes the records that this process has leased. Other processes lease the rest."""
 
     def __init__(self, redis: HybridRedis, postgres: HybridPostgres, *, interval: float, batch: int) -> None:
         """Make it; `start` begins.
@@ -74,7 +74,7 @@ class Flusher:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def flush(self, user_id: str) -> None:
-        """Bring a user's record to PostgreSQL, whoever else is at it.
+        """Flush a user's record, even if another process is flushing it.
 
         Raises:
             StateUnavailable: a server did not answer.
@@ -92,7 +92,10 @@ class Flusher:
             if not await self._redis.raise_above(snapshot, held):
                 _, newer = await self._postgres.read(user_id)
                 if await self._redis.replace(newer, snapshot.version):
-                    log.warning("Redis came back older than PostgreSQL, and is brought up", user_id=user_id)
+                    log.warning(
+                        "Redis came back with an older record than PostgreSQL has; the newer one is restored",
+                        user_id=user_id,
+                    )
                     return
                 continue
             log.warning("PostgreSQL held another record, which is replaced", user_id=user_id)
@@ -123,7 +126,7 @@ class Flusher:
                 await asyncio.sleep(0.1)
 
     async def take_over(self) -> Backlog:
-        """Flush now also what is leased: by another, whom it spares the work, or by one who is gone.
+        """Flush also what other processes have leased: they may be gone.
 
         Returns:
             What is left.
@@ -154,7 +157,7 @@ class Flusher:
         return self._is_over.is_set()
 
     async def _round(self, ahead: float = 0) -> int:
-        """Claim a batch and flush it; how many were."""
+        """Lease a batch and flush it; returns how many records were flushed."""
         users, backlog = await self._redis.lease(self._batch, ahead)
         BACKLOG.set(backlog.users)
         BACKLOG_SECONDS.set(backlog.seconds)
@@ -180,7 +183,7 @@ class Flusher:
         return flushed
 
     async def _is_away(self) -> bool:
-        """Whether it is everybody's trouble: then the rest of the batch is spared the wait."""
+        """Whether PostgreSQL is away: then the rest of the batch is postponed."""
         try:
             await self._postgres.ping()
         except StateError:

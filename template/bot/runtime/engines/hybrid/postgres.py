@@ -91,7 +91,7 @@ class HybridPostgres(PostgresStore):
             StateCorrupt: what it holds is no record.
         """
         statement = self._fill(READ.replace("{load}", self._sql.load))
-        row = await self._opened.run(
+        row = await self.database.run(
             lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
         )
         if row is None:
@@ -118,7 +118,7 @@ class HybridPostgres(PostgresStore):
                 return snapshot
 
             return await self.erase(snapshot.user_id, the_marker)
-        return await self._opened.run(
+        return await self.database.run(
             lambda connection: self._replace(connection, snapshot), user_id=snapshot.user_id
         )
 
@@ -126,7 +126,7 @@ class HybridPostgres(PostgresStore):
         """Have `decide` forget a user elsewhere, and then do so here, or do neither.
 
         The user's row is held meanwhile: so it is known that PostgreSQL is there, and no flush that is under
-        way can add messages behind the back of the statement that deletes them.
+        way can add messages after the statement that deletes them has looked.
 
         Args:
             user_id: whom.
@@ -146,12 +146,12 @@ class HybridPostgres(PostgresStore):
                 applied: list[int] = await connection.fetchval(hold, user_id)
                 return await self._replace(connection, await decide(tuple(applied)))
 
-        return await self._opened.run(work, user_id=user_id)
+        return await self.database.run(work, user_id=user_id)
 
     async def held(self, user_id: str) -> int:
         """The version that stands here, alive or not; 0 when there is none."""
         statement = self._fill(HELD)
-        row = await self._opened.run(
+        row = await self.database.run(
             lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
         )
         return 0 if row is None else int(row["version"])

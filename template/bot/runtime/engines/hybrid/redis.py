@@ -1,10 +1,10 @@
 """The Redis half of the hybrid engine: the Redis engine, and the list of what PostgreSQL may lack."""
 
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +33,29 @@ answer. Whoever takes longer finds that others have done it."""
 
 
 FOLDER = Path(__file__).parent
+COMMON, *SECTIONS = re.split(rb"^--- (\w+)\n", (FOLDER / "scripts.lua").read_bytes(), flags=re.MULTILINE)
+SCRIPTS = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))
 
 
-class _HybridScript(Script):
-    """One of the Redis engine's scripts as a function, this engine's common part, and its own lines."""
-
-    def __init__(self, name: str, **functions: Script) -> None:
-        wrapped = [
-            b"local function %s(KEYS, ARGV)\n%s\nend\n" % (name.encode(), script.text)
-            for name, script in functions.items()
-        ]
-        common, own = Script(FOLDER / "common.lua"), Script(FOLDER / name)
-        self.text = b"\n".join([*wrapped, common.text, own.text])
-        self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
+def _script(name: bytes, **functions: Script) -> Script:
+    """One of `scripts.lua`; the Redis engine's scripts that it calls are functions in it."""
+    wrapped = [
+        b"local function %s(KEYS, ARGV)\n%s\nend\n" % (function.encode(), script.text)
+        for function, script in functions.items()
+    ]
+    return Script(b"\n".join([*wrapped, COMMON, SCRIPTS[name]]))
 
 
-LOOK = _HybridScript("load.lua", load=LOAD)
-COMMIT_AND_MARK = _HybridScript("commit.lua", commit=COMMIT)
-SNAPSHOT = _HybridScript("snapshot.lua", load=LOAD)
-FILL = _HybridScript("fill.lua", commit=COMMIT)
-VERIFY = _HybridScript("verify.lua")
-MARK_CLEAN = _HybridScript("mark_clean.lua")
-RAISE = _HybridScript("raise_version.lua")
-MARK_DIRTY = _HybridScript("mark_dirty.lua")
-POSTPONE = _HybridScript("postpone.lua")
-LEASE_DIRTY = Script(FOLDER / "lease.lua")
+LOAD_OR_LEASE = _script(b"load", load=LOAD)
+COMMIT_AND_MARK = _script(b"commit", commit=COMMIT)
+FILL = _script(b"fill", commit=COMMIT)
+VERIFY = _script(b"verify")
+SNAPSHOT = _script(b"snapshot", load=LOAD)
+MARK_CLEAN = _script(b"mark_clean")
+MARK_DIRTY = _script(b"mark_dirty")
+POSTPONE = _script(b"postpone")
+RAISE_VERSION = _script(b"raise_version")
+LEASE_DIRTY = Script((FOLDER / "lease.lua").read_bytes())
 
 VANISHED = "a record was gone from Redis that PostgreSQL may lack: was it evicted, or deleted by hand?"
 
@@ -84,7 +82,7 @@ class Cold:
     """A record that is not here.
 
     Attributes:
-        lease: what to show when bringing it.
+        lease: proves that the caller may fill in the record.
     """
 
     lease: str
@@ -118,10 +116,10 @@ class HybridRedis(RedisStore):
         """Make it, not connected yet.
 
         Args:
-            connection: the way to the server.
+            connection: connections to the server.
             namespace: keeps several bots apart on one server.
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
             cache_ttl: seconds that a record stays once PostgreSQL has it.
             delay: seconds that a record waits for further changes before a flusher may take it.
         """
@@ -141,13 +139,13 @@ class HybridRedis(RedisStore):
         return bool(await self.connection.ask("EXISTS", f"{self._namespace}:bot"))
 
     async def look(self, user_id: str) -> Warm | Cold:
-        """Read a record, or get the lease to bring it.
+        """Read a record, or get the lease to load it from PostgreSQL.
 
         Raises:
             StateUnavailable: the server does not answer.
             StateCorrupt: what is here is no record.
         """
-        reply = await self._evaluate(LOOK, user_id, secrets.token_hex(8), int(LEASE_SECONDS * 1000))
+        reply = await self._evaluate(LOAD_OR_LEASE, user_id, secrets.token_hex(8), int(LEASE_SECONDS * 1000))
         match reply:
             case [b"cold", lease]:
                 return Cold(lease.decode())
@@ -177,7 +175,7 @@ class HybridRedis(RedisStore):
             maybe_applied: whether this commit may have been applied before.
 
         Raises:
-            NotReady: the record has to be brought here, or compared with PostgreSQL's, first.
+            NotReady: the record has to be loaded from PostgreSQL, or compared with it, first.
             StateError: as `StateStore.commit`.
         """
         delay = self._lease if lease else self._delay
@@ -194,7 +192,7 @@ class HybridRedis(RedisStore):
             case [b"conflict"] if maybe_applied:
                 raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
             case [b"conflict"]:
-                raise StateConflict("somebody else committed first", user_id)
+                raise StateConflict("another commit was first", user_id)
         raise StateCorrupt("what is stored is no record of this bot", user_id)
 
     async def snapshot(self, user_id: str) -> Snapshot | None:
@@ -228,10 +226,10 @@ class HybridRedis(RedisStore):
         return Snapshot(user_id, record.version, record.forgotten, next_message, expires, content)
 
     async def fill(self, snapshot: Snapshot, lease: str) -> bool:
-        """Bring a record that is missing.
+        """Put a missing record into Redis.
 
         Returns:
-            Whether the lease was still good.
+            Whether the lease was still valid.
         """
         return bool(await self._put(snapshot, lease, 0))
 
@@ -268,7 +266,9 @@ class HybridRedis(RedisStore):
         Returns:
             `False` when it is from before this run of the server: then the other one is newer.
         """
-        return bool(await self._evaluate(RAISE, snapshot.user_id, snapshot.version, version) != b"older")
+        return bool(
+            await self._evaluate(RAISE_VERSION, snapshot.user_id, snapshot.version, version) != b"older"
+        )
 
     async def mark_dirty(self, user_id: str) -> bool:
         """Have PostgreSQL get a record once more.

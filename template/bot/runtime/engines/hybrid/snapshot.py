@@ -10,10 +10,11 @@ from bot.runtime.state.store import Changes
 
 
 class HybridSettings(Environment):
-    """Settings of the hybrid engine, beside those of its two servers."""
+    """Hybrid: when commits count, and when they are flushed."""
 
     hybrid_ack: Literal["redis", "postgres"] = Field(
-        "redis", description="Whose word is enough to acknowledge an update."
+        "redis",
+        description="Acknowledge an update when Redis has it, or when PostgreSQL has it, too.",
     )
     hybrid_flush_interval: Seconds = Field(
         0.5, description="Seconds a record waits in Redis for further changes before it is flushed."

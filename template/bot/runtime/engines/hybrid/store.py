@@ -1,36 +1,32 @@
-"""The hybrid engine: turns commit in Redis, and rest in PostgreSQL.
+"""The hybrid engine: Redis is a write-behind cache of PostgreSQL.
 
-Redis holds records in use, as the Redis engine does; PostgreSQL holds everybody, as the PostgreSQL engine
-does. A commit marks its user *dirty*: PostgreSQL may lack it. Flushers (`hybrid_flusher`) bring dirty
-records there and mark them clean. What is not in Redis is *cold*, and is brought back by whoever needs
-it. What could go wrong:
+Turns commit in Redis, which marks the user as *dirty*: PostgreSQL may lack the commit. Flushers write dirty
+records to PostgreSQL and mark them clean. A record that is not in Redis is *cold* and is loaded when needed.
+What can go wrong, and what is done about it:
 
-- commit, then flush: The script that commits marks in the same step. Flushing can be repeated: PostgreSQL
-  takes a version only in the place of a lower one, so a late flush does not turn it back.
-- commit during a flush: The record is marked clean only if it still has the version that was flushed.
-- two flushers: A lease keeps others away for a while. Were it to run out, they would write the same.
-- eviction, expiry: Keys of a dirty record have no expiry, so a policy for volatile keys spares them; the
-  time at which it is to be forgotten stands in the record. A clean record that misses a key is removed,
-  and is cold. A commit to a cold user is refused until the record is brought, also one that expects none:
-  PostgreSQL may hold one.
-- expiry while dirty: It reads as empty but stays until it is flushed, because an older one may stand in
-  PostgreSQL. So a forgotten user's marker outlives even an outage longer than itself.
-- slow reader: To bring a record takes a lease, got before PostgreSQL is read. Filling uses it up, and so
-  does every commit: so what was read before any of those is never put into Redis.
-- forget: PostgreSQL holds the user's row while Redis decides: a flush under way is waited for, one that
-  comes later is refused by the marker's version. Without PostgreSQL, Redis is not asked. After Redis has
-  decided, the marker is dirty, and is flushed whatever happens.
-- Redis came back older: Each record knows the run of the server that wrote it. One from before this run
-  is compared with PostgreSQL's first: the higher version wins. While PostgreSQL is away it is taken as it
-  is, unless HYBRID_ACK=postgres. That can make a fork:
-- fork: PostgreSQL refuses the version, and holds another commit under it. This run has acknowledged what
-  Redis holds, so its version is raised above the other, and it is written again. Only the very same
-  commit, known by its token, counts as flushed.
-- PostgreSQL came back older: `bot state flush --all` marks all that is in Redis dirty.
+Commit, then flush     One script commits and marks. PostgreSQL accepts only higher versions, so a late flush
+                       or a repeated one does no harm.
+Commit during a flush  The record is marked clean only if it still has the version that was flushed.
+Two flushers           A lease keeps others away. After it has run out they would write the same.
+Eviction, expiry       Keys of dirty records have no expiry, so a volatile policy spares them; the record has
+                       its own time of expiry. A clean record that lacks a key is removed, and so cold.
+                       A commit to a cold record is refused until it is loaded.
+Expiry while dirty     The record reads as empty and stays until it is flushed, as PostgreSQL may have an
+                       older one.
+Slow reader            Loading takes a lease before PostgreSQL is read. Every load and commit ends the lease,
+                       so an outdated record is never put into Redis.
+Forget                 PostgreSQL locks the user's row while Redis decides. A later flush is refused by the
+                       marker's version. Without PostgreSQL, nothing is decided. Afterwards the marker is
+                       dirty, so it is flushed whatever happens.
+Redis restored older   Each record has the run id of the server that wrote it. One from before this run is
+                       compared with PostgreSQL's first; the higher version wins. While PostgreSQL is away it
+                       is used as it is, unless HYBRID_ACK=postgres.
+Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
+                       has, so the version there is raised and flushed again. Tokens tell commits apart.
+PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
 
-With HYBRID_ACK=postgres a commit returns when its flush is done, and `load` flushes what is dirty before
-it shows it: so an update that was applied, but not flushed, is not acknowledged when it is delivered
-again either.
+With HYBRID_ACK=postgres a commit returns after its flush, and `load` flushes a dirty record first: an update
+that was applied but not flushed is not acknowledged when it is delivered again either.
 """
 
 import asyncio
@@ -60,10 +56,10 @@ if TYPE_CHECKING:
     from bot.runtime.config import Settings
 
 ATTEMPTS = 5
-"""How often a record is brought to Redis for one load or commit: it may be evicted at once."""
+"""How often a record is loaded into Redis for one load or commit: it may be evicted immediately."""
 
 CLOSE_SECONDS = 8.0
-"""How long to go on flushing when the bot stops. What is left waits in Redis."""
+"""How long flushing may take when the bot stops. What is left stays in Redis."""
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +79,9 @@ class HybridStore:
         """Make a store that is not connected yet.
 
         Args:
-            redis: where turns commit; it belongs to the store from now on.
-            postgres: where records rest; it, too.
-            settings: whose word counts, and how flushing is done.
+            redis: where turns commit; the store owns it from now on.
+            postgres: where records rest; the store owns it, too.
+            settings: when a commit counts, and how records are flushed.
         """
         self.limits = redis.limits
         self.redis = redis
@@ -155,7 +151,7 @@ class HybridStore:
         self.flusher.start()
 
     async def close(self) -> None:
-        """Flush what waits, if this process committed any of it, and let go of every connection."""
+        """Flush what waits, if this process committed any of it, and close every connection."""
         if self._is_connected:
             self._is_connected = False
             reconnecting, self._reconnecting = self._reconnecting, None
@@ -168,7 +164,7 @@ class HybridStore:
         await self._disconnect()
 
     async def ping(self) -> "Mapping[str, float]":
-        """Ask Redis for a sign of life, and how much waits to be flushed. See `StateStore.ping`."""
+        """Check that Redis answers, and report how much is waiting to be flushed. See `StateStore.ping`."""
         backlog = await self.redis.backlog()
         return {"flush_backlog": backlog.users, "flush_backlog_seconds": round(backlog.seconds, 1)}
 
@@ -205,10 +201,10 @@ class HybridStore:
                 return found.record
             else:
                 return found.record
-        raise StateUnavailable("the record could not be brought to Redis", user_id)
+        raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
-        """Write changes: one round trip when Redis' word is enough. See `StateStore.commit`."""
+        """Write changes: one round trip with HYBRID_ACK=redis. See `StateStore.commit`."""
         check_size(user_id, changes, self.limits)
         self._has_committed = True
         if changes.forget:
@@ -231,7 +227,7 @@ class HybridStore:
                 if self._waits:
                     await self._flush(user_id)
                 return version
-        raise StateUnavailable("the record could not be brought to Redis", user_id)
+        raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker in both places. See `StateStore.forget`."""
@@ -274,7 +270,7 @@ class HybridStore:
         return await self.flusher.drain(seconds)
 
     async def _bring(self, user_id: str) -> bool:
-        """Have Redis hold the newest record; whether one that cannot be compared has to do."""
+        """Load the newest record into Redis. Returns whether an unverified one has to be accepted."""
         found = await self.redis.look(user_id)
         if isinstance(found, Cold):
             _, snapshot = await self.postgres.read(user_id)
@@ -283,10 +279,10 @@ class HybridStore:
         return not (found.is_verified or await self._compare(user_id, found.record))
 
     async def _compare(self, user_id: str, record: UserRecord) -> bool:
-        """Compare what Redis had when it started with what PostgreSQL has, and let the newer one win.
+        """Compare what Redis had when it started with what PostgreSQL has; the newer version wins.
 
         Returns:
-            Whether Redis now holds the newest. `False` when PostgreSQL is away and Redis' word is enough.
+            Whether Redis now holds the newest. `False` when PostgreSQL is away and HYBRID_ACK=redis.
         """
         try:
             rested, snapshot = await self.postgres.read(user_id)
@@ -330,7 +326,7 @@ class HybridStore:
         return version
 
     async def _flush(self, user_id: str) -> None:
-        """Have PostgreSQL hold what Redis does.
+        """Flush a record.
 
         Raises:
             StateUnavailable: it does not yet, whatever the reason; the flusher goes on trying.
@@ -342,7 +338,7 @@ class HybridStore:
             raise StateUnavailable(f"in Redis, but not in PostgreSQL ({error})", user_id) from None
 
     async def _reconnect(self) -> None:
-        """Go on waiting for PostgreSQL."""
+        """Retry until PostgreSQL answers."""
         while True:
             try:
                 await self.postgres.connect()

@@ -59,7 +59,7 @@ class MemoryStore:
 
         Args:
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
         """
         self.limits = limits or Limits()
         self._ttl = ttl
@@ -120,7 +120,7 @@ class MemoryStore:
         if row.token == changes.token:
             return row.version
         if expect is not None and expect != row.version:
-            raise StateConflict("somebody else committed first", user_id)
+            raise StateConflict("another commit was first", user_id)
         check_size(user_id, changes, self.limits)
         self._rows[user_id] = self._applied(row, changes)
         self._sweep()

@@ -1,4 +1,4 @@
-"""A PostgreSQL database: its settings, and a pool of connections that mends itself."""
+"""A PostgreSQL database: its settings, and a pool of connections that recovers by itself."""
 
 import asyncio
 import random
@@ -44,7 +44,7 @@ PASSING = (
     asyncpg.TransactionRollbackError,  # deadlock, serialization failure
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
 )
-"""What may be well again in a moment, but for `FINAL`."""
+"""Errors that may pass: worth a retry, unless they are `FINAL`, too."""
 
 FINAL = (
     ValueError,  # options and arguments that cannot be, certificates that do not fit
@@ -53,7 +53,7 @@ FINAL = (
 
 
 class DatabaseSettings(Environment):
-    """How to reach the database."""
+    """The PostgreSQL database."""
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL. Unset: a server of its own in .data/, for development."
@@ -197,7 +197,7 @@ class Database:
             pool.terminate()
 
     async def connect(self) -> Connection:
-        """Open a connection beside the pool.
+        """Open a connection outside the pool.
 
         Raises:
             StateUnavailable: the server refuses us.
@@ -302,7 +302,7 @@ class _IsReadOnly(ConnectionError):
 
 
 class _Waiting:
-    """Says once that the server is not there yet."""
+    """Logs once that the server does not answer yet."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -343,7 +343,7 @@ def delays() -> Iterator[float]:
 
 
 async def _keep(connection: Connection) -> None:
-    """Give a connection back as it is: the default would cost a round trip, and nothing changes sessions."""
+    """Return a connection without a reset, which would cost a round trip: nothing changes sessions."""
 
 
 async def _ask(connection: Connection) -> None:

@@ -2,7 +2,16 @@
 
 The folder `migrations` here is an Alembic environment with the engine's own migrations: the branch `state`,
 whose ids sort by age. The owner's, in `migrations/` at the top of the project, are a branch of their own. All
-run in one transaction, one process at a time.
+run in one transaction, one process at a time. An owner begins with `migrations/app_0001.py`:
+
+    from alembic import op
+
+    revision, down_revision, branch_labels, depends_on = "app_0001", None, ("app",), None
+
+    def upgrade() -> None:
+        op.execute("CREATE TABLE note (id bigint PRIMARY KEY, text text NOT NULL)")
+
+In the next one, `down_revision` is "app_0001" and `branch_labels` is `None`.
 """
 
 from contextlib import AsyncExitStack

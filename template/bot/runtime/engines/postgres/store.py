@@ -37,7 +37,7 @@ SWEEP_SECONDS = 3600.0
 
 
 class PostgresStore:
-    """Keeps records in PostgreSQL, for ever unless told otherwise."""
+    """Keeps records in PostgreSQL, without a time limit by default."""
 
     name: ClassVar[str] = "postgres"
     survives_exit: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class PostgresStore:
             database: where the tables are, or a development server, which is then started and migrated.
             schema: the tables' schema.
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
         """
         self.limits = limits or Limits()
         self._embedded = database if isinstance(database, PostgresDevServer) else None
@@ -85,7 +85,7 @@ class PostgresStore:
 
     @classmethod
     def database_of(cls, settings: DatabaseSettings) -> Database | None:
-        """Make the way to the database that these settings describe; `None` when they name none.
+        """Make the database that these settings describe; `None` when they name none.
 
         Raises:
             OperatorError: they do not fit together.
@@ -102,7 +102,7 @@ class PostgresStore:
         if self._sweeper:
             return
         try:
-            database = await self._open()
+            database = await self.open_database()
             revision = await database.run(lambda connection: schema.applied(connection, self._schema))
             if self._embedded and revision != schema.REVISION:
                 await self._migrate(database)
@@ -114,7 +114,7 @@ class PostgresStore:
         self._sweeper = asyncio.create_task(self._sweep_now_and_then())
 
     async def close(self) -> None:
-        """Let go of every connection, and of the development server."""
+        """Close every connection, and leave the development server."""
         sweeper, self._sweeper = self._sweeper, None
         if sweeper:
             sweeper.cancel()
@@ -126,14 +126,14 @@ class PostgresStore:
             await self._embedded.stop()
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life. See `StateStore.ping`."""
-        await self._opened.run(lambda connection: connection.fetchval("SELECT 1"), seconds=2)
+        """Check that the server answers. See `StateStore.ping`."""
+        await self.database.run(lambda connection: connection.fetchval("SELECT 1"), seconds=2)
 
     async def migrate(self) -> str:
         """Bring the tables to what this code needs. See `OperatorStore.migrate`."""
         is_connected = self._sweeper is not None
         try:
-            return await self._migrate(await self._open())
+            return await self._migrate(await self.open_database())
         finally:
             if not is_connected:
                 await self.close()
@@ -149,7 +149,7 @@ class PostgresStore:
             owner: int = await connection.fetchval(self._sql.owner)
             return owner
 
-        owner = await self._opened.run(work)
+        owner = await self.database.run(work)
         if owner != bot_id:
             raise StateForeign(
                 f"the tables in schema {self._schema} belong to bot {owner}, not to {bot_id}: "
@@ -158,7 +158,7 @@ class PostgresStore:
 
     async def load(self, user_id: str) -> UserRecord:
         """Read a record. See `StateStore.load`."""
-        row = await self._opened.run(
+        row = await self.database.run(
             lambda connection: connection.fetchrow(self._sql.load, user_id), user_id=user_id
         )
         return UserRecord(user_id) if row is None else decode_row(user_id, row)
@@ -199,13 +199,13 @@ class PostgresStore:
                 return version
             if is_lost:
                 raise StateUnavailable("nobody knows whether it was committed: others came after", user_id)
-            raise StateConflict("somebody else committed first", user_id)
+            raise StateConflict("another commit was first", user_id)
 
-        return await self._opened.run(work, user_id=user_id)
+        return await self.database.run(work, user_id=user_id)
 
     async def _version(self, user_id: str) -> int:
         """The version to expect, also of a record that is corrupt."""
-        version: int | None = await self._opened.run(
+        version: int | None = await self.database.run(
             lambda connection: connection.fetchval(self._sql.version, user_id), user_id=user_id
         )
         return version or 0
@@ -213,7 +213,7 @@ class PostgresStore:
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         existed = bool(
-            await self._opened.run(
+            await self.database.run(
                 lambda connection: connection.fetchval(self._sql.exists, user_id), user_id=user_id
             )
         )
@@ -224,7 +224,7 @@ class PostgresStore:
         """The ids of all users. See `StateStore.users`."""
         last = ""
         while True:
-            page = await self._opened.run(partial(self._page_of_users, last))
+            page = await self.database.run(partial(self._page_of_users, last))
             for user_id in page:
                 yield user_id
             if len(page) < PAGE:
@@ -236,7 +236,7 @@ class PostgresStore:
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user. See `OperatorStore.raw`."""
-        text: str | None = await self._opened.run(
+        text: str | None = await self.database.run(
             lambda connection: connection.fetchval(self._sql.raw, user_id), user_id=user_id
         )
         return text or "null"
@@ -249,7 +249,9 @@ class PostgresStore:
         """
         swept = 0
         while True:
-            status: str = await self._opened.run(lambda connection: connection.execute(self._sql.sweep, PAGE))
+            status: str = await self.database.run(
+                lambda connection: connection.execute(self._sql.sweep, PAGE)
+            )
             deleted = int(status.split()[-1])
             swept += deleted
             if deleted < PAGE:
@@ -265,15 +267,21 @@ class PostgresStore:
     async def diagnose(self) -> list[Finding]:
         """Look for what could cost records or keep the bot from running. See `OperatorStore.diagnose`."""
         tables = Finding("ok", f"the tables in schema {self._schema} are at {schema.REVISION}")
-        return [*await self._opened.diagnose(), tables]
+        return [*await self.database.diagnose(), tables]
 
     @property
-    def _opened(self) -> Database:
+    def database(self) -> Database:
+        """The database.
+
+        Raises:
+            StateUnavailable: the store is not connected.
+        """
         if self._database is None:
             raise StateUnavailable("the store is not connected")
         return self._database
 
-    async def _open(self) -> Database:
+    async def open_database(self) -> Database:
+        """Open the database, and start the development server first if it is that one's."""
         if self._database is None:
             assert self._embedded
             self._database = Database(await self._embedded.start())

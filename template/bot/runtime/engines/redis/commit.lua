@@ -8,7 +8,7 @@
 --       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
 --       applied  string: update ids, oldest first, each with a comma behind it
 -- ARGV  1  token of this commit
---       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for ever), most
+--       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
 --          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
 --          lengths of what follows
 --       3… keys and values to set in state, keys to delete there, the same two for meta, messages, applied ids,

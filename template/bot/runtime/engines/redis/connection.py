@@ -1,4 +1,4 @@
-"""The way to Redis: its address and settings, how long to wait, what to try again, and what errors mean."""
+"""Connections to Redis: address and settings, time-outs, retries, and what errors mean."""
 
 import asyncio
 import builtins
@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -50,7 +49,7 @@ SOCKET_SECONDS = 5.0
 """How long to wait for a connection, a free place in the pool, or an answer."""
 
 IDLE_SECONDS = 30
-"""A connection that was idle for longer is asked for a sign of life before it is used."""
+"""A connection that was idle for longer is checked before it is used."""
 
 PASSING = (
     ConnectionError,
@@ -60,7 +59,7 @@ PASSING = (
     TryAgainError,
     RedisClusterException,
 )
-"""What a restart or a failover brings with it. An answer that does not come in time is not among them:
+"""Errors of a restart or a failover. An answer that does not come in time is not among them:
 whoever waits for it has waited long enough."""
 
 REASONS = {
@@ -86,14 +85,12 @@ log = structlog.get_logger(__name__)
 
 
 class RedisSettings(Environment):
-    """Settings of the connection."""
+    """The connection to Redis or Valkey."""
 
     redis_url: SecretStr | None = Field(
         None, description="redis://, rediss:// (TLS) or unix:// address. Unset: a server of its own."
     )
-    redis_ca_file: FilePath | None = Field(
-        None, description="Certificates of the authorities that may vouch for the server."
-    )
+    redis_ca_file: FilePath | None = Field(None, description="Certificate authorities to trust (PEM).")
     redis_cert_file: FilePath | None = Field(None, description="The bot's own certificate, for mutual TLS.")
     redis_key_file: FilePath | None = Field(None, description="The key of that certificate.")
     redis_sentinel_master: str | None = Field(
@@ -199,10 +196,10 @@ class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 class Script:
     """A Lua script; the server knows it by its digest once it has run it."""
 
-    def __init__(self, path: Path) -> None:
-        """Read it from a file."""
-        self.text = path.read_bytes()
-        self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
+    def __init__(self, text: bytes) -> None:
+        """Make it of its source code."""
+        self.text = text
+        self.digest = sha1(text, usedforsecurity=False).hexdigest()
 
 
 class RedisConnection:

@@ -25,8 +25,8 @@ async def diagnose(
     """Look at the server, or at every primary of the cluster.
 
     Args:
-        connection: the way to it.
-        ttl: seconds that records are kept; `None` for ever.
+        connection: connections to it.
+        ttl: seconds that records are kept; `None` for no limit.
         judges: what to look for in what each server says of itself; not given: all there is here.
 
     Raises:
@@ -63,7 +63,7 @@ def certificate(address: Address) -> list[Finding]:
         Finding(
             "warning",
             "REDIS_URL turns checks of the server's certificate off (ssl_cert_reqs, ssl_check_hostname), so "
-            "whoever answers in its place has the records: say in REDIS_CA_FILE who vouches for it instead",
+            "another server could take its place: set REDIS_CA_FILE to its certificate authority instead",
         )
     ]
 
@@ -71,7 +71,7 @@ def certificate(address: Address) -> list[Finding]:
 def lifetime(ttl: float | None) -> Finding:
     """How long records are kept."""
     if ttl is None:
-        return Finding("ok", "records are kept for ever (STATE_TTL=0)")
+        return Finding("ok", "records are kept without a time limit (STATE_TTL=0)")
     return Finding("ok", f"records are kept for {ttl / 3600:g} hours after their last change (STATE_TTL)")
 
 

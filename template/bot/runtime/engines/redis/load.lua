@@ -1,4 +1,4 @@
--- Reads one user's record in one piece: no commit and no expiry comes between its keys.
+-- Reads one user's record in one step: atomically, so no commit or expiry happens in between.
 -- KEYS: state, history, meta, applied
 
 return {

@@ -6,7 +6,7 @@
     <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
     <namespace>:bot                   the id of the bot whose records these are
 
-The braces keep a user's keys on one node of a cluster. All four expire at the same millisecond.
+The braces (a hash tag) keep a user's keys in one slot of a cluster. All four expire at the same millisecond.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -37,8 +37,8 @@ FSM = "fsm:"
 OUTBOX = "outbox:"
 
 FOLDER = Path(__file__).parent
-LOAD = Script(FOLDER / "load.lua")
-COMMIT = Script(FOLDER / "commit.lua")
+LOAD = Script((FOLDER / "load.lua").read_bytes())
+COMMIT = Script((FOLDER / "commit.lua").read_bytes())
 
 log = structlog.get_logger(__name__)
 
@@ -59,10 +59,10 @@ class RedisStore:
         """Make a store that is not connected yet.
 
         Args:
-            connection: the way to the server; it belongs to the store from now on.
+            connection: connections to the server; the store owns them from now on.
             namespace: keeps several bots apart on one server.
             limits: what one record may hold.
-            ttl: seconds after its last commit that a record is kept; `None` for ever.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
         """
         self.limits = limits or Limits()
         self.connection = connection
@@ -82,7 +82,7 @@ class RedisStore:
 
     @classmethod
     def connection_to(cls, settings: RedisSettings) -> RedisConnection:
-        """Make the way to the server that these settings describe.
+        """Make the connections that these settings describe.
 
         Raises:
             OperatorError: there is no address, and no server that could be started here.
@@ -92,19 +92,19 @@ class RedisStore:
     async def connect(self) -> None:
         """Wait for the server. See `StateStore.connect`."""
         await self.connection.open()
-        log.info("connected to redis", namespace=self._namespace, seconds_kept=self._ttl or "for ever")
+        log.info("connected to redis", namespace=self._namespace, seconds_kept=self._ttl or "no limit")
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         await self.connection.close()
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life. See `StateStore.ping`."""
+        """Check that the server answers. See `StateStore.ping`."""
         await self.connection.ask("PING")
 
     async def migrate(self) -> str:
         """Do nothing: there is no schema."""
-        return "redis has no schema: nothing to migrate (`bot state adopt` takes over records of other bots)"
+        return "redis has no schema: nothing to migrate"
 
     async def diagnose(self) -> list[Finding]:
         """Look for what could cost records. See `OperatorStore.diagnose`."""
@@ -166,7 +166,7 @@ class RedisStore:
                 # The first attempt may have been applied, and then overtaken.
                 raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
             case [b"conflict"]:
-                raise StateConflict("somebody else committed first", user_id)
+                raise StateConflict("another commit was first", user_id)
         raise StateCorrupt("what is stored is no record of this bot", user_id)
 
     def _arguments(self, changes: Changes, expect: int | None) -> list[Any]:

@@ -81,7 +81,7 @@ def make_next(template: Path) -> None:
     # Every range of every dependency, and another one at the end of each list.
     pyproject = template / "pyproject.toml.jinja"
     text, bumped = re.subn(
-        r'^(    "[^"]+>=[0-9.]+)', r"\1.0", pyproject.read_text("utf-8"), flags=re.MULTILINE
+        r'^(    "[^">]+>=\d+(?:\.\d+)*)(?=[,"])', r"\1.0", pyproject.read_text("utf-8"), flags=re.MULTILINE
     )
     text, ends = re.subn(r"^    # ---\n(?=    # .+\n)", '    "zope>=1",\n\\g<0>', text, flags=re.MULTILINE)
     assert bumped > 20

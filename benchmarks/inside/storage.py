@@ -28,8 +28,8 @@ import uvloop
 from proxy import CountingProxy
 from turn import Ours
 
-from bot.runtime.engines import create_store
 from bot.runtime.config import Settings
+from bot.runtime.engines import create_store
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Message, OutboxEntry, UserRecord
 from bot.runtime.state.store import StateStore

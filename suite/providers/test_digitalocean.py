@@ -11,8 +11,8 @@ from bot.runtime.cloud.digitalocean import DigitaloceanStore
 from bot.runtime.config import Settings
 from bot.runtime.errors import OperatorError, StateUnavailable
 from bot.runtime.state.store import Changes
+from suite.engines.postgres.pooler import PGBOUNCER
 from suite.engines.postgres.server import OwnServer
-from suite.engines.postgres.test_pooler import PGBOUNCER
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from suite.support.command_line import run
 

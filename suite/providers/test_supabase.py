@@ -15,8 +15,8 @@ from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Connection, Database
 from bot.runtime.errors import OperatorError, StateError, StateUnavailable
 from bot.runtime.state.store import Changes
+from suite.engines.postgres.pooler import PGBOUNCER
 from suite.engines.postgres.server import OwnServer
-from suite.engines.postgres.test_pooler import PGBOUNCER
 from suite.engines.postgres.tls import NOWHERE, Authority, Names, TlsServer, problems
 from suite.support.command_line import run
 

@@ -9,7 +9,10 @@ import pytest
 from bot.runtime.engines.postgres import schema as postgres_schema
 from bot.runtime.engines.postgres.connection import Connection, Database
 from suite.engines.postgres.harness import PostgresHarness, server_url
+from suite.engines.postgres.pooler import pooler
 from suite.engines.postgres.server import OwnServer
+
+__all__ = ["connection", "empty_schema", "own_database", "own_server", "pooler", "postgres"]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to note what is left out."""
-    config.stash[LEFT_OUT] = defaultdict(list)
+    config.stash[LEFT_OUT] = defaultdict[str, list[str]](list)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

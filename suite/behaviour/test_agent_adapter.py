@@ -8,7 +8,7 @@ import pytest
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.errors import StateValueError
 from bot.runtime.state.record import UserRecord
-from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.store import Changes, OperatorStore, StateStore
 from suite.agents import CountingAgent, SourceStyleAgent
 
 pytestmark = pytest.mark.clause("agent.interface")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.clause("agent.interface")
 class Counted:
     """Stands in front of a store and counts its calls."""
 
-    def __init__(self, store: OperatorStore) -> None:
+    def __init__(self, store: StateStore) -> None:
         self._store = store
         self.calls: list[str] = []
 

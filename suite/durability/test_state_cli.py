@@ -229,7 +229,7 @@ async def test_of_a_user_that_was_only_forgotten_there_is_nothing_to_export(
 async def test_import_can_merge(tmp_path: Path, store: OperatorStore) -> None:
     await put(store, "1", old=1, both=1)
     file = tmp_path / "users.jsonl"
-    empty = {"history": [], "fsm": {}, "applied": [], "outbox": {}}
+    empty: dict[str, Any] = {"history": [], "fsm": {}, "applied": [], "outbox": {}}
     file.write_text(json.dumps({"user_id": "1", "state": {"both": 2, "new": 3}, **empty}) + "\n")
     result = await asyncio.to_thread(run, tmp_path, "state", "import", "--merge", str(file))
     assert (result.returncode, result.stderr) == (0, "")

@@ -1,5 +1,7 @@
 """Fixtures of the flow's tests: a bot with the template's conversation, and somebody who talks to it."""
 
+from typing import Any
+
 import pytest
 
 from bot.runtime.state.store import OperatorStore
@@ -13,7 +15,7 @@ from suite.support.runtime import MakeRuntime, Mode, Runtime
 def make_runtime(telegram: FakeTelegram, store: OperatorStore) -> MakeRuntime:
     """Make a bot that has the conversation; `settings` are its settings."""
 
-    def make(mode: Mode, **settings: object) -> Runtime:
+    def make(mode: Mode, **settings: Any) -> Runtime:
         runtime = Runtime(telegram, store, mode, **settings)
         runtime.owner = flow_owner()
         return runtime

@@ -103,6 +103,7 @@ async def connect() -> None:
 @dispatcher.message(Command("export"))
 async def export(message: Message) -> None:
     """Tell what is kept, as the torture suite asks in the end."""
+    assert message.from_user
     state = await store.get(str(message.from_user.id))
     await message.answer_document(BufferedInputFile(json.dumps({"state": state}).encode(), "state.json"))
 
@@ -110,6 +111,8 @@ async def export(message: Message) -> None:
 @dispatcher.message()
 async def converse(message: Message) -> None:
     """Read, think, write."""
+    assert message.text
+    assert message.from_user
     name, seconds = message.text.split()
     user_id = str(message.from_user.id)
     state = await store.get(user_id)

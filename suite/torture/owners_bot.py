@@ -84,7 +84,7 @@ def watch() -> None:
 
     class Witnessed(Transaction):
         def __init__(self, bot: "Bot", dispatcher: "Dispatcher", *arguments: Any, **keywords: Any) -> None:
-            dispatcher.message.outer_middleware(witness)
+            dispatcher.message.outer_middleware(witness)  # type: ignore[arg-type]
             super().__init__(bot, dispatcher, *arguments, **keywords)
 
     load = app.load_owner
@@ -93,7 +93,7 @@ def watch() -> None:
         owner = load()
         return replace(owner, agent=lambda token: watched(owner.agent(token)))
 
-    app.Transaction = Witnessed  # type: ignore[misc]
+    setattr(app, "Transaction", Witnessed)  # noqa: B010 - which it does not export
     app.load_owner = load_watched
 
 

@@ -8,7 +8,7 @@ fire.
 What depends on the engine is proven in a bot of each engine (`--part engine`):
 
     contract/      what every store does, and what a turn does with it
-    durability/    restart, faults, processes, operation, `bot state`: every engine that outlives the process
+    durability/    restart, faults, processes: every engine that outlives the process
     engines/       what one engine promises besides, what a turn costs on it, and its harness
     dev_servers/   the server for development, of engines that bring one
     providers/     one cloud provider, in a bot of that provider
@@ -16,7 +16,7 @@ What depends on the engine is proven in a bot of each engine (`--part engine`):
 
 What does not is proven once, in a bot of any engine that outlives the process (`--part once`):
 
-    behaviour/     commands, texts, polling, webhook, outbox, errors, logs, health, command line
+    behaviour/     commands, texts, polling, webhook, outbox, errors, logs, health, operation, command line
     flow/          the example of a conversation in steps, as the template has it
     own/           the kit itself: the rules of its Telegram, torture's books, the list of clauses
 

@@ -9,55 +9,64 @@ from typing import Any
 import pytest
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, clean_env, combinations, engine, first_of_each_engine, run
+from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, run
 
 Record = Callable[[str, object], None]
-
-SECONDS = {"contract": 60, "durability": 90, "engines": 60, "torture": 45, "providers": 30}
-"""About how long each part takes, so that the longest begin first."""
 
 A_FEW = 3
 """So many tests of a part may be tried again; when more fail, it is no accident."""
 
+SECONDS = {"contract": 60, "durability": 40, "engines": 60, "torture": 30, "behaviour": 180, "providers": 30}
+"""About how long each part takes, so that the longest begin first."""
+
+MODES = {
+    "memory": "polling",
+    "postgres": "webhook",
+    "hybrid": "polling",
+    "dynamodb": "webhook",
+    "firestore": "polling",
+}
+"""How updates come in the ordinary run, where torture does not try both ways. `--full` tortures at length."""
+
+ONCE = {"backend": "fsm", "fsm_storage": "redis"}
+"""The bot on which is proven what does not depend on the engine."""
+
 
 def pieces() -> list[Any]:
     """What is run on which bot, as parameters of a test."""
-    found = []
+    found: list[tuple[str, Answers, list[str]]] = []
     for name, answers in first_of_each_engine().items():
         for part in ("contract", "durability", "engines", "torture"):
             if part == "durability" and name == "memory":
                 continue
-            folders = [f"suite/{part}", *(["suite/dev_servers"] if part == "engines" else [])]
-            found.append((answers, "engine", folders, SECONDS[part]))
-    once = {"backend": "fsm", "fsm_storage": "redis"}
-    found += [(once, "once", [f"suite/{part}"], 60) for part in ("behaviour", "flow", "own")]
+            arguments = ["--part", "engine", f"suite/{part}"]
+            arguments += ["suite/dev_servers"] if part == "engines" else []
+            arguments += ["-k", MODES[name]] if part == "torture" and name in MODES else []
+            found.append((f"{name}-{part}", answers, arguments))
+    for part in ("behaviour", "flow", "own"):
+        found.append((f"once-{part}", ONCE, ["--part", "once", f"suite/{part}"]))
     for answers in combinations():
-        if answers["backend"] == "cloud":
-            found.append((answers, "engine", ["suite/providers"], SECONDS["providers"]))
+        if provider := answers.get("cloud_provider"):
+            found.append((f"{provider}-providers", answers, ["--part", "engine", "suite/providers"]))
     return [
         pytest.param(
             answers,
-            part,
-            folders,
-            id=f"{engine(answers) if part == 'engine' else 'once'}-{folders[0].partition('/')[2]}"
-            if folders != ["suite/providers"]
-            else answers["cloud_provider"],
-            marks=pytest.mark.slow(seconds),
+            arguments,
+            id=name,
+            marks=pytest.mark.slow(SECONDS.get(name.partition("-")[2], 40)),
         )
-        for answers, part, folders, seconds in found
+        for name, answers, arguments in found
     ]
 
 
-@pytest.mark.parametrize(("answers", "part", "folders"), pieces())
-def test_kept(
-    render: Render, record_property: Record, answers: Answers, part: str, folders: list[str]
-) -> None:
+@pytest.mark.parametrize(("answers", "arguments"), pieces())
+def test_kept(render: Render, record_property: Record, answers: Answers, arguments: list[str]) -> None:
     """The tests pass; what was skipped, and their number, is shown in the end.
 
     A machine with much else to do may break one: what fails runs once more, alone, and is named.
     """
     folder = render(**answers)
-    printed, code = prove(folder, "--part", part, *folders)
+    printed, code = prove(folder, *arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (suite/\S+?)(?: - .*)?$", printed, re.MULTILINE)
     if code == 1 and 0 < len(failed) <= A_FEW:
         record_property(SECOND_TRY, " ".join(failed))
@@ -81,6 +90,7 @@ def prove(folder: object, *arguments: str) -> tuple[str, int]:
 
 def test_every_part_is_run() -> None:
     """No folder of the kit is left out: each is run on some bot."""
-    run_somewhere = {folder for each in pieces() for folder in each.values[2]}
+    arguments = [argument for each in pieces() for argument in each.values[1]]
+    run_somewhere = {argument for argument in arguments if argument.startswith("suite/")}
     there = {f"suite/{path.parent.name}" for path in ROOT.glob("suite/*/test_*.py")} | {"suite/engines"}
     assert there == run_somewhere

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Workshop
-from support import ROOT, must, run, uv
+from conftest import Render
+from support import ROOT, must, prove, run
 
-pytestmark = pytest.mark.xdist_group("servers")
+SUITES = ("suite/contract", "suite/durability/test_state_cli.py")
+ON_DYNALITE = (
+    "suite/contract/test_store.py",
+    "suite/engines/dynamodb/test_items.py",
+    "suite/engines/dynamodb/test_races.py",
+)
 
-SUITES = ("suite/contract", "suite/test_state_cli.py")
 PATIENCE = 30.0
 
 
@@ -82,38 +86,43 @@ def dynalite_port() -> Iterator[int]:
         yield port
 
 
-def test_redis(workshop: Workshop, redis_port: int) -> None:
+@pytest.mark.slow(60)
+def test_redis(render: Render, redis_port: int) -> None:
     """Redis, which is not Valkey."""
-    passes(workshop, "redis", TEST_REDIS_URL=f"redis://127.0.0.1:{redis_port}/1")
+    passes(render(backend="redis"), TEST_REDIS_URL=f"redis://127.0.0.1:{redis_port}/1")
 
 
-def test_postgres(workshop: Workshop, postgres_port: int) -> None:
-    """An older PostgreSQL than the one that comes along."""
-    passes(workshop, "postgres", TEST_DATABASE_URL=database(postgres_port))
+@pytest.mark.slow(60)
+def test_postgres(render: Render, postgres_port: int) -> None:
+    """An older PostgreSQL than the one of the development server."""
+    passes(render(backend="postgres"), TEST_DATABASE_URL=database(postgres_port))
 
 
-def test_pgbouncer(workshop: Workshop, pgbouncer_port: int) -> None:
+@pytest.mark.slow(60)
+def test_pgbouncer(render: Render, pgbouncer_port: int) -> None:
     """PostgreSQL behind a pooler that gives each transaction another connection."""
     url = database(pgbouncer_port)
-    passes(workshop, "postgres", TEST_DATABASE_URL=url, TEST_DATABASE_POOLER="transaction")
+    passes(render(backend="postgres"), TEST_DATABASE_URL=url, TEST_DATABASE_POOLER="transaction")
 
 
-def test_dynalite(workshop: Workshop, dynalite_port: int) -> None:
+@pytest.mark.slow(120)
+def test_dynalite(render: Render, dynalite_port: int, pytestconfig: pytest.Config) -> None:
     """DynamoDB as other people have written it, with other gaps than moto's.
 
-    AWS' own cannot be had here, so more than the contract runs on this one too: flows, races, and the torture
-    suite's short form, but for what befalls a server.
+    It is slow, so the ordinary run takes what speaks to the engine most directly; `--full` also flows and the
+    torture suite's short form, but for what befalls a server.
     """
-    project = workshop({"backend": "fsm", "fsm_storage": "dynamodb"})
-    url = f"http://127.0.0.1:{dynalite_port}"
-    own = [f"suite/dynamodb/test_{name}.py" for name in ("items", "races", "wire")]
-    suites = (*SUITES, "suite/test_fsm.py", "suite/flow/test_flow.py", *own, "suite/torture")
-    uv(project, "run", "pytest", "-q", *suites, timeout=1200, TEST_DYNAMODB_URL=url)
+    suites = [*ON_DYNALITE]
+    if pytestconfig.getoption("full"):
+        suites += [*SUITES, "suite/behaviour/test_fsm.py", "suite/torture"]
+    bot = render(backend="fsm", fsm_storage="dynamodb")
+    passes(bot, *suites, TEST_DYNAMODB_URL=f"http://127.0.0.1:{dynalite_port}")
 
 
-def passes(workshop: Workshop, backend: str, **settings: str) -> None:
+def passes(bot: Path, *suites: str, **settings: str) -> None:
     """The suites that need nothing but a server pass on the one that the settings name."""
-    uv(workshop({"backend": backend}), "run", "pytest", "-q", *SUITES, timeout=900, **settings)
+    printed, code = prove(bot, *(suites or SUITES), **settings)
+    assert code == 0, printed
 
 
 def database(port: int) -> str:

@@ -40,6 +40,11 @@ _jinja = jinja2.Environment(
 )
 
 
+@cache
+def _template(text: str) -> jinja2.Template:
+    return _jinja.from_string(text)
+
+
 # --- answers and files ---
 
 
@@ -62,7 +67,7 @@ def answers_of(name: str) -> dict[str, str]:
     else:
         raise ValueError(f"{name} is neither a backend nor a provider")
     answers |= NAMES
-    return answers | {"engine": _jinja.from_string(QUESTIONS["engine"]["default"]).render(answers)}
+    return answers | {"engine": _template(QUESTIONS["engine"]["default"]).render(answers)}
 
 
 def project_names() -> list[str]:
@@ -83,7 +88,7 @@ def files(answers: Answers) -> list[str]:
 
 @cache
 def _files(answers: frozenset[tuple[str, str]]) -> tuple[str, ...]:
-    patterns = [_jinja.from_string(pattern).render(COPYING | dict(answers)) for pattern in CONFIG["_exclude"]]
+    patterns = [_template(pattern).render(COPYING | dict(answers)) for pattern in CONFIG["_exclude"]]
     excluded = PathSpec.from_lines("gitignore", [line for text in patterns for line in text.splitlines()])
     found = [name for name in _template_files() if not excluded.match_file(name)]
     return (*found, CONFIG["_answers_file"])

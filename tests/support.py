@@ -98,6 +98,23 @@ def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> 
     return done.stdout
 
 
+def prove(folder: Path, *arguments: str, timeout: float = 1200, **settings: str) -> tuple[str, int]:
+    """Run `./do prove` on a rendered bot.
+
+    Args:
+        folder: the bot, which is not changed.
+        arguments: for pytest, such as folders of the kit.
+        timeout: seconds.
+        settings: variables of the kit's environment.
+
+    Returns:
+        What it printed, and its exit code.
+    """
+    command = (sys.executable, "-m", "suite", "prove", folder, "-q", "-rsfE", *arguments)
+    done = run(*command, cwd=ROOT, env=clean_env(PYTHONPATH=str(ROOT), **settings), timeout=timeout)
+    return done.stdout + done.stderr, done.returncode
+
+
 def copier(
     *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -35,6 +35,7 @@ def whole(render: Render, tmp_path: Path) -> Path:
     for name in FOLDERS:
         shutil.copytree(ROOT / "template" / name, folder / name, ignore=shutil.ignore_patterns("*.jinja"))
     shutil.copytree(ROOT / "suite", folder / "suite")
+    shutil.copytree(ROOT / "template/bot/flow", folder / "suite/flow/example")  # as `./do prove` does
     rendered = render(backend="hybrid")
     shutil.copy(rendered / "bot/runtime/chosen.py", folder / "bot/runtime/chosen.py")
     settings = tomllib.loads((rendered / "pyproject.toml").read_text("utf-8"))

@@ -40,7 +40,10 @@ EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted(
     [
         *(path for path in (ROOT / "docs").rglob("*.md") if "assets" not in path.parts),
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+        *(
+            ROOT / name
+            for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "template/AGENTS.md")
+        ),
     ]
 )
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -59,7 +62,7 @@ MADE_UP = {
 }
 """What pages ask the reader to add."""
 
-LONGEST_README = 120
+LONGEST_README, LONGEST_AGENTS = 120, 45
 
 # Printed about the runtime with every engine and provider in one place, as JSON. Nothing is connected to.
 ABOUT = r"""
@@ -258,6 +261,10 @@ def test_nothing_is_listed_that_no_project_has() -> None:
         assert name in everything_rendered(), name
 
 
+def test_agents_is_short() -> None:
+    assert len((ROOT / "template/AGENTS.md").read_text("utf-8").splitlines()) <= LONGEST_AGENTS
+
+
 @COMBINATIONS
 def test_readme_of_a_project(answers: Answers) -> None:
     """It is short, names what this project has and nothing of a backend that was not chosen."""
@@ -375,14 +382,14 @@ def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:
     shutil.rmtree(folder / "tests")
     (folder / "tests").mkdir()
     (folder / "tests/conftest.py").write_text('pytest_plugins = ["bot.runtime.testing"]\n')
-    copies = {
-        path: folder / ("tests" if path.name.startswith("test_") else "bot") / path.name
-        for path in EXAMPLES.glob("*.py")
-    }
-    for source, copy in copies.items():
-        shutil.copy(source, copy)
-    names = [copy.relative_to(folder).as_posix() for copy in copies.values()]
-    assert len([name for name in names if "/test_" in name]) * 2 == len(names), "each example has a test"
+    handler, test = snippets(folder / "README.md")
+    shown = {"from_readme.py": HANDLER_HEAD + handler, "test_from_readme.py": TEST_HEAD + test}
+    shown |= {path.name: path.read_text("utf-8") for path in EXAMPLES.glob("*.py")}
+    names = [f"tests/{name}" if name.startswith("test_") else f"bot/{name}" for name in shown]
+    examples = {name for name in shown if not name.startswith("test_")}
+    assert {*shown} - examples == {f"test_{name}" for name in examples}, "each has a test"
+    for name, code in zip(names, shown.values(), strict=True):
+        (folder / name).write_text(code, "utf-8")
     for command in (
         ("ruff", "format", "--check", "--diff", *names),
         ("ruff", "check", *names),
@@ -391,9 +398,38 @@ def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:
     ):
         done = in_project(folder, *command)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    for path in EXAMPLES.glob("*.py"):
-        imported = re.findall(r"^(?:from|import) (bot\.runtime[\w.]*)", path.read_text("utf-8"), re.MULTILINE)
-        assert {*imported} <= {"bot.runtime.testing"}, f"{path.name}: what is not for owners"
+    for name, code in shown.items():
+        imported = re.findall(r"^(?:from|import) (bot\.runtime[\w.]*)", code, re.MULTILINE)
+        assert {*imported} <= {"bot.runtime.testing"}, f"{name}: what is not for owners"
+
+
+HANDLER_HEAD = """\
+\"\"\"Shown by the README.\"\"\"
+
+from typing import Any
+
+from aiogram import F
+from aiogram.methods import TelegramMethod
+from aiogram.types import Message
+
+from bot.handlers import after
+
+
+"""
+
+TEST_HEAD = """\
+\"\"\"Shown by the README.\"\"\"
+
+from bot.runtime.testing import Chat
+
+
+"""
+
+
+def snippets(readme: Path) -> list[str]:
+    """The functions that a project's README shows."""
+    blocks = re.findall(r"(?:^ {4}.*\n)+", readme.read_text("utf-8"), re.MULTILINE)
+    return [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks if "def " in block]
 
 
 def in_project(folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:

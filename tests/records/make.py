@@ -2,10 +2,9 @@
 
 Renders that version of `releases.toml` once for each of its engines, has it keep the users of `seed.jsonl`,
 and puts what its servers then hold, and its export, into tests/records/VERSION/ENGINE/. Done once for each
-version, when it is released; tests/test_records.py reads the files ever after.
+version, when it is released and checked out; tests/test_records.py reads the files ever after.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,13 +14,17 @@ from copier import run_copy
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from test_records import inside, prepare  # noqa: E402
+
 import releases  # noqa: E402
-from support import first_of_each_engine, uv  # noqa: E402
+from support import first_of_each_engine  # noqa: E402
 
 
 def main(version: str) -> None:
     """Make the files of one version."""
     with tempfile.TemporaryDirectory(prefix="records-") as name:
+        # Whoever PostgreSQL runs as gets at its files.
+        Path(name).chmod(0o755)
         history = Path(name) / "history"
         releases.make_history(history)
         for engine, answers in first_of_each_engine(releases.questions_at(version)).items():
@@ -31,14 +34,7 @@ def main(version: str) -> None:
             run_copy(str(history), project, data=answers, vcs_ref=version, defaults=True, quiet=True)
             prepare(project)
             print(f"{version}: {engine}", flush=True)
-            uv(project, "run", "python", "-m", "tests.old.write_records", str(HERE / version / engine))
-
-
-def prepare(project: Path) -> None:
-    """Put into a rendered project what runs inside."""
-    shutil.copytree(HERE / "inside", project / "tests/old")
-    shutil.copy(HERE / "seed.jsonl", project / "tests/old")
-    (project / "tests/old/__init__.py").touch()
+            inside(project, "suite.old.write_records", str(HERE / version / engine))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from suite.engines.firestore.server import NONE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 async def without_java(folder: Path, *arguments: str) -> tuple[int | None, str]:

@@ -15,7 +15,7 @@ from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
 from bot.runtime.engines.redis.store import RedisStore
 
 RIGHTS = "+@read +@write +@scripting +@connection -@dangerous +info +time"
-"""What a user of the bot's own needs, as README.md says it, on the bot's keys."""
+"""What a user of the bot's own needs, as docs/backends/redis.md says it, on the bot's keys."""
 
 
 class Server:

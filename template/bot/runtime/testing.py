@@ -11,6 +11,7 @@ from bot.runtime.telegram.fast_import import import_aiogram
 import_aiogram()
 
 import asyncio
+import os
 import secrets
 import shutil
 import sys
@@ -208,6 +209,7 @@ def _server_folder() -> Iterator[Path]:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         with pytest.MonkeyPatch.context() as monkeypatch:
             _isolate(monkeypatch)
+            monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the server is a module of ours
             store = runner.run(_open_store(folder))  # as long as anybody uses it, the server runs
         yield folder
         runner.run(store.close())

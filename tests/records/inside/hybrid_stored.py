@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.old import postgres_stored, redis_stored
+from suite.old import postgres_stored, redis_stored
 
 
 async def dump(settings: Mapping[str, str], folder: Path) -> None:

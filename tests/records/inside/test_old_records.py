@@ -9,11 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bot.config import load_settings
-from bot.state.engine import ENGINE, create_store
-from bot.state.store import StateStore
-from bot.state.transfer import export_lines, import_lines
-from tests.contract.harness import Harness
+from bot.runtime.chosen import ENGINE
+from bot.runtime.config import load_settings
+from bot.runtime.engines import create_store
+from bot.runtime.state.store import OperatorStore
+from bot.runtime.state.transfer import export_lines, import_lines
+from suite.contract.harness import Harness
 
 HERE = Path(__file__).parent
 EXPORTS = sorted(HERE.glob("versions/*/*/export.jsonl"))
@@ -28,12 +29,12 @@ def canonical(lines: list[bytes]) -> list[bytes]:
     return sorted(orjson.dumps(orjson.loads(line), option=orjson.OPT_SORT_KEYS) for line in lines)
 
 
-async def exported(store: StateStore) -> list[bytes]:
+async def exported(store: OperatorStore) -> list[bytes]:
     return canonical([line async for line in export_lines(store)])
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=name)
-async def test_export(store: StateStore, export: Path) -> None:
+async def test_export(store: OperatorStore, export: Path) -> None:
     lines = export.read_bytes().splitlines()
     assert len(lines) > 5
     async for _ in import_lines(store, lines):
@@ -42,10 +43,10 @@ async def test_export(store: StateStore, export: Path) -> None:
 
 
 @pytest.fixture
-async def old_store(request: pytest.FixtureRequest, harness: Harness) -> AsyncIterator[StateStore]:
+async def old_store(request: pytest.FixtureRequest, harness: Harness) -> AsyncIterator[OperatorStore]:
     """The store of a bot whose servers hold what an older version put there."""
     settings = await asyncio.to_thread(harness.settings)
-    stored = importlib.import_module(f"tests.old.{ENGINE}_stored")
+    stored = importlib.import_module(f"suite.old.{ENGINE}_stored")
     await stored.restore(settings, request.param)
     store = create_store(load_settings())
     yield store
@@ -53,7 +54,7 @@ async def old_store(request: pytest.FixtureRequest, harness: Harness) -> AsyncIt
 
 
 @pytest.mark.parametrize("old_store", STORED, indirect=True, ids=name)
-async def test_stored(old_store: StateStore, request: pytest.FixtureRequest) -> None:
+async def test_stored(old_store: OperatorStore, request: pytest.FixtureRequest) -> None:
     """Migrated where there is something to migrate, read, and written to."""
     await old_store.migrate()
     await old_store.connect()

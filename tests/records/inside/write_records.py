@@ -1,4 +1,4 @@
-"""Has a rendered bot keep users, and writes down what it kept: `python -m tests.old.write_records FOLDER`.
+"""Has a rendered bot keep users, and writes down what it kept: `python -m suite.old.write_records FOLDER`.
 
 The users of `seed.jsonl`, and one who talks to the bot.
 """
@@ -10,15 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bot.state.engine import ENGINE
-from tests.contract.harness import make_harness
+from bot.runtime.chosen import ENGINE
+from suite.contract.harness import make_harness
 
 HERE = Path(__file__).parent
 
 
 def bot(*arguments: str | Path, stdin: str = "") -> None:
     """Run the bot's command line."""
-    subprocess.run(["bot", *map(str, arguments)], input=stdin, encoding="utf-8", check=True)
+    program = [sys.executable, "-c", "from bot.runtime.cli import main; main()"]
+    subprocess.run([*program, *map(str, arguments)], input=stdin, encoding="utf-8", check=True)
 
 
 async def main(folder: Path) -> None:
@@ -31,7 +32,7 @@ async def main(folder: Path) -> None:
     await asyncio.to_thread(bot, "state", "import", HERE / "seed.jsonl")
     await asyncio.to_thread(bot, "chat", "--user", "12", stdin="Hello\nIs anybody there? 👋\n")
     await asyncio.to_thread(bot, "state", "export", folder / "export.jsonl")
-    stored = importlib.import_module(f"tests.old.{ENGINE}_stored")
+    stored = importlib.import_module(f"suite.old.{ENGINE}_stored")
     await stored.dump(settings, folder)
     await store.close()
     await harness.close()

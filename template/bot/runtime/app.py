@@ -22,8 +22,7 @@ from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import Session
-from bot.runtime.telegram.commands import commands, conversation, remainder
-from bot.runtime.telegram.flood import FloodProtection
+from bot.runtime.telegram.commands import FloodProtection, commands, conversation, remainder
 from bot.runtime.telegram.processor import Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction

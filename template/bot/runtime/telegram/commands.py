@@ -1,15 +1,16 @@
-"""The commands that every bot has, and what hands messages to the agent.
+"""The commands that every bot has, what hands messages to the agent, and flood protection.
 
 Handlers return their replies un-awaited: they are sent once the turn is committed, at least once and in
 order. An awaited `message.answer()` goes out at once and outside that guarantee.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from aiogram import Bot, Router
+from aiogram import BaseMiddleware, Bot, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandStart
 from aiogram.filters.callback_data import CallbackData
@@ -21,12 +22,14 @@ from aiogram.types import (
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     Message,
+    TelegramObject,
 )
 
+from bot.runtime import metrics
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
-from bot.runtime.telegram.texts import Texts, TextTable
+from bot.runtime.telegram.texts import MENU, Texts, TextTable
 
 SENT_BY_PEOPLE = {
     "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
@@ -38,6 +41,14 @@ TYPING_DELAY = 1.0
 
 TYPING_LASTS = 5.0
 """Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
+
+FLOOD = "flood"
+"""Where messages are counted among the record's flows: it expires, is exported and forgotten with them."""
+
+ALWAYS_ANSWERED = {f"/{command}" for command in MENU}
+"""What works in the middle of a flood, too."""
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 
 class Forget(CallbackData, prefix="forget"):
@@ -174,6 +185,62 @@ async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> T
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say that there was nothing to read."""
     return message.answer(_for(message, texts).only_text)
+
+
+class FloodProtection(BaseMiddleware):
+    """Takes `limit` messages of a user within `seconds`; the first one beyond is answered, later ones are not.
+
+    The count stands in the user's record and is part of the turn, so it is right whatever the number of
+    replicas, and an update that comes again ends as it did before. The time is Telegram's, so messages that
+    waited while the bot was down are no flood.
+    """
+
+    def __init__(self, limit: int, seconds: int, texts: TextTable) -> None:
+        """Protect the handlers of messages."""
+        self._limit = limit
+        self._seconds = seconds
+        self._texts = texts
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Pass a message on, or do not."""
+        turn = current_turn()
+        if turn is None or not isinstance(event, Message) or not await _is_said(event):
+            return await handler(event, data)
+        if _command(event) in ALWAYS_ANSWERED:
+            count = turn.fsm.get(FLOOD)
+            result = await handler(event, data)
+            if count:
+                turn.fsm[FLOOD] = count  # /reset is no way around
+            return result
+        began, number = self._count(turn, event)
+        if number <= self._limit:
+            return await handler(event, data)
+        metrics.FLOODED.inc()
+        if number > self._limit + 1:
+            return None
+        left = began + self._seconds - int(event.date.timestamp())
+        texts = self._texts.of(event.from_user.language_code if event.from_user else None)
+        return event.answer(texts.flood.format(limit=self._limit, period=self._seconds, left=max(1, left)))
+
+    def _count(self, turn: Turn, message: Message) -> tuple[int, int]:
+        """Count a message: when the period began that it falls into, and its number in there."""
+        sent = int(message.date.timestamp())
+        began, number = turn.fsm.get(FLOOD, {}).get("data", {}).get("period", (sent, 0))
+        if sent >= began + self._seconds:
+            began, number = sent, 0
+        turn.fsm[FLOOD] = {"data": {"period": [began, number + 1]}}
+        return began, number + 1
+
+
+async def _is_said(message: Message) -> bool:
+    """Whether somebody wrote or sent this."""
+    return await has_text(message) or await is_by_a_person(message)
+
+
+def _command(message: Message) -> str:
+    """The command a message consists of or begins with, without the bot's name."""
+    words = (message.text or "").split(maxsplit=1)
+    return words[0].partition("@")[0] if words else ""
 
 
 def _for(message: Message, texts: TextTable) -> Texts:

@@ -188,7 +188,7 @@ async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
 
 
 class FloodProtection(BaseMiddleware):
-    """Takes `limit` messages of a user within `seconds`; the first one beyond is answered, later ones are not.
+    """Takes `limit` messages within `seconds`; the first one beyond is answered, later ones are not read.
 
     The count stands in the user's record and is part of the turn, so it is right whatever the number of
     replicas, and an update that comes again ends as it did before. The time is Telegram's, so messages that

@@ -31,6 +31,13 @@ def outlives_the_process() -> bool:
     return survives
 
 
+@cache
+def _starts_a_server() -> bool:
+    """Whether the engine has a server for development of the kind in `bot/runtime/engines/dev_server.py`."""
+    modules = ("bot.runtime.engines.dev_server", f"bot.runtime.engines.{ENGINE}.dev_server")
+    return all(map(find_spec, modules))
+
+
 def why_not(path: Path) -> str | None:
     """Why a file or folder of the kit does not apply here; `None` when it does.
 
@@ -42,8 +49,8 @@ def why_not(path: Path) -> str | None:
             return f"{ENGINE} keeps nothing when the bot ends"
         case ("engines", engine, *_) if engine not in (ENGINE, "__init__.py"):
             return f"the engine is {ENGINE}"
-        case ("dev_servers", *_) if not find_spec(f"bot.runtime.engines.{ENGINE}.dev_server"):
-            return f"{ENGINE} has no development server of its own"
+        case ("dev_servers", *_) if not _starts_a_server():
+            return f"{ENGINE} starts no development server that processes share"
         case ("providers", *_) if provider() is None:
             return "the bot has no cloud provider"
         case ("providers", name, *_) if name.startswith("test_") and not _is_of(provider(), name):

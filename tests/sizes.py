@@ -1,5 +1,6 @@
-"""How large rendered projects are: `uv run python tests/sizes.py` prints every combination."""
+"""How large rendered projects are: `uv run python tests/sizes.py [NAME ...]`, such as `redis` or `fsm-hybrid`."""
 
+import argparse
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,21 +58,29 @@ def measure(project: Path) -> Size:
 
 
 def main() -> None:
-    """Render every combination and print a table."""
+    """Render every combination, or those that are named, and print a table."""
+    parser = argparse.ArgumentParser(description="Print how large rendered projects are.")
+    named = {label(answers): answers for answers in combinations()}
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of: {', '.join(named)}; all if none is given"
+    )
+    names = parser.parse_args().names
+    if unknown := sorted(set(names) - set(named)):
+        parser.error(f"no such project: {', '.join(unknown)}")
     print(f"{'':24}{'files':>8}{'owner':>8}{'runtime':>9}{'testing':>9}{'tests':>8}{'README':>8}")
     with tempfile.TemporaryDirectory() as folder:
         template = Path(folder, "template")
         copy_working_tree(template)
         commit_all(template, "Snapshot", tag="v0.0.1")
-        for answers in combinations():
-            project = Path(folder, label(answers))
+        for name in names or named:
+            answers, project = named[name], Path(folder, name)
             data = [argument for pair in answers.items() for argument in ("--data", "=".join(pair))]
             done = copier("copy", "--quiet", "--defaults", *data, template, project, cwd=Path(folder))
             if done.returncode:
                 raise SystemExit(done.stderr)
             size = measure(project)
             print(
-                f"{label(answers):24}{size.files:8}{size.owner:8}{size.runtime:9}{size.testing:9}"
+                f"{name:24}{size.files:8}{size.owner:8}{size.runtime:9}{size.testing:9}"
                 f"{size.tests:8}{size.readme:8}"
             )
 

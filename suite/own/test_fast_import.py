@@ -452,7 +452,7 @@ def fake_aiogram(path: Path, file: str = "", old: str = "", new: str = "") -> No
 def start(report: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", str(HERE), report, *options],
-        env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(HERE.parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -114,7 +114,7 @@ async def test_memory_that_has_run_out_is_freed_by_flushing(lazy: HybridStore, o
     used = int((await ask("INFO", "memory"))["used_memory"])
     await ask("CONFIG", "SET", "maxmemory", used + 2_000_000)
     users = 0
-    with pytest.raises(StateUnavailable, match=r"memory|brought to Redis"):  # noqa: PT012 - which of them is the first is open
+    with pytest.raises(StateUnavailable, match=r"memory|loaded into Redis"):  # noqa: PT012 - which of them is the first is open
         for users in range(1_000):
             await put(lazy, str(users), blob="x" * 20_000)
     assert users > 10
@@ -219,7 +219,7 @@ async def test_a_process_killed_while_it_writes(
     for _ in range(2):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "suite.engines.hybrid.writer", how,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env=environment(tmp_path, REDIS_URL=own_redis.url, DATABASE_URL=own_postgres.url),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.engines.redis.store import RedisStore
+from suite.dev_servers.conftest import server as dev_server
 from suite.engines.redis.proxy import Proxy
 from suite.engines.redis.server import Server, make_store
+
+__all__ = ["dev_server"]
 
 
 @pytest.fixture

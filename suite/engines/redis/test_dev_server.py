@@ -19,24 +19,24 @@ from suite.support.command_line import run
 pytestmark = pytest.mark.clause("dev-server.shared")
 
 
-def test_it_writes_what_it_keeps_and_is_stopped_not_killed(server: DevServer) -> None:
-    with Redis(unix_socket_path=server.join()) as connection:
+def test_it_writes_what_it_keeps_and_is_stopped_not_killed(dev_server: DevServer) -> None:
+    with Redis(unix_socket_path=dev_server.join()) as connection:
         assert connection.config_get("appendonly") == {"appendonly": "yes"}
-    server.leave()
-    wait_until_gone(server)
-    assert "bye bye" in (server.folder / "server.log").read_text()
+    dev_server.leave()
+    wait_until_gone(dev_server)
+    assert "bye bye" in (dev_server.folder / "server.log").read_text()
 
 
-def test_the_bot_lives_through_the_death_of_its_server(server: DevServer, tmp_path: Path) -> None:
+def test_the_bot_lives_through_the_death_of_its_server(dev_server: DevServer, tmp_path: Path) -> None:
     process = chat(tmp_path)
     for n in (1, 2):
         assert say(process, "hi") == f"Processed: hi (#{n})"
-        os.kill(process_ids(server)[0], signal.SIGKILL)
-        wait_until(server.answers)
+        os.kill(process_ids(dev_server)[0], signal.SIGKILL)
+        wait_until(dev_server.answers)
     assert process.communicate("hi\n", timeout=60)[0] == "Processed: hi (#3)\n"
 
 
-def test_a_very_long_path(server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_path(dev_server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path.joinpath(*["a-rather-long-name-of-a-folder"] * 8)
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
@@ -45,8 +45,8 @@ def test_a_very_long_path(server: DevServer, tmp_path: Path, monkeypatch: pytest
     wait_until_gone(RedisDevServer())
 
 
-def test_a_server_that_does_not_start(server: DevServer, tmp_path: Path) -> None:
-    manifest = server.folder / "appendonlydir/appendonly.aof.manifest"
+def test_a_server_that_does_not_start(dev_server: DevServer, tmp_path: Path) -> None:
+    manifest = dev_server.folder / "appendonlydir/appendonly.aof.manifest"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("nonsense")
     result = run(tmp_path, "state", "show", "1")

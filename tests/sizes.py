@@ -1,4 +1,4 @@
-"""How large rendered projects are: `uv run python tests/sizes.py [NAME ...]`, such as `redis` or `fsm-hybrid`."""
+"""How large rendered projects are: `uv run python tests/sizes.py`, or `tests/sizes.py redis fsm-hybrid`."""
 
 import argparse
 import tempfile

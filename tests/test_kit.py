@@ -28,6 +28,9 @@ MODES = {
 }
 """How updates come in the ordinary run, where torture does not try both ways. `--full` tortures at length."""
 
+DEV_SERVERS = {"redis", "dynamodb", "firestore"}
+"""Engines that start a server for development that several processes share."""
+
 ONCE = {"backend": "fsm", "fsm_storage": "redis"}
 """The bot on which is proven what does not depend on the engine."""
 
@@ -40,7 +43,8 @@ def pieces() -> list[Any]:
             if part == "durability" and name == "memory":
                 continue
             arguments = ["--part", "engine", f"suite/{part}"]
-            arguments += ["suite/dev_servers"] if part == "engines" else []
+            if part == "engines" and name in DEV_SERVERS:
+                arguments += ["suite/dev_servers"]
             arguments += ["-k", MODES[name]] if part == "torture" and name in MODES else []
             found.append((f"{name}-{part}", answers, arguments))
     for part in ("behaviour", "flow", "own"):

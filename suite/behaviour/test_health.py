@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.runtime import app, health
+from bot.runtime import health
+from bot.runtime.telegram import webhook
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
@@ -103,7 +104,7 @@ async def test_not_ready_when_the_webhook_is_set_elsewhere(
     telegram: FakeTelegram,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(webhook, "WATCH_SECONDS", 0.05)
     async with make_runtime("webhook") as bot:
         await until(http, bot, "/readyz", 200)
         await asyncio.sleep(0.2)

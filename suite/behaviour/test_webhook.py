@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.runtime import app, health
+from bot.runtime import health
 from bot.runtime.errors import OperatorError
 from bot.runtime.telegram import webhook
 from bot.runtime.telegram.webhook import BODY_LIMIT, SECRET_HEADER
@@ -240,7 +240,7 @@ async def test_ready_also_when_the_commands_cannot_be_announced(
     monkeypatch: pytest.MonkeyPatch,
     trouble: str,
 ) -> None:
-    monkeypatch.setattr(app, "ANNOUNCE_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "ANNOUNCE_SECONDS", 0.3)
     if trouble == "slow":
         telegram.delay("setMyCommands", 60)
     elif trouble == "limited":

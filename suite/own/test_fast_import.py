@@ -26,6 +26,8 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from bot.runtime.telegram import fast_import as lazy
 
+pytestmark = pytest.mark.clause("import.fast")
+
 HERE = Path(__file__).resolve()
 REBUILD = vars(BaseModel)["model_rebuild"]
 Json = dict[str, Any]
@@ -395,8 +397,6 @@ for entity in (MessageEntity, TelegramObject, User):
     "methods/__init__.py": """\
 from ..client.context_controller import BotContextController
 from ..types import MessageEntity
-
-pytestmark = pytest.mark.clause("import.fast")
 
 __all__ = ("AnswerCallbackQuery",)
 

@@ -44,10 +44,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Say what the marks mean."""
     config.addinivalue_line("markers", "slow(seconds): about how long it takes; the slowest begin first")
+    config.addinivalue_line("markers", "rarely: proven with --full only")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no process is left alone with it in the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is proven rarely; begin with what takes longest, for nobody to be left with it."""
+    if not config.getoption("full"):
+        rarely = [item for item in items if item.get_closest_marker("rarely")]
+        config.hook.pytest_deselected(items=rarely)
+        items[:] = [item for item in items if item not in rarely]
 
     def seconds(item: pytest.Item) -> float:
         mark = item.get_closest_marker("slow")

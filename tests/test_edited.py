@@ -46,11 +46,10 @@ def test_updated(history: Path, tmp_path: Path, version: str) -> None:
     check(project)
 
 
+@pytest.mark.rarely
 @pytest.mark.parametrize(("old", "new"), [("postgres", "redis"), ("redis", "postgres")])
-def test_switched(project: Project, pytestconfig: pytest.Config, old: str, new: str) -> None:
+def test_switched(project: Project, old: str, new: str) -> None:
     """The migration of an owner who leaves PostgreSQL stays, and is in nobody's way."""
-    if not pytestconfig.getoption("full"):
-        pytest.skip("with --full")
     folder = project({"backend": old})
     owner.edit(folder, migration=old == "postgres")
     commit_all(folder, "The owner's work")

@@ -64,6 +64,7 @@ def say(folder: Path, user: int, text: str) -> str:
 
 
 @pytest.mark.slow(40)
+@pytest.mark.rarely
 def test_everybody_comes_along(folder: Path) -> None:
     """From one development server to another, the bot goes on counting where it was."""
     assert say(folder, 1, "one") == "Processed: one (#1)\n"

@@ -19,11 +19,6 @@ from conftest import Render
 from support import ROOT, must, prove, run
 
 SUITES = ("suite/contract", "suite/durability/test_state_cli.py")
-ON_DYNALITE = (
-    "suite/contract/test_store.py",
-    "suite/engines/dynamodb/test_items.py",
-    "suite/engines/dynamodb/test_races.py",
-)
 
 PATIENCE = 30.0
 
@@ -105,18 +100,13 @@ def test_pgbouncer(render: Render, pgbouncer_port: int) -> None:
     passes(render(backend="postgres"), TEST_DATABASE_URL=url, TEST_DATABASE_POOLER="transaction")
 
 
-@pytest.mark.slow(120)
-def test_dynalite(render: Render, dynalite_port: int, pytestconfig: pytest.Config) -> None:
-    """DynamoDB as other people have written it, with other gaps than moto's.
-
-    It is slow, so the ordinary run takes what speaks to the engine most directly; `--full` also flows and the
-    torture suite's short form, but for what befalls a server.
-    """
-    suites = [*ON_DYNALITE]
-    if pytestconfig.getoption("full"):
-        suites += [*SUITES, "suite/behaviour/test_fsm.py", "suite/torture"]
+@pytest.mark.rarely
+def test_dynalite(render: Render, dynalite_port: int) -> None:
+    """DynamoDB as other people have written it, with other gaps than moto's: expressions, scans and races."""
+    contract = [f"suite/contract/test_{name}.py" for name in ("store", "model", "json", "transfer")]
+    own = [f"suite/engines/dynamodb/test_{name}.py" for name in ("items", "races", "wire")]
     bot = render(backend="fsm", fsm_storage="dynamodb")
-    passes(bot, *suites, TEST_DYNAMODB_URL=f"http://127.0.0.1:{dynalite_port}")
+    passes(bot, *contract, *own, TEST_DYNAMODB_URL=f"http://127.0.0.1:{dynalite_port}")
 
 
 def passes(bot: Path, *suites: str, **settings: str) -> None:

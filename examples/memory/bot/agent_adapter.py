@@ -1,261 +1,33 @@
-"""The interface between Telegram, the store and an agent."""
+"""The names your code imports: the agent's base class, the turn, settings, and the bot's words."""
 
-from __future__ import annotations
+from bot.runtime.config import Environment, load
+from bot.runtime.errors import (
+    OperatorError,
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateTooLarge,
+    StateUnavailable,
+    StateValueError,
+)
+from bot.runtime.state.record import Message
+from bot.runtime.state.turn import Turn, current_turn
+from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.texts import Texts
 
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-import structlog
-
-from bot.background import Background
-from bot.state.codec import dumps
-from bot.state.memory import MemoryStore
-from bot.state.store import StateForgotten, StateStore
-from bot.state.turn import Turn, any_turn, current_turn, mutate
-
-if TYPE_CHECKING:
-    from aiogram import Bot
-    from aiogram.methods import TelegramMethod
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-log = structlog.get_logger()
-
-
-class TelegramAgentAdapter:
-    """An agent with a memory. Override `agent_logic`, or `process_agent_request` to do more yourself.
-
-    Attributes:
-        bot_token: the bot's token.
-        store: where users' records are kept; the running bot puts its own here.
-        bot: aiogram's client, once the bot runs.
-    """
-
-    bot: Bot
-
-    def __init__(self, bot_token: str, store: StateStore | None = None) -> None:
-        """Make an agent.
-
-        Args:
-            bot_token: the bot's token; empty in the terminal.
-            store: where to keep users' records; in this process only, when none is given.
-        """
-        self.bot_token = bot_token
-        self.store: StateStore = store or MemoryStore()
-        self._background = Background()
-
-    async def connect(self) -> None:
-        """Get ready; override it to open what the agent needs.
-
-        Raises:
-            StateUnavailable: the store does not answer.
-        """
-        await self.store.connect()
-
-    async def close(self) -> None:
-        """Let go of everything; override it to close what the agent opened."""
-        await self.store.close()
-
-    @property
-    def turn(self) -> Turn:
-        """The turn under way: `history`, `user`, `reply(method)`.
-
-        Raises:
-            RuntimeError: none is; `handle_message` begins one.
-        """
-        turn = any_turn()
-        if turn is None:
-            raise RuntimeError("no turn is under way: call handle_message, which begins one")
-        return turn
-
-    async def handle_message(self, user_id: str, message: str) -> str:
-        """Have the agent answer a message, and remember both.
-
-        Inside an update it is part of the update's transaction. Called from anywhere else it is one of its
-        own, which runs again when somebody else changed the record meanwhile.
-
-        Args:
-            user_id: Telegram's id, as text.
-            message: what the user wrote.
-
-        Returns:
-            The agent's reply.
-
-        Raises:
-            StateError: the record could not be loaded or committed.
-        """
-        turn = current_turn(user_id)
-        if turn is None or not turn.is_open:
-            return await mutate(self.store, user_id, lambda _: self.handle_message(user_id, message))
-        turn.remember("user", message)
-        reply = await self.process_agent_request(message, user_id)
-        if reply:
-            turn.remember("assistant", reply)
-        return reply
-
-    async def process_agent_request(self, message: str, user_id: str) -> str:
-        """Answer a message: load the user's state, run `agent_logic`, keep what it changed.
-
-        Args:
-            message: what the user wrote.
-            user_id: Telegram's id, as text.
-
-        Returns:
-            The reply; an empty one is not sent.
-        """
-        turn = current_turn(user_id)
-        if turn is None or not turn.is_open:
-            return await self.handle_message(user_id, message)
-        return await self.agent_logic(message, turn.state)
-
-    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
-        """Answer a message. This is what an agent has to bring.
-
-        Args:
-            message: what the user wrote.
-            state: what is kept about the user; whatever JSON is put there is kept.
-
-        Returns:
-            The reply; an empty one is not sent.
-        """
-        raise NotImplementedError("write agent_logic in bot/agent.py")
-
-    async def on_error(self, error: Exception) -> str | None:
-        """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
-
-        It is logged already and its user gets an apology. Override this to report it elsewhere, or to choose
-        other words. `self.turn` shows the record as it was before the update; changes of it are dropped. It
-        has five seconds; should it fail itself, the usual apology is sent.
-
-        Args:
-            error: what happened.
-
-        Returns:
-            What to tell the user; empty for nothing, `None` for the usual apology.
-        """
-        return None
-
-    async def get_user_state(self, user_id: str) -> dict[str, Any]:
-        """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
-
-        Raises:
-            StateUnavailable: the store does not answer.
-            StateCorrupt: what is stored cannot be read.
-        """
-        turn = current_turn(user_id)
-        if turn and turn.is_open:
-            return turn.state
-        return (await self.store.load(user_id)).state
-
-    async def update_user_state(self, user_id: str, key: str, value: Any) -> None:
-        """Set one key of the user's state, without touching the others.
-
-        A background task that outlives its turn writes to the store, unless the user was forgotten since:
-        then nothing is written.
-
-        Raises:
-            StateValueError: `value` is not JSON.
-            StateError: the store could not be read or written.
-        """
-        dumps(value, f"state[{key!r}]")
-
-        async def change(turn: Turn) -> None:
-            turn.state[key] = value
-
-        await self.mutate(user_id, change)
-
-    async def clear_user_state(self, user_id: str) -> None:
-        """Remove every key of the user's state; the conversation stays.
-
-        Raises:
-            StateError: the store could not be read or written.
-        """
-
-        async def change(turn: Turn) -> None:
-            turn.state.clear()
-
-        await self.mutate(user_id, change)
-
-    async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
-        """Read a user's record and change it as one step, inside a turn or outside one.
-
-        Outside a turn, `change` runs again when somebody else came between. A background task that outlives
-        its turn changes nothing once the user was forgotten.
-
-        Args:
-            user_id: Telegram's id, as text.
-            change: is given the turn, and changes its `state`.
-
-        Returns:
-            What `change` returned; `None` when the user was forgotten.
-
-        Raises:
-            StateError: the record could not be loaded or committed.
-        """
-        turn = current_turn(user_id)
-        if turn and (turn.is_open or turn.is_anonymous):
-            return await change(turn)
-        try:
-            return await mutate(self.store, user_id, change, since=turn.version if turn else None)
-        except StateForgotten:
-            log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
-            return None
-
-    def background(
-        self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
-    ) -> None:
-        """Run `work(*args, **kwargs)` beside what comes next: inside a turn, once it is committed.
-
-        A turn that is run again begins its work once, one that fails not at all. An error of the work is
-        logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is cancelled then; when
-        the bot is killed, it is gone.
-        """
-        context = copy_context()
-
-        async def run() -> None:
-            await work(*args, **kwargs)
-
-        def begin() -> None:
-            self._background.start(run(), context)
-
-        turn = any_turn()
-        if turn and turn.is_open:
-            turn.when_committed(begin)
-        else:
-            begin()
-
-    async def drain(self, timeout: float) -> None:
-        """Let background work finish; cancel what takes longer than `timeout` seconds."""
-        await self._background.drain(timeout)
-
-    async def send(self, user_id: str, message: str | TelegramMethod[Any]) -> None:
-        """Send something to a user, now or, inside the user's turn, as one of its replies.
-
-        It waits as long as Telegram asks it to. A background task that outlives its turn sends nothing once
-        the user was forgotten. Nothing is sent again if the bot is killed meanwhile.
-
-        Args:
-            user_id: Telegram's id, as text.
-            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
-
-        Raises:
-            DeliveryFailed: Telegram could not be reached.
-            StateUnavailable: the store does not answer.
-        """
-        # Here, because aiogram takes a while to import and an agent without Telegram can do without.
-        from aiogram.methods import SendMessage
-
-        from bot.telegram.replies import prepare, send
-
-        method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
-        turn = current_turn(user_id)
-        if turn and turn.is_open:
-            turn.reply(method)
-            return
-        if turn and (await self.store.load(user_id)).forgotten > turn.version:
-            log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
-            return
-        for reply in await prepare(self.bot, method):
-            await send(self.bot, reply)
+__all__ = [
+    "Environment",
+    "Message",
+    "OperatorError",
+    "StateConflict",
+    "StateCorrupt",
+    "StateError",
+    "StateTooLarge",
+    "StateUnavailable",
+    "StateValueError",
+    "TelegramAgentAdapter",
+    "Texts",
+    "Turn",
+    "current_turn",
+    "load",
+]

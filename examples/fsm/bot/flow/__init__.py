@@ -1,1 +1,5 @@
-"""A conversation in steps, as an example: copy this folder for one of your own, or make it yours."""
+"""A conversation in steps, as an example. Make it yours, copy it for another one, or delete the folder."""
+
+from .handlers import MENU, router
+
+__all__ = ["MENU", "router"]

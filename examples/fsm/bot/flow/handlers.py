@@ -17,7 +17,6 @@ from aiogram.fsm.context import FSMContext
 from aiogram.fsm.state import State
 from aiogram.methods import TelegramMethod
 from aiogram.types import (
-    BotCommand,
     CallbackQuery,
     InaccessibleMessage,
     InlineKeyboardButton,
@@ -26,7 +25,8 @@ from aiogram.types import (
 )
 
 from bot.agent_adapter import TelegramAgentAdapter
-from bot.flow.steps import (
+
+from .steps import (
     STEPS,
     STYLES,
     AnswerRefused,
@@ -36,10 +36,13 @@ from bot.flow.steps import (
     read_year,
 )
 
-COMMANDS = [
-    BotCommand(command="profile", description="Tell me about yourself, in three steps"),
-    BotCommand(command="cancel", description="Leave that without keeping anything"),
-]
+MENU = {
+    "en": {
+        "profile": "Tell me about yourself, in three steps",
+        "cancel": "Leave that without keeping anything",
+    },
+}
+"""What the commands do, by language, for Telegram's menu and `/help`."""
 
 CANCELLED = "Cancelled. I keep nothing of it."
 NOTHING_TO_CANCEL = "There is nothing to cancel. /profile begins."
@@ -63,7 +66,7 @@ class Press(CallbackData, prefix="profile", sep="|"):
 
 
 def router() -> Router:
-    """The conversation's router, for `bot/telegram/handlers.py`."""
+    """The conversation's router. The bot asks it after its commands and before the agent."""
     router = Router(name="profile")
     under_way = StateFilter(ConversationStates)
 

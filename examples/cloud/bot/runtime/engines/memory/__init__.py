@@ -1,0 +1,1 @@
+"""The memory engine: records in a dict, lost at exit."""

@@ -1,0 +1,282 @@
+"""A turn: load a record, change it in memory, commit what changed.
+
+The update transaction, commands, flows and agents all see the same turn, so together they are one change.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import orjson
+
+from bot.runtime.errors import StateConflict, StateForgotten
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import Limits, Message, UserRecord
+from bot.runtime.state.store import Changes, StateStore
+
+if TYPE_CHECKING:
+    from aiogram.methods import TelegramMethod
+    from aiogram.types import User
+
+T = TypeVar("T")
+
+COMMIT_ATTEMPTS = 10
+
+MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
+"""What a message of the history takes besides its text."""
+
+_current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
+
+
+class Turn:
+    """One update's view of one user's record.
+
+    Attributes:
+        user_id: whose record.
+        version: the version it was loaded at.
+        state: the owner's keys; change it freely.
+        history: the conversation, oldest message first; append to it with `remember`.
+        fsm: conversation flows, see `bot.runtime.state.fsm`.
+        user: who wrote, when the turn belongs to a Telegram update.
+        replies: what goes out once the turn is committed.
+        is_open: whether changes still count. It ends when the turn is committed or given up.
+        is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+    """
+
+    def __init__(
+        self,
+        record: UserRecord,
+        limits: Limits,
+        *,
+        user: "User | None" = None,
+        is_anonymous: bool = False,
+    ) -> None:
+        """Open a turn on a freshly loaded record, which belongs to it from now on."""
+        self.user_id = record.user_id
+        self.version = record.version
+        self.state = record.state
+        self.history = record.history
+        self.fsm = record.fsm
+        self.user = user
+        self.replies: list[TelegramMethod[Any]] = []
+        self.is_open = True
+        self.is_anonymous = is_anonymous
+        self._record = record
+        self._limits = limits
+        self._loaded_state = _frozen(record.state)
+        self._loaded_fsm = _frozen(record.fsm)
+        self._loaded_history = tuple(record.history)
+        self._forget = False
+        self._afterwards: list[Callable[[], None]] = []
+
+    def reply(self, method: "TelegramMethod[Any]") -> None:
+        """Send `method`, un-awaited, when the turn is committed: at least once, and in order."""
+        self.replies.append(method)
+
+    def remember(self, role: Literal["user", "assistant"], text: str) -> None:
+        """Append a message to the history."""
+        self.history.append(Message(role, text, time.time()))
+
+    def reset(self) -> None:
+        """Clear state, conversation and flows."""
+        self.state.clear()
+        self.history.clear()
+        self.fsm.clear()
+
+    def forget(self) -> None:
+        """Erase everything kept about the user when the turn is committed."""
+        self.reset()
+        self._forget = True
+        self._loaded_state = {}
+        self._loaded_fsm = {}
+        self._loaded_history = ()
+
+    def personal_data(self) -> dict[str, Any]:
+        """What the user may have a copy of, as a JSON object."""
+        return UserRecord(self.user_id, state=self.state, history=self.history, fsm=self.fsm).personal_data()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the current turn of the code inside, and close it on the way out."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            self.is_open = False
+            _current.reset(token)
+
+    def as_loaded(self) -> "Turn":
+        """Another turn on the record as it was loaded."""
+        record = UserRecord(
+            self.user_id,
+            version=self.version,
+            state=_thawed(self._loaded_state),
+            history=list(self._loaded_history),
+            fsm=_thawed(self._loaded_fsm),
+        )
+        return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
+
+    def when_committed(self, begin: Callable[[], None]) -> None:
+        """Have `begin` called once the turn is committed; not at all, when it is given up."""
+        self._afterwards.append(begin)
+
+    def committed(self) -> None:
+        """Note that the turn is kept, and begin what waits for that."""
+        for begin in self._afterwards:
+            begin()
+
+    def changes(self) -> Changes | None:
+        """What to commit; `None` when nothing changed.
+
+        Raises:
+            StateValueError: a value cannot be kept; the text names its key.
+        """
+        state, state_size = _compare(self._loaded_state, self.state, "state")
+        fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
+        content = state_size + fsm_size
+        kept, history_size = self._fitting_history(self._limits.max_bytes - content)
+
+        loaded = self._loaded_history
+        appended_only = tuple(self.history[: len(loaded)]) == loaded
+        fresh = self.history[len(loaded) :] if appended_only else self.history
+        messages = tuple(fresh[-len(kept) :]) if kept else ()
+        clear = bool(loaded) and (not appended_only or not kept)
+
+        changes = Changes(
+            state=state,
+            fsm=fsm,
+            messages=messages,
+            clear_history=clear,
+            keep_history=len(kept),
+            forget=self._forget,
+            size=content + history_size,
+        )
+        is_nothing = not (changes.state or changes.fsm or messages or clear or changes.forget)
+        return None if is_nothing else changes
+
+    def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
+        """The newest messages that state and limits leave room for, and their bytes as JSON."""
+        newest = self.history[-self._limits.history :] if self._limits.history else []
+        if not newest:
+            return [], 0
+        brackets_and_commas = len(newest) + 1
+        size = len(orjson.dumps([message.text for message in newest])) - brackets_and_commas
+        size += len(newest) * MESSAGE_BYTES
+        dropped = 0
+        while size > max_bytes and dropped < len(newest):
+            size -= len(orjson.dumps(newest[dropped].text)) + MESSAGE_BYTES
+            dropped += 1
+        return newest[dropped:], size
+
+
+def turn_of(user_id: str) -> Turn | None:
+    """The turn this code runs in, open or over, if it is that user's."""
+    turn = _current.get()
+    return turn if turn and turn.user_id == user_id else None
+
+
+def current_turn() -> Turn | None:
+    """The turn this code runs in, open or over, whosever it is."""
+    return _current.get()
+
+
+async def mutate(
+    store: StateStore,
+    user_id: str,
+    change: Callable[[Turn], Awaitable[T]],
+    *,
+    since: int | None = None,
+) -> T:
+    """Change a record outside an update: load, `change`, commit; start over when another commit was first.
+
+    Args:
+        store: where the record is.
+        user_id: whose record.
+        change: changes the turn it is given; it may run several times.
+        since: a version the caller acts upon; a user forgotten after it stays forgotten.
+
+    Returns:
+        What `change` returned.
+
+    Raises:
+        StateConflict: others committed first, too often in a row.
+        StateForgotten: the user was forgotten meanwhile.
+        StateUnavailable: the backend is away; whether the change was applied is unknown.
+        StateError: as `StateStore.load` and `StateStore.commit` say.
+    """
+    for attempt in range(COMMIT_ATTEMPTS):
+        record = await store.load(user_id)
+        since = record.version if since is None else since
+        if record.forgotten > since:
+            raise StateForgotten("forgotten meanwhile", user_id)
+        turn = Turn(record, store.limits)
+        with turn.active():
+            result = await change(turn)
+        changes = turn.changes()
+        try:
+            if changes is not None:
+                await store.commit(user_id, changes, expect=record.version)
+        except StateConflict:
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        else:
+            turn.committed()
+            return result
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
+
+
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are now: serialised, where they could be changed in place."""
+    return {
+        key: orjson.dumps(value) if type(value) in (list, dict) else value for key, value in values.items()
+    }
+
+
+def _thawed(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values again."""
+    return {key: orjson.loads(value) if type(value) is bytes else value for key, value in frozen.items()}
+
+
+def _compare(
+    before: Mapping[str, Any], values: Mapping[str, Any], name: str
+) -> tuple[dict[str, bytes | None], int]:
+    """What changed since `before` was frozen, serialised, and the bytes of everything there is now.
+
+    Only what changed is checked: the rest was checked when it was written.
+    """
+    changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
+    for key, value in values.items():
+        if (old := before.get(key, _MISSING)) is not value and not _is_same(old, value):
+            dumps({key: None}, name)
+            changed[key] = dumps(value, f"{name}[{key!r}]")
+    if not values:
+        return changed, 0
+    brackets_and_commas = len(values) + 1
+    size = len(orjson.dumps(list(values.values()))) - brackets_and_commas
+    return changed, size + _text_size("".join(values))
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    """Whether a value is what it was when frozen, by its serialised form: in Python, `1 == True == 1.0`."""
+    if before is _MISSING:
+        return False
+    serialised = before if type(before) is bytes else orjson.dumps(before)
+    try:
+        return serialised == orjson.dumps(value, option=_AS_IT_IS)
+    except orjson.JSONEncodeError:
+        return False
+
+
+_MISSING = object()
+
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
+"""Has orjson refuse what `dumps` refuses, where it can."""
+
+
+def _text_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

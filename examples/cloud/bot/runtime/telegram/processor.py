@@ -1,0 +1,209 @@
+"""Admission of updates: deduplicate, order per user, retry, drain.
+
+An update is acknowledged to Telegram when `Processor.process` returns, and only then. Killed before that, the
+bot gets the update again; its id among the applied ones then tells whether its effect is already there, and
+the outbox what is still to be said.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from aiogram import Bot
+from aiogram.methods import AnswerCallbackQuery
+from aiogram.types import Update
+
+from bot.runtime import metrics
+from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.telegram.calls import run_alongside
+from bot.runtime.telegram.outbox import DeliveryFailed
+from bot.runtime.telegram.transaction import Transaction
+from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at
+
+CALLBACK_DELAY = 3.0
+"""Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
+
+RETRY_DELAYS = (0.5, 30.0)
+"""First and longest delay in seconds before an update is tried again."""
+
+log = structlog.get_logger()
+
+
+class NotAcknowledged(Exception):
+    """The update was not processed, for a reason that lies elsewhere; Telegram has to deliver it again."""
+
+
+class Processor:
+    """Processes updates: the effect of each on state is applied exactly once."""
+
+    def __init__(self, bot: Bot, transaction: Transaction, *, max_concurrent: int) -> None:
+        """Make it; nothing runs yet.
+
+        Args:
+            bot: whose updates these are.
+            transaction: what is tried for each update until it succeeds.
+            max_concurrent: most updates of different users handled at the same time.
+        """
+        self._bot = bot
+        self._transaction = transaction
+        self._locks = KeyedLock()
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._waiting_since: dict[int, float] = {}
+        self._done: LruDict[bool] = LruDict()
+        self._draining = asyncio.Event()
+        metrics.QUEUE_AGE.set_function(self._queue_age)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no update is known to be under way, nor any trace of one left."""
+        return not self._running and not len(self._locks)
+
+    def skip(self, update_id: int) -> None:
+        """Acknowledge this update without handling it when it comes."""
+        self._done.set(update_id, True)
+
+    async def process(self, update: Update, *, keep_trying: bool = False) -> None:
+        """Process an update, or wait for it when it is already being processed.
+
+        Args:
+            update: bound to the bot.
+            keep_trying: wait here while the store or Telegram is away, keeping the user's place.
+
+        Raises:
+            NotAcknowledged: it has to be delivered again.
+        """
+        update_id = update.update_id
+        if update_id in self._done:
+            metrics.DUPLICATES.inc()
+            return
+        task = self._running.get(update_id)
+        if task is None:
+            if self._draining.is_set():
+                raise NotAcknowledged("the bot is shutting down")
+            task = asyncio.create_task(self._in_order(update, keep_trying))
+            self._running[update_id] = task
+            self._waiting_since[update_id] = sent_at(update)
+            task.add_done_callback(lambda _: self._ended(update_id))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise NotAcknowledged("the bot is shutting down") from None
+            raise
+
+    async def drain(self, timeout: float) -> None:
+        """Shut down gracefully: refuse new updates, finish those that have begun, cancel the rest.
+
+        Args:
+            timeout: seconds after which running updates are cancelled; Telegram delivers them again.
+        """
+        self._draining.set()
+        tasks = set(self._running.values())
+        if not tasks:
+            return
+        log.info("finishing updates in flight", updates=len(tasks))
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if late:
+            log.warning("cancelled; Telegram will deliver them again", updates=len(late))
+
+    def _ended(self, update_id: int) -> None:
+        del self._running[update_id], self._waiting_since[update_id]
+
+    def _queue_age(self) -> float:
+        """Seconds for which the oldest update has waited."""
+        now = time.time()
+        return max(0.0, now - min(self._waiting_since.values(), default=now))
+
+    async def _in_order(self, update: Update, keep_trying: bool) -> None:
+        kind = kind_of(update)
+        if kind is None:
+            log.warning(
+                "update of an unknown kind", update_id=update.update_id, fields=[*(update.model_extra or ())]
+            )
+            self._done.set(update.update_id, True)
+            return
+        sender = sender_of(update)
+        started = time.monotonic()
+        structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
+        with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
+            async with self._locks.hold(sender.lock_key):
+                outcome = await self._until_done(update, sender, keep_trying)
+        seconds = time.monotonic() - started
+        metrics.UPDATES.labels(kind, outcome).inc()
+        metrics.TURN_SECONDS.observe(seconds)
+        log.info("update done", outcome=outcome, seconds=round(seconds, 3))
+
+    async def _until_done(self, update: Update, sender: Sender, keep_trying: bool) -> str:
+        delay, longest = RETRY_DELAYS
+        while True:
+            try:
+                async with self._slots:
+                    if self._draining.is_set():
+                        raise NotAcknowledged("the bot is shutting down")
+                    outcome = await self._transaction.run(update, sender, self._done.__contains__)
+            except NotAcknowledged:
+                raise
+            except Exception as error:
+                metrics.RETRIES.inc()
+                # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
+                is_known = isinstance(error, StateUnavailable | StateConflict | DeliveryFailed)
+                reason = str(error) if is_known else type(error).__name__
+                log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
+                if not keep_trying:
+                    raise NotAcknowledged(reason) from error
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._draining.wait(), delay)
+                delay = min(delay * 2, longest)
+            else:
+                self._done.set(update.update_id, True)
+                return outcome
+
+    def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
+        """Stop a pressed button from spinning when its update waits or runs for long."""
+        query = update.callback_query
+        if query is None:
+            return contextlib.nullcontext()
+
+        async def release() -> None:
+            await self._bot(AnswerCallbackQuery(callback_query_id=query.id))
+
+        return run_alongside(CALLBACK_DELAY, release)
+
+
+@dataclass(slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Make a lock that nobody holds."""
+        self._entries: dict[str, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many keys are held at this moment."""
+        return len(self._entries)
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key, and hold it until the end of the block."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]

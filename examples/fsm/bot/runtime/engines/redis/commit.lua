@@ -1,0 +1,173 @@
+-- Applies one commit to one user's record, whole or not at all.
+--
+-- Nothing undoes what a script has written when a later line fails, so everything that can fail stands before the
+-- first write. Values pass through as they came: cjson would turn [] into {} and round large integers.
+--
+-- KEYS  state    hash: JSON per key of the owner's
+--       history  list: JSON per message, oldest first
+--       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
+--       applied  string: update ids, oldest first, each with a comma behind it
+-- ARGV  1  token of this commit
+--       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
+--          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
+--          lengths of what follows
+--       3… keys and values to set in state, keys to delete there, the same two for meta, messages, applied ids,
+--          ids and entries for the outbox
+-- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
+
+local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local KINDS = { 'hash', 'list', 'hash', 'string' }
+local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
+
+local LONG_ID = 11 -- characters: Telegram's ids have up to ten digits
+
+local numbers = {}
+for number in ARGV[2]:gmatch('%S+') do
+  table.insert(numbers, tonumber(number))
+end
+local expected, lifetime, marker_lifetime, most_applied, forget, clear_history, keep = unpack(numbers, 1, 7)
+local lengths, position = { unpack(numbers, 8) }, 2
+
+local function list()
+  local first = position + 1
+  position = position + table.remove(lengths, 1)
+  return { first = first, last = position }
+end
+
+local function call(command, key, items)
+  for first = items.first, items.last, UNPACKABLE do
+    redis.call(command, key, unpack(ARGV, first, math.min(first + UNPACKABLE - 1, items.last)))
+  end
+end
+
+-- What the record consists of; `load` misses a part that was evicted or deleted.
+local function parts(messages, ids)
+  local found = {}
+  if redis.call('EXISTS', STATE) == 1 then table.insert(found, 'state') end
+  if messages > 0 then table.insert(found, 'history') end
+  if ids > 0 then table.insert(found, 'applied') end
+  for _, field in ipairs(redis.call('HKEYS', META)) do
+    if field:sub(1, 4) == 'fsm:' then
+      table.insert(found, 'fsm')
+      break
+    end
+  end
+  return table.concat(found, ' ')
+end
+
+-- Keeps the newest ids, and drops the outbox entries of the others. Seldom: `load` reads no more than it wants.
+local function trim_applied(most)
+  local ids, newest = {}, {}
+  for update_id in redis.call('GET', APPLIED):gmatch('%d+') do
+    table.insert(ids, update_id)
+  end
+  for index = math.max(1, #ids - most + 1), #ids do
+    newest[ids[index]] = true
+  end
+  for _, field in ipairs(redis.call('HKEYS', META)) do
+    if field:sub(1, 7) == 'outbox:' and not newest[field:sub(8)] then
+      redis.call('HDEL', META, field)
+    end
+  end
+  redis.call('SET', APPLIED, table.concat(ids, ',', math.max(1, #ids - most + 1)) .. ',')
+end
+
+local function is_marker(forgotten, found)
+  return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
+end
+
+local token = ARGV[1]
+local state_set, state_delete = list(), list()
+local meta_set, meta_delete = list(), list()
+local messages, applied, outbox = list(), list(), list()
+
+-- What is there.
+
+local kinds, exists, is_record = {}, false, true
+for index, key in ipairs(KEYS) do
+  kinds[index] = redis.call('TYPE', key).ok
+  if kinds[index] ~= 'none' then
+    exists = true
+    is_record = is_record and kinds[index] == KINDS[index]
+  end
+end
+local meta = {}
+if kinds[3] == 'hash' then
+  meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
+end
+local version, forgotten = tonumber(meta[1]), meta[3] or '0'
+
+if exists and forget == 0 and not (version and is_record) then
+  return { 'corrupt' }
+end
+if meta[2] == token then
+  return { 'done', meta[1], 1 }
+end
+if expected >= 0 and expected ~= (version or 0) then
+  return { 'conflict' }
+end
+
+local existed = exists and not is_marker(forgotten, meta[4])
+local now = redis.call('TIME')
+local microseconds = now[1] * 1000000 + now[2]
+local new_version = string.format('%.0f', math.max((version or 0) + 1, microseconds))
+
+-- From here on, nothing fails.
+
+if forget == 1 then
+  redis.call('UNLINK', STATE, HISTORY, META)
+  local ids = ''
+  if kinds[4] == 'string' then
+    for update_id in redis.call('GET', APPLIED):gmatch('[^,]+') do
+      if update_id:match('^%d+$') then
+        ids = ids .. update_id .. ','
+      end
+    end
+  end
+  redis.call('UNLINK', APPLIED)
+  if ids ~= '' then
+    redis.call('SET', APPLIED, ids)
+  end
+  forgotten = new_version
+end
+
+call('HSET', STATE, state_set)
+call('HDEL', STATE, state_delete)
+call('HSET', META, meta_set)
+call('HDEL', META, meta_delete)
+
+if clear_history == 1 then
+  redis.call('UNLINK', HISTORY)
+end
+call('RPUSH', HISTORY, messages)
+local kept = redis.call('LLEN', HISTORY)
+if keep >= 0 and kept > keep then
+  redis.call('LTRIM', HISTORY, kept - keep, -1)
+  kept = keep
+end
+
+for index = applied.first, applied.last do
+  redis.call('APPEND', APPLIED, ARGV[index] .. ',')
+end
+local ids_length = redis.call('STRLEN', APPLIED)
+for index = outbox.first, outbox.last, 2 do
+  redis.call('HSET', META, 'outbox:' .. ARGV[index], ARGV[index + 1])
+end
+if ids_length > most_applied * LONG_ID * 2 then
+  trim_applied(most_applied)
+end
+
+local found = parts(kept, ids_length)
+redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', forgotten, 'parts', found)
+
+local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime
+local deadline = string.format('%.0f', math.floor(microseconds / 1000) + milliseconds)
+for _, key in ipairs(KEYS) do
+  if milliseconds > 0 then
+    redis.call('PEXPIREAT', key, deadline)
+  else
+    redis.call('PERSIST', key)
+  end
+end
+
+return { 'done', new_version, existed and 1 or 0 }

@@ -1,0 +1,50 @@
+"""What can go wrong: for the person who runs the bot, and with users' records."""
+
+
+class OperatorError(Exception):
+    """Something the operator can fix: its text is one line that says what is wrong and what to do.
+
+    The command line prints the text without a traceback and exits with 1.
+    """
+
+
+class StateError(Exception):
+    """Something is wrong with a user's record. Carries the user's id, never what is kept."""
+
+    def __init__(self, reason: str, user_id: str | None = None) -> None:
+        """Make an error.
+
+        Args:
+            reason: what happened, without any content.
+            user_id: whose record; `None` when it concerns the backend as a whole.
+        """
+        super().__init__(f"user {user_id}: {reason}" if user_id else reason)
+        self.user_id = user_id
+
+
+class StateUnavailable(StateError):
+    """The backend did not answer. Whether a commit was applied is then unknown."""
+
+
+class StateConflict(StateError):
+    """Somebody else committed first. Nothing was written."""
+
+
+class StateTooLarge(StateError):
+    """The record would exceed `STATE_MAX_BYTES`. Nothing was written."""
+
+
+class StateCorrupt(StateError):
+    """What is stored is not a record of ours. It is left as it is."""
+
+
+class StateForgotten(StateError):
+    """The user was forgotten after the caller began. Nothing was written."""
+
+
+class StateForeign(StateError):
+    """The store belongs to another bot."""
+
+
+class StateValueError(ValueError):
+    """A value cannot be kept. The text names where it stands and never shows the value."""

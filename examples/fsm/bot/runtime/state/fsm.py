@@ -1,0 +1,138 @@
+"""aiogram's conversation flows, kept in the user's record like everything else.
+
+Inside an update they cost no round trip and are committed with the rest of the turn; outside one, each call
+is atomic by itself. The chat-wide strategies (`CHAT`, `CHAT_TOPIC`) name the chat as the user, so those
+flows live in a record of the chat's own.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from aiogram.exceptions import DataNotDictLikeError
+from aiogram.fsm.state import State
+from aiogram.fsm.storage.base import BaseStorage, StateType, StorageKey
+
+from bot.runtime.state.store import StateStore
+from bot.runtime.state.turn import Turn, current_turn, mutate
+
+T = TypeVar("T")
+Flow = dict[str, Any]
+"""One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970.
+What is missing was never set."""
+
+
+class RecordStorage(BaseStorage):
+    """aiogram's FSM storage over the store's records.
+
+    Outside an update, every method raises `StateError` as `StateStore.load` and `mutate` do.
+    """
+
+    def __init__(self, store: StateStore, ttl: float | None = None) -> None:
+        """Make a storage; opening and closing the store is not its business.
+
+        Args:
+            store: where the records are.
+            ttl: seconds after it was last set that a flow is dropped, step and data together; `None` or 0:
+                it stays as long as the record.
+        """
+        self._store = store
+        self._ttl = ttl
+
+    async def close(self) -> None:
+        """Do nothing: the store is closed by whoever opened it."""
+
+    async def set_state(self, key: StorageKey, state: StateType = None) -> None:
+        """Set the step; `None` ends the flow's steps and keeps its data."""
+        name = state.state if isinstance(state, State) else state
+        await self._change(key, lambda flow: flow.update(state=name))
+
+    async def get_state(self, key: StorageKey) -> str | None:
+        """The step, or `None`."""
+        state: str | None = (await self._read(key)).get("state")
+        return state
+
+    async def set_data(self, key: StorageKey, data: Mapping[str, Any]) -> None:
+        """Replace the data.
+
+        Raises:
+            DataNotDictLikeError: it is not a mapping.
+        """
+        fresh = _own_copy(data)
+        await self._change(key, lambda flow: flow.update(data=fresh))
+
+    async def get_data(self, key: StorageKey) -> dict[str, Any]:
+        """A copy of the data."""
+        return deepcopy((await self._read(key)).get("data", {}))
+
+    async def update_data(self, key: StorageKey, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge into the data, atomically.
+
+        Returns:
+            A copy of all the data.
+
+        Raises:
+            DataNotDictLikeError: `data` is not a mapping.
+        """
+        fresh = _own_copy(data)
+
+        def merge(flow: Flow) -> dict[str, Any]:
+            flow["data"] = flow.get("data", {}) | fresh
+            return deepcopy(flow["data"])
+
+        return await self._change(key, merge)
+
+    async def _read(self, key: StorageKey) -> Flow:
+        turn = _turn_of(key)
+        flows = turn.fsm if turn else (await self._store.load(str(key.user_id))).fsm
+        return self._live(flows, key)
+
+    async def _change(self, key: StorageKey, change: Callable[[Flow], T]) -> T:
+        async def apply(turn: Turn) -> T:
+            flow = self._live(turn.fsm, key)
+            result = change(flow)
+            if flow.get("state") is None and not flow.get("data"):
+                turn.fsm.pop(flow_name(key), None)
+            else:
+                turn.fsm[flow_name(key)] = flow | {"at": time.time()}
+            return result
+
+        if turn := _turn_of(key):
+            return await apply(turn)
+        earlier = current_turn()
+        since = earlier.version if earlier and earlier.user_id == str(key.user_id) else None
+        return await mutate(self._store, str(key.user_id), apply, since=since)
+
+    def _live(self, flows: dict[str, Flow], key: StorageKey) -> Flow:
+        """The flow; one that has expired is dropped, for good if this is a turn that is committed."""
+        flow = flows.get(flow_name(key), {})
+        if flow and self._ttl and flow["at"] + self._ttl <= time.time():
+            del flows[flow_name(key)]
+            return {}
+        return flow
+
+
+def flow_name(key: StorageKey) -> str:
+    """aiogram's full identity of a flow, but for the user, whose record it is."""
+    parts = (key.bot_id, key.chat_id, key.thread_id, key.business_connection_id, key.destiny)
+    return ":".join("" if part is None else str(part) for part in parts)
+
+
+def _turn_of(key: StorageKey) -> Turn | None:
+    """The turn that the flow is part of, if there is one.
+
+    When nobody is behind an update, whatever it does to a person's flow stays in its turn, and is not kept.
+    Ids of persons are positive; those of groups and channels, whose flows are chat-wide, are negative.
+    """
+    turn = current_turn()
+    if turn is None:
+        return None
+    is_its_own = turn.is_open and turn.user_id == str(key.user_id)
+    return turn if is_its_own or (turn.is_anonymous and key.user_id > 0) else None
+
+
+def _own_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise DataNotDictLikeError(f"Data must be a dict or dict-like object, got {type(data).__name__}")
+    return deepcopy(dict(data))

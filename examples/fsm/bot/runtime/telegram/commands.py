@@ -1,0 +1,262 @@
+"""The commands that every bot has, what hands messages to the agent, and flood protection.
+
+Handlers return their replies un-awaited: they are sent once the turn is committed, at least once and in
+order. An awaited `message.answer()` goes out at once and outside that guarantee.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiogram import BaseMiddleware, Bot, Router
+from aiogram.enums import ChatType
+from aiogram.filters import Command, CommandStart
+from aiogram.filters.callback_data import CallbackData
+from aiogram.methods import SendChatAction, TelegramMethod
+from aiogram.types import (
+    BufferedInputFile,
+    CallbackQuery,
+    InaccessibleMessage,
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    Message,
+    TelegramObject,
+)
+
+from bot.runtime import metrics
+from bot.runtime.state.turn import Turn, current_turn
+from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.calls import run_alongside
+from bot.runtime.telegram.texts import MENU, Texts, TextTable
+
+SENT_BY_PEOPLE = {
+    "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
+    "story", "venue", "video", "video_note", "voice",
+}  # fmt: skip
+
+TYPING_DELAY = 1.0
+"""Seconds an agent may think before the chat shows that the bot is typing."""
+
+TYPING_LASTS = 5.0
+"""Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
+
+FLOOD = "flood"
+"""Where messages are counted among the record's flows: it expires, is exported and forgotten with them."""
+
+ALWAYS_ANSWERED = {f"/{command}" for command in MENU}
+"""What works in the middle of a flood, too."""
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+
+class Forget(CallbackData, prefix="forget"):
+    """What the buttons of `/forget` say."""
+
+    user_id: int
+    yes: bool
+
+
+def commands() -> Router:
+    """The router of `/start`, `/help`, `/reset`, `/export` and `/forget`."""
+    router = Router(name="commands")
+    router.message.filter(is_command)
+    router.message(CommandStart())(start)
+    router.message(Command("help"))(help_)
+    router.message(Command("reset"))(reset)
+    router.message(Command("export"), is_private)(export)
+    router.message(Command("forget"), is_private)(forget)
+    router.message(Command("export", "forget"))(only_in_private)
+    router.callback_query(Forget.filter())(forget_pressed)
+    return router
+
+
+def conversation() -> Router:
+    """The router that hands every text to the agent."""
+    router = Router(name="conversation")
+    router.message(has_text)(converse)
+    return router
+
+
+def remainder() -> Router:
+    """The router that takes what nobody else does."""
+    router = Router(name="remainder")
+    router.message(is_by_a_person)(only_text)
+    return router
+
+
+# Filters are coroutines, though nothing is awaited: aiogram runs any other callable, and the expressions of
+# its `F`, in a thread, which takes longer than all the rest of the dispatcher.
+
+
+async def is_command(message: Message) -> bool:
+    """Whether it is worth while to compare with each command."""
+    return (message.text or "").startswith("/")
+
+
+async def is_private(message: Message) -> bool:
+    """Whether nobody but the sender reads along."""
+    return message.chat.type == ChatType.PRIVATE
+
+
+async def has_text(message: Message) -> bool:
+    """Whether there is something to read."""
+    return bool(message.text or message.caption)
+
+
+async def is_by_a_person(message: Message) -> bool:
+    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
+    return message.content_type in SENT_BY_PEOPLE
+
+
+async def start(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Say hello."""
+    return message.answer(_for(message, texts).hello)
+
+
+async def help_(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """List the commands that work here."""
+    language = message.from_user.language_code if message.from_user else None
+    menu = texts.menu(language, is_private=await is_private(message))
+    return message.answer("\n".join(f"/{command} - {what}" for command, what in menu.items()))
+
+
+async def reset(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Clear state, conversation and flows."""
+    _turn().reset()
+    return message.answer(_for(message, texts).reset)
+
+
+async def export(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Send the user everything kept about them."""
+    data = orjson.dumps(_turn().personal_data(), option=orjson.OPT_INDENT_2)
+    name = f"my-data-{datetime.now(UTC):%Y-%m-%d}.json"
+    return message.answer_document(BufferedInputFile(data, name), caption=_for(message, texts).export)
+
+
+async def forget(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Ask whether everything shall be erased."""
+    words, user_id = _for(message, texts), int(_turn().user_id)
+    yes = Forget(user_id=user_id, yes=True).pack()
+    no = Forget(user_id=user_id, yes=False).pack()
+    return message.answer(
+        words.forget,
+        reply_markup=InlineKeyboardMarkup(
+            inline_keyboard=[
+                [
+                    InlineKeyboardButton(text=words.forget_yes, callback_data=yes),
+                    InlineKeyboardButton(text=words.forget_no, callback_data=no),
+                ]
+            ]
+        ),
+    )
+
+
+async def forget_pressed(
+    query: CallbackQuery, callback_data: Forget, texts: TextTable
+) -> list[TelegramMethod[Any]] | TelegramMethod[Any]:
+    """Erase everything, or leave it, if it is the person who was asked that pressed the button."""
+    words = texts.of(query.from_user.language_code)
+    if query.from_user.id != callback_data.user_id:
+        return query.answer(words.not_your_button, show_alert=True)
+    text = words.not_forgotten
+    if callback_data.yes:
+        _turn().forget()
+        text = words.forgotten
+    if query.message is None or isinstance(query.message, InaccessibleMessage):
+        return query.answer(text, show_alert=True)
+    return [query.message.edit_text(text), query.answer()]
+
+
+async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Keep personal matters out of groups."""
+    return message.answer(_for(message, texts).only_in_private)
+
+
+async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
+    """Have the agent answer."""
+    text = message.text or message.caption or ""
+    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)):
+        reply = await agent.handle_message(user_id=_turn().user_id, message=text)
+    return message.answer(reply) if reply and reply.strip() else None
+
+
+async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
+    """Say that there was nothing to read."""
+    return message.answer(_for(message, texts).only_text)
+
+
+class FloodProtection(BaseMiddleware):
+    """Takes `limit` messages within `seconds`; the first one beyond is answered, later ones are not read.
+
+    The count stands in the user's record and is part of the turn, so it is right whatever the number of
+    replicas, and an update that comes again ends as it did before. The time is Telegram's, so messages that
+    waited while the bot was down are no flood.
+    """
+
+    def __init__(self, limit: int, seconds: int, texts: TextTable) -> None:
+        """Protect the handlers of messages."""
+        self._limit = limit
+        self._seconds = seconds
+        self._texts = texts
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Pass a message on, or do not."""
+        turn = current_turn()
+        if turn is None or not isinstance(event, Message) or not await _is_said(event):
+            return await handler(event, data)
+        if _command(event) in ALWAYS_ANSWERED:
+            count = turn.fsm.get(FLOOD)
+            result = await handler(event, data)
+            if count:
+                turn.fsm[FLOOD] = count  # /reset is no way around
+            return result
+        began, number = self._count(turn, event)
+        if number <= self._limit:
+            return await handler(event, data)
+        metrics.FLOODED.inc()
+        if number > self._limit + 1:
+            return None
+        left = began + self._seconds - int(event.date.timestamp())
+        texts = self._texts.of(event.from_user.language_code if event.from_user else None)
+        return event.answer(texts.flood.format(limit=self._limit, period=self._seconds, left=max(1, left)))
+
+    def _count(self, turn: Turn, message: Message) -> tuple[int, int]:
+        """Count a message: when the period began that it falls into, and its number in there."""
+        sent = int(message.date.timestamp())
+        began, number = turn.fsm.get(FLOOD, {}).get("data", {}).get("period", (sent, 0))
+        if sent >= began + self._seconds:
+            began, number = sent, 0
+        turn.fsm[FLOOD] = {"data": {"period": [began, number + 1]}}
+        return began, number + 1
+
+
+async def _is_said(message: Message) -> bool:
+    """Whether somebody wrote or sent this."""
+    return await has_text(message) or await is_by_a_person(message)
+
+
+def _command(message: Message) -> str:
+    """The command a message consists of or begins with, without the bot's name."""
+    words = (message.text or "").split(maxsplit=1)
+    return words[0].partition("@")[0] if words else ""
+
+
+def _for(message: Message, texts: TextTable) -> Texts:
+    return texts.of(message.from_user.language_code if message.from_user else None)
+
+
+def _turn() -> Turn:
+    turn = current_turn()
+    assert turn, "handlers run inside a turn"
+    return turn
+
+
+async def _show_typing(bot: Bot, message: Message) -> None:
+    """Show in the message's chat that the bot is typing, for as long as this runs."""
+    thread_id = message.message_thread_id if message.is_topic_message else None
+    action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
+    while True:
+        await bot(action)
+        await asyncio.sleep(TYPING_LASTS - 0.5)

@@ -1,1 +1,0 @@
-"""Alembic's environment: what the database looks like, version by version."""

@@ -1,0 +1,1 @@
+"""The hybrid engine: Redis in front, written behind to PostgreSQL."""

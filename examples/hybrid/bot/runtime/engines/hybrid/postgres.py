@@ -1,0 +1,199 @@
+"""The PostgreSQL half of the hybrid engine: the PostgreSQL engine, and whole records."""
+
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from bot.runtime.engines.hybrid.snapshot import Snapshot
+from bot.runtime.engines.postgres.connection import Connection
+from bot.runtime.engines.postgres.store import PostgresStore, decode_row, merge_of
+from bot.runtime.errors import StateCorrupt, StateValueError
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import UserRecord, encode_entry
+from bot.runtime.state.store import Changes
+
+READ = """
+    SELECT held.*, u.next_message,
+        coalesce((extract(epoch FROM u.expires_at) * 1000)::bigint, 0) AS expires
+    FROM ({load}) AS held, {schema}.user_state AS u WHERE u.user_id = $1
+"""
+
+WRITE = """
+    WITH written AS (
+        INSERT INTO {schema}.user_state AS u (
+            user_id, version, token, state, fsm, applied, outbox, forgotten,
+            next_message, first_message, expires_at
+        )
+        VALUES (
+            $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $9 - cardinality($10::text[]),
+            to_timestamp(nullif($13::float8, 0) / 1000)
+        )
+        ON CONFLICT (user_id) DO UPDATE SET
+            version = excluded.version, token = excluded.token, state = excluded.state, fsm = excluded.fsm,
+            applied = excluded.applied, outbox = excluded.outbox, forgotten = excluded.forgotten,
+            next_message = excluded.next_message, first_message = excluded.first_message,
+            expires_at = excluded.expires_at, updated_at = now(),
+            created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
+        WHERE u.version < excluded.version
+        RETURNING u.version, u.first_message, u.next_message
+    ),
+    history AS (
+        SELECT first_message + place - 1 AS number, role, text, at
+        FROM written,
+            unnest($10::text[], $11::text[], $12::float8[]) WITH ORDINALITY AS m (role, text, at, place)
+    ),
+    said AS (
+        INSERT INTO {schema}.user_message (user_id, number, role, text, at)
+        SELECT $1, number, role, text, at FROM history WHERE NOT EXISTS (
+            SELECT FROM {schema}.user_message AS m
+            WHERE m.user_id = $1 AND m.number = history.number
+                AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
+        )
+        ON CONFLICT (user_id, number) DO UPDATE
+            SET role = excluded.role, text = excluded.text, at = excluded.at
+    ),
+    dropped AS (
+        DELETE FROM {schema}.user_message AS m USING written
+        WHERE m.user_id = $1 AND NOT (m.number >= first_message AND m.number < next_message)
+    )
+    SELECT version FROM written
+"""
+"""Puts a whole record in the place of an older one, touching only messages that are not there yet.
+
+No row: what is there is not older."""
+
+HELD = "SELECT version, token FROM {schema}.user_state WHERE user_id = $1"
+
+HOLD = """
+    INSERT INTO {schema}.user_state AS u (user_id, state, version) VALUES ($1, '{}', 0)
+    ON CONFLICT (user_id) DO UPDATE SET version = u.version
+    RETURNING applied
+"""
+"""Keeps everybody else from the user's row, also from one that is just being inserted."""
+
+_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.RaiseError,
+)
+"""What PostgreSQL says of this record, not of itself."""
+
+
+class HybridPostgres(PostgresStore):
+    """Reads and writes whole records."""
+
+    async def read(self, user_id: str) -> tuple[UserRecord, Snapshot]:
+        """The record as PostgreSQL holds it; an empty one when it holds none that is alive.
+
+        Raises:
+            StateUnavailable: it does not answer.
+            StateCorrupt: what it holds is no record.
+        """
+        statement = self._fill(READ.replace("{load}", self._sql.load))
+        row = await self.database.run(
+            lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
+        )
+        if row is None:
+            return UserRecord(user_id), Snapshot(user_id, 0, 0, 1, 0, Changes(token=""))
+        record = decode_row(user_id, row)
+        try:
+            return record, _snapshot(record, row["next_message"], row["expires"])
+        except StateValueError as error:
+            raise StateCorrupt(f"its record cannot be kept in Redis ({error})", user_id) from None
+
+    async def write(self, snapshot: Snapshot) -> bool:
+        """Replace an older record.
+
+        Returns:
+            Whether this very commit is there now; `False` when PostgreSQL holds another that is not older.
+
+        Raises:
+            StateUnavailable: it does not answer.
+            StateCorrupt: it refuses this record.
+        """
+        if snapshot.is_marker:
+
+            async def the_marker(_: tuple[int, ...]) -> Snapshot:
+                return snapshot
+
+            return await self.erase(snapshot.user_id, the_marker)
+        return await self.database.run(
+            lambda connection: self._replace(connection, snapshot), user_id=snapshot.user_id
+        )
+
+    async def erase(self, user_id: str, decide: Callable[[tuple[int, ...]], Awaitable[Snapshot]]) -> bool:
+        """Have `decide` forget a user elsewhere, and then do so here, or do neither.
+
+        The user's row is held meanwhile: so it is known that PostgreSQL is there, and no flush that is under
+        way can add messages after the statement that deletes them has looked.
+
+        Args:
+            user_id: whom.
+            decide: is given the applied ids that stand here, and returns what is to stand here; it may be
+                called again.
+
+        Returns:
+            As `write`.
+
+        Raises:
+            StateUnavailable: PostgreSQL does not answer; `decide` has run only if it went away in between.
+        """
+        hold = self._fill(HOLD)
+
+        async def work(connection: Connection) -> bool:
+            async with connection.transaction():
+                applied: list[int] = await connection.fetchval(hold, user_id)
+                return await self._replace(connection, await decide(tuple(applied)))
+
+        return await self.database.run(work, user_id=user_id)
+
+    async def held(self, user_id: str) -> int:
+        """The version that stands here, alive or not; 0 when there is none."""
+        statement = self._fill(HELD)
+        row = await self.database.run(
+            lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
+        )
+        return 0 if row is None else int(row["version"])
+
+    async def _replace(self, connection: Connection, snapshot: Snapshot) -> bool:
+        content = snapshot.content
+        try:
+            version = await connection.fetchval(
+                self._fill(WRITE),
+                snapshot.user_id,
+                snapshot.version,
+                content.token,
+                merge_of(content.state)[0],
+                merge_of(content.fsm)[0],
+                content.applied,
+                merge_of({str(key): value for key, value in content.outbox.items()})[0],
+                snapshot.forgotten,
+                snapshot.next_message,
+                [message.role for message in content.messages],
+                [message.text for message in content.messages],
+                [message.at for message in content.messages],
+                snapshot.expires,
+            )
+            if version is not None:
+                return True
+            row = await connection.fetchrow(self._fill(HELD), snapshot.user_id)
+        except _REFUSED as error:
+            reason = f"PostgreSQL refuses its record ({type(error).__name__})"
+            raise StateCorrupt(reason, snapshot.user_id) from None
+        return row is not None and row["token"] == content.token
+
+    def _fill(self, statement: str) -> str:
+        return statement.replace("{schema}", f'"{self._schema}"')
+
+
+def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
+    content = Changes(
+        state={key: dumps(value, f"state[{key!r}]") for key, value in record.state.items()},
+        fsm={key: dumps(value, f"fsm[{key!r}]") for key, value in record.fsm.items()},
+        messages=tuple(record.history),
+        applied=record.applied,
+        outbox={key: encode_entry(entry) for key, entry in record.outbox.items()},
+        token=record.token,
+    )
+    return Snapshot(record.user_id, record.version, record.forgotten, next_message, expires, content)

@@ -1,0 +1,65 @@
+"""A whole record on its way between Redis and PostgreSQL, and the settings of that way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from bot.runtime.config import Environment, Seconds
+from bot.runtime.state.store import Changes
+
+
+class HybridSettings(Environment):
+    """Hybrid: when commits count, and when they are flushed."""
+
+    hybrid_ack: Literal["redis", "postgres"] = Field(
+        "redis",
+        description="Acknowledge an update when Redis has it, or when PostgreSQL has it, too.",
+    )
+    hybrid_flush_interval: Seconds = Field(
+        0.5, description="Seconds a record waits in Redis for further changes before it is flushed."
+    )
+    hybrid_flush_batch: int = Field(200, ge=1, le=10_000, description="Users one replica flushes at a time.")
+    hybrid_cache_ttl: int = Field(
+        3600, ge=1, description="Seconds a record that PostgreSQL holds stays in Redis unused."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything about one version of a record.
+
+    Attributes:
+        user_id: whose it is.
+        version: 0 when there is none.
+        forgotten: the version at which the user was last forgotten; 0 for never.
+        next_message: number of the message that comes next; the last one of the history has one less.
+        expires: milliseconds since 1970 at which it is to be forgotten; 0 for never.
+        content: all of it, as a commit to an empty record, with the token of the commit that wrote it.
+    """
+
+    user_id: str
+    version: int
+    forgotten: int
+    next_message: int
+    expires: int
+    content: Changes
+
+    @property
+    def is_marker(self) -> bool:
+        """Whether all that is left is that the user was forgotten."""
+        content = self.content
+        return self.forgotten > 0 and not (content.state or content.fsm or content.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What Redis has and PostgreSQL may lack.
+
+    Attributes:
+        users: how many users' records.
+        seconds: age of the oldest commit among them.
+    """
+
+    users: int
+    seconds: float

@@ -1,0 +1,372 @@
+"""The hybrid engine: Redis is a write-behind cache of PostgreSQL.
+
+Turns commit in Redis, which marks the user as *dirty*: PostgreSQL may lack the commit. Flushers write dirty
+records to PostgreSQL and mark them clean. A record that is not in Redis is *cold* and is loaded when needed.
+What can go wrong, and what is done about it:
+
+Commit, then flush     One script commits and marks. PostgreSQL accepts only higher versions, so a late flush
+                       or a repeated one does no harm.
+Commit during a flush  The record is marked clean only if it still has the version that was flushed.
+Two flushers           A lease keeps others away. After it has run out they would write the same.
+Eviction, expiry       Keys of dirty records have no expiry, so a volatile policy spares them; the record has
+                       its own time of expiry. A clean record that lacks a key is removed, and so cold.
+                       A commit to a cold record is refused until it is loaded.
+Expiry while dirty     The record reads as empty and stays until it is flushed, as PostgreSQL may have an
+                       older one.
+Slow reader            Loading takes a lease before PostgreSQL is read. Every load and commit ends the lease,
+                       so an outdated record is never put into Redis.
+Forget                 PostgreSQL locks the user's row while Redis decides. A later flush is refused by the
+                       marker's version. Without PostgreSQL, nothing is decided. Afterwards the marker is
+                       dirty, so it is flushed whatever happens.
+Redis restored older   Each record has the run id of the server that wrote it. One from before this run is
+                       compared with PostgreSQL's first; the higher version wins. While PostgreSQL is away it
+                       is used as it is, unless HYBRID_ACK=postgres.
+Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
+                       has, so the version there is raised and flushed again. Tokens tell commits apart.
+PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
+
+With HYBRID_ACK=postgres a commit returns after its flush, and `load` flushes a dirty record first: an update
+that was applied but not flushed is not acknowledged when it is delivered again either.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import structlog
+
+from bot.runtime.config import load
+from bot.runtime.engines.hybrid.doctor import diagnose
+from bot.runtime.engines.hybrid.flusher import Flusher
+from bot.runtime.engines.hybrid.postgres import HybridPostgres
+from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, Cold, HybridRedis, NotReady
+from bot.runtime.engines.hybrid.snapshot import Backlog, HybridSettings, Snapshot
+from bot.runtime.engines.postgres.connection import DatabaseSettings
+from bot.runtime.engines.postgres.dev_server import PostgresDevServer
+from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+from bot.runtime.errors import OperatorError, StateCorrupt, StateError, StateUnavailable
+from bot.runtime.state.record import Limits, UserRecord
+from bot.runtime.state.store import Changes, Finding, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bot.runtime.config import Settings
+
+ATTEMPTS = 5
+"""How often a record is loaded into Redis for one load or commit: it may be evicted immediately."""
+
+CLOSE_SECONDS = 8.0
+"""How long flushing may take when the bot stops. What is left stays in Redis."""
+
+log = structlog.get_logger(__name__)
+
+
+class HybridStore:
+    """Keeps records in PostgreSQL, and those in use in Redis."""
+
+    name: ClassVar[str] = "hybrid"
+    survives_exit: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        redis: HybridRedis,
+        postgres: HybridPostgres,
+        settings: HybridSettings,
+    ) -> None:
+        """Make a store that is not connected yet.
+
+        Args:
+            redis: where turns commit; the store owns it from now on.
+            postgres: where records rest; the store owns it, too.
+            settings: when a commit counts, and how records are flushed.
+        """
+        self.limits = redis.limits
+        self.redis = redis
+        self.postgres = postgres
+        self.flusher = Flusher(
+            redis, postgres, interval=settings.hybrid_flush_interval, batch=settings.hybrid_flush_batch
+        )
+        self._waits = settings.hybrid_ack == "postgres"
+        self._is_connected = False
+        self._has_committed = False
+        self._reconnecting: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> Self:
+        """Make the store that the settings describe.
+
+        Raises:
+            OperatorError: a setting is missing or cannot be used.
+        """
+        own, redis, database = load(HybridSettings), load(RedisSettings), load(DatabaseSettings)
+        if redis.redis_cluster:
+            raise OperatorError(CLUSTER)
+        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        ttl = settings.state_ttl or None
+        return cls(
+            HybridRedis(
+                RedisConnection(redis),
+                settings.namespace,
+                limits,
+                ttl,
+                cache_ttl=own.hybrid_cache_ttl,
+                delay=own.hybrid_flush_interval,
+            ),
+            HybridPostgres(
+                database.database() or PostgresDevServer(),
+                schema=database.database_schema,
+                limits=limits,
+                ttl=ttl,
+            ),
+            own,
+        )
+
+    async def connect(self) -> None:
+        """Wait for both servers; a bot that was here before starts without PostgreSQL, too.
+
+        Raises:
+            StateUnavailable: a server does not answer.
+            StateError: one of them cannot be used; the text says what to do.
+        """
+        if self._is_connected:
+            return
+        try:
+            await self.redis.connect()
+            if (await self.redis.connection.ask("INFO", "cluster")).get("cluster_enabled"):
+                raise StateError(CLUSTER)
+            try:
+                await self.postgres.connect()
+            except StateUnavailable as error:
+                if not await self.redis.is_bound():
+                    raise
+                log.warning("started without PostgreSQL: only users in Redis are served", reason=str(error))
+                self._reconnecting = asyncio.create_task(self._reconnect())
+        except BaseException:
+            await self._disconnect()
+            raise
+        self._is_connected = True
+        self.flusher.start()
+
+    async def close(self) -> None:
+        """Flush what waits, if this process committed any of it, and close every connection."""
+        if self._is_connected:
+            self._is_connected = False
+            reconnecting, self._reconnecting = self._reconnecting, None
+            if reconnecting:
+                reconnecting.cancel()
+                await asyncio.gather(reconnecting, return_exceptions=True)
+            await self.flusher.stop()
+            if self._has_committed:
+                await self._flush_at_last()
+        await self._disconnect()
+
+    async def ping(self) -> "Mapping[str, float]":
+        """Check that Redis answers, and report how much is waiting to be flushed. See `StateStore.ping`."""
+        backlog = await self.redis.backlog()
+        return {"flush_backlog": backlog.users, "flush_backlog_seconds": round(backlog.seconds, 1)}
+
+    async def migrate(self) -> str:
+        """Bring PostgreSQL's tables to what this code needs. See `OperatorStore.migrate`."""
+        return await self.postgres.migrate()
+
+    async def diagnose(self) -> list[Finding]:
+        """Look for what could cost records or keep the bot from running. See `OperatorStore.diagnose`."""
+        return await diagnose(self.redis, self.postgres, waits=self._waits)
+
+    async def bind(self, bot_id: int) -> None:
+        """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
+        was_bound = await self.redis.is_bound()
+        await self.redis.bind(bot_id)
+        try:
+            await self.postgres.bind(bot_id)
+        except StateUnavailable:
+            if not was_bound:
+                raise
+
+    async def load(self, user_id: str) -> UserRecord:
+        """Read a record: one round trip when it is in Redis. See `StateStore.load`."""
+        for _ in range(ATTEMPTS):
+            found = await self.redis.look(user_id)
+            if isinstance(found, Cold):
+                record, snapshot = await self.postgres.read(user_id)
+                if await self.redis.fill(snapshot, found.lease):
+                    return record
+            elif not found.is_verified and await self._compare(user_id, found.record):
+                continue
+            elif found.is_dirty and self._waits:
+                await self._flush(user_id)
+                return found.record
+            else:
+                return found.record
+        raise StateUnavailable("the record could not be loaded into Redis", user_id)
+
+    async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
+        """Write changes: one round trip with HYBRID_ACK=redis. See `StateStore.commit`."""
+        check_size(user_id, changes, self.limits)
+        self._has_committed = True
+        if changes.forget:
+            return await self._forget(user_id, changes, expect)
+        maybe_applied = trust = False
+        for _ in range(ATTEMPTS):
+            try:
+                version = await self.redis.commit_warm(
+                    user_id,
+                    changes,
+                    expect,
+                    lease=self._waits,
+                    trust=trust,
+                    maybe_applied=maybe_applied,
+                )
+            except NotReady as reason:
+                maybe_applied = reason.maybe_applied
+                trust = await self._bring(user_id)
+            else:
+                if self._waits:
+                    await self._flush(user_id)
+                return version
+        raise StateUnavailable("the record could not be loaded into Redis", user_id)
+
+    async def forget(self, user_id: str) -> bool:
+        """Erase a user, leaving a marker in both places. See `StateStore.forget`."""
+        try:
+            record = await self.load(user_id)
+            existed = record.version > 0 and not (record.forgotten and record.is_empty)
+        except StateCorrupt:
+            existed = True
+        await self._forget(user_id, Changes(forget=True), None)
+        return existed
+
+    async def users(self) -> AsyncIterator[str]:
+        """The ids of all users: those PostgreSQL may lack, then those it has. See `StateStore.users`."""
+        dirty = await self.redis.dirty_users()
+        for user_id, is_kept in dirty.items():
+            if is_kept:
+                yield user_id
+        async for user_id in self.postgres.users():
+            # One that was dirty, and of whom nothing was there, may have been flushed and evicted meanwhile.
+            if user_id not in dirty or not (dirty[user_id] or await self.redis.is_here(user_id)):
+                yield user_id
+
+    async def raw(self, user_id: str) -> str:
+        """What both hold for a user. See `OperatorStore.raw`."""
+        return f"{await self.redis.raw(user_id)}\n{await self.postgres.raw(user_id)}"
+
+    async def flush(self, *, everything: bool = False, seconds: float = 2 * LEASE_SECONDS) -> Backlog:
+        """Bring all dirty records to PostgreSQL now.
+
+        Args:
+            everything: also those in Redis that it should have already: it may have come back older.
+            seconds: give up when nothing has been flushed for so long.
+
+        Returns:
+            What is left.
+        """
+        if everything:
+            async for user_id in self.redis.warm_users():
+                await self.redis.mark_dirty(user_id)
+        return await self.flusher.drain(seconds)
+
+    async def _bring(self, user_id: str) -> bool:
+        """Load the newest record into Redis. Returns whether an unverified one has to be accepted."""
+        found = await self.redis.look(user_id)
+        if isinstance(found, Cold):
+            _, snapshot = await self.postgres.read(user_id)
+            await self.redis.fill(snapshot, found.lease)
+            return False
+        return not (found.is_verified or await self._compare(user_id, found.record))
+
+    async def _compare(self, user_id: str, record: UserRecord) -> bool:
+        """Compare what Redis had when it started with what PostgreSQL has; the newer version wins.
+
+        Returns:
+            Whether Redis now holds the newest. `False` when PostgreSQL is away and HYBRID_ACK=redis.
+        """
+        try:
+            rested, snapshot = await self.postgres.read(user_id)
+        except StateUnavailable:
+            if self._waits:
+                raise
+            return False
+        if rested.version > record.version and rested.token != record.token:
+            await self.redis.replace(snapshot, record.version)
+        else:
+            await self.redis.verify(user_id, record.version, is_newer=rested.token != record.token)
+        return True
+
+    async def _forget(self, user_id: str, changes: Changes, expect: int | None) -> int:
+        """Commit a change that forgets, on both servers or on neither.
+
+        PostgreSQL holds the user's row while Redis decides. When it is away, Redis is not asked; when it goes
+        away after that, the marker in Redis is dirty, and the flusher completes what has been decided.
+        """
+        try:
+            await self.load(user_id)  # the ids of applied updates outlive the rest
+        except StateCorrupt as error:
+            log.warning("forgetting a record that cannot be read", reason=str(error))
+        began, version = time.time(), 0
+
+        async def decide(applied: tuple[int, ...]) -> Snapshot:
+            nonlocal version
+            try:
+                version = await self.redis.commit_warm(user_id, changes, expect)
+            except NotReady:  # PostgreSQL's cannot be read, or Redis has just lost it again
+                carried = replace(changes, applied=tuple(dict.fromkeys((*applied, *changes.applied))))
+                version = await self.redis.commit_warm(user_id, carried, expect, trust=True)
+            decided = await self.redis.snapshot(user_id)
+            assert decided, "it is dirty"
+            return decided
+
+        if await self.postgres.erase(user_id, decide):
+            await self.redis.mark_clean(user_id, version, began)
+        else:
+            await self.flusher.flush(user_id)
+        return version
+
+    async def _flush(self, user_id: str) -> None:
+        """Flush a record.
+
+        Raises:
+            StateUnavailable: it does not yet, whatever the reason; the flusher goes on trying.
+        """
+        try:
+            await self.flusher.flush(user_id)
+        except StateError as error:
+            await self.flusher.retry_soon(user_id)
+            raise StateUnavailable(f"in Redis, but not in PostgreSQL ({error})", user_id) from None
+
+    async def _reconnect(self) -> None:
+        """Retry until PostgreSQL answers."""
+        while True:
+            try:
+                await self.postgres.connect()
+            except StateError as error:
+                log.warning("still without PostgreSQL", reason=str(error))
+                await asyncio.sleep(1)
+            else:
+                log.info("PostgreSQL is there")
+                return
+
+    async def _flush_at_last(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                left = await self.flusher.drain(0)
+                if left.users:
+                    left = await self.flusher.take_over()
+        except (StateError, TimeoutError) as error:
+            log.warning("not everything could be flushed; it waits in Redis", reason=str(error))
+        else:
+            if left.users:
+                log.warning("not everything could be flushed; it waits in Redis", users=left.users)
+
+    async def _disconnect(self) -> None:
+        await self.redis.close()
+        await self.postgres.close()
+
+
+CLUSTER = (
+    "the hybrid engine does not run on a Redis Cluster, which cannot change a record and the list of what "
+    "waits for PostgreSQL in one step: use a single Redis, or one behind Sentinels"
+)

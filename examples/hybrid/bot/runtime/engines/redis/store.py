@@ -1,0 +1,295 @@
+"""The Redis engine: what is kept about a user is four keys, written together by one script.
+
+    <namespace>:user:{<id>}:state     hash: JSON of each of the owner's keys
+    <namespace>:user:{<id>}:history   list: JSON of each message, oldest first
+    <namespace>:user:{<id>}:meta      hash: version and bookkeeping, flows and outbox; see `commit.lua`
+    <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
+    <namespace>:bot                   the id of the bot whose records these are
+
+The braces (a hash tag) keep a user's keys in one slot of a cluster. All four expire at the same millisecond.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import structlog
+
+from bot.runtime.config import load
+from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings, Script
+from bot.runtime.engines.redis.doctor import diagnose
+from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
+from bot.runtime.state.codec import dumps, loads
+from bot.runtime.state.record import Limits, Message, UserRecord, decode_record
+from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes, Finding, check_size
+
+if TYPE_CHECKING:
+    from bot.runtime.config import Settings
+
+DEFAULT_TTL = 86_400
+"""Seconds a record is kept after its last change, when `STATE_TTL` does not say otherwise."""
+
+PAGE = 500
+"""Keys the server looks through in one step of `users`."""
+
+FSM = "fsm:"
+OUTBOX = "outbox:"
+
+FOLDER = Path(__file__).parent
+LOAD = Script((FOLDER / "load.lua").read_bytes())
+COMMIT = Script((FOLDER / "commit.lua").read_bytes())
+
+log = structlog.get_logger(__name__)
+
+
+class RedisStore:
+    """Keeps records in Redis or Valkey, where every process of the bot sees them."""
+
+    name: ClassVar[str] = "redis"
+    survives_exit: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        connection: RedisConnection,
+        namespace: str,
+        limits: Limits | None = None,
+        ttl: float | None = DEFAULT_TTL,
+    ) -> None:
+        """Make a store that is not connected yet.
+
+        Args:
+            connection: connections to the server; the store owns them from now on.
+            namespace: keeps several bots apart on one server.
+            limits: what one record may hold.
+            ttl: seconds after its last commit that a record is kept; `None` for no limit.
+        """
+        self.limits = limits or Limits()
+        self.connection = connection
+        self._namespace = namespace
+        self._ttl = ttl
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> Self:
+        """Make the store that the settings describe.
+
+        Raises:
+            OperatorError: a setting of Redis is missing or cannot be used.
+        """
+        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        ttl = DEFAULT_TTL if settings.state_ttl is None else settings.state_ttl or None
+        return cls(cls.connection_to(load(RedisSettings)), settings.namespace, limits, ttl)
+
+    @classmethod
+    def connection_to(cls, settings: RedisSettings) -> RedisConnection:
+        """Make the connections that these settings describe.
+
+        Raises:
+            OperatorError: there is no address, and no server that could be started here.
+        """
+        return RedisConnection(settings)
+
+    async def connect(self) -> None:
+        """Wait for the server. See `StateStore.connect`."""
+        await self.connection.open()
+        log.info("connected to redis", namespace=self._namespace, seconds_kept=self._ttl or "no limit")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.connection.close()
+
+    async def ping(self) -> None:
+        """Check that the server answers. See `StateStore.ping`."""
+        await self.connection.ask("PING")
+
+    async def migrate(self) -> str:
+        """Do nothing: there is no schema."""
+        return "redis has no schema: nothing to migrate"
+
+    async def diagnose(self) -> list[Finding]:
+        """Look for what could cost records. See `OperatorStore.diagnose`."""
+        return await diagnose(self.connection, self._ttl)
+
+    async def bind(self, bot_id: int) -> None:
+        """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
+        key = f"{self._namespace}:bot"
+        await self.connection.ask("SET", key, bot_id, "NX")
+        owner = await self.connection.ask("GET", key)
+        if owner != str(bot_id).encode():
+            other = owner.decode(errors="replace")
+            raise StateForeign(f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}")
+
+    async def load(self, user_id: str) -> UserRecord:
+        """Read a record. See `StateStore.load`."""
+        reply, _ = await self.connection.evaluate(LOAD, self._keys(user_id), user_id=user_id)
+        return read_record(user_id, *reply)
+
+    async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
+        """Write changes. See `StateStore.commit`."""
+        version, _ = await self._commit(user_id, changes, expect)
+        return version
+
+    async def forget(self, user_id: str) -> bool:
+        """Erase a user, leaving a marker. See `StateStore.forget`."""
+        _, existed = await self._commit(user_id, Changes(forget=True), None)
+        return existed
+
+    async def users(self) -> AsyncIterator[str]:
+        """The ids of all users, some perhaps twice (as SCAN gives them). See `StateStore.users`."""
+        pattern = self._key("*", "meta")
+        for server in await self.connection.servers():
+            cursor = None
+            while cursor != 0:
+                scan = ("SCAN", cursor or 0, "MATCH", pattern, "COUNT", PAGE)
+                cursor, keys = await self.connection.ask(*scan, server=server)
+                for user_id in await self._with_content(keys):
+                    yield user_id
+
+    async def raw(self, user_id: str) -> str:
+        """What is stored for a user: per key its type and its content. See `OperatorStore.raw`."""
+        return "\n".join([f"{key} {await self._content(key)}" for key in self._keys(user_id)])
+
+    def _key(self, user_id: str, part: str) -> str:
+        return f"{self._namespace}:user:{{{user_id}}}:{part}"
+
+    def _keys(self, user_id: str) -> list[str]:
+        return [self._key(user_id, part) for part in ("state", "history", "meta", "applied")]
+
+    async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
+        check_size(user_id, changes, self.limits)
+        arguments = self._arguments(changes, expect)
+        reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
+        match reply:
+            case [b"done", version, existed]:
+                return int(version), bool(existed)
+            case [b"conflict"] if is_repeated:
+                # The first attempt may have been applied, and then overtaken.
+                raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
+            case [b"conflict"]:
+                raise StateConflict("another commit was first", user_id)
+        raise StateCorrupt("what is stored is no record of this bot", user_id)
+
+    def _arguments(self, changes: Changes, expect: int | None) -> list[Any]:
+        """A commit as `commit.lua` takes it."""
+        lists = _lists(changes)
+        numbers = (
+            -1 if expect is None else expect,
+            int((self._ttl or 0) * 1000),
+            FORGOTTEN_SECONDS * 1000,
+            APPLIED_LIMIT,
+            int(changes.forget),
+            int(changes.clear_history),
+            -1 if changes.keep_history is None else changes.keep_history,
+            *map(len, lists),
+        )
+        return [changes.token, " ".join(map(str, numbers)), *chain.from_iterable(lists)]
+
+    async def _with_content(self, keys: Sequence[bytes]) -> list[str]:
+        """Of a page of meta keys, the users of whom more is kept than that they were forgotten."""
+
+        async def ask() -> list[Any]:
+            pipeline = self.connection.client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.execute_command("HMGET", key, "version", "forgotten", "parts")
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and "WRONGTYPE" not in str(answer):
+                    raise answer
+            return answers
+
+        answers = await self.connection.call(ask) if keys else []
+        before, after = (len(part.encode()) for part in self._key("*", "meta").split("*"))
+        return [
+            key[before:-after].decode(errors="replace")
+            for key, answer in zip(keys, answers, strict=True)
+            # One that is not ours is listed, too: `load` says what is wrong with it.
+            if isinstance(answer, Exception) or not (_is_gone(*answer) or _is_marker(*answer))
+        ]
+
+    async def _content(self, key: str) -> str:
+        kind = (await self.connection.ask("TYPE", key)).decode()
+        readers: dict[str, tuple[Any, ...]] = {
+            "hash": ("HGETALL", key),
+            "list": ("LRANGE", key, 0, -1),
+            "string": ("GET", key),
+            "set": ("SMEMBERS", key),
+            "zset": ("ZRANGE", key, 0, -1),
+        }
+        return f"{kind} {await self.connection.ask(*readers[kind])!r}" if kind in readers else kind
+
+
+def read_record(
+    user_id: str, state: list[bytes], history: list[bytes], meta: list[bytes], applied: bytes | None
+) -> UserRecord:
+    """Make a record of what the keys hold.
+
+    Raises:
+        StateCorrupt: that is no record, or not the whole of one.
+    """
+    if not (state or history or meta or applied):
+        return UserRecord(user_id)
+    try:
+        fields = dict(pairs_of(meta))
+        parts = {"state": state, "history": history, "applied": applied}
+        missing = [part for part in fields["parts"].decode().split() if part in parts and not parts[part]]
+        if missing:
+            raise StateCorrupt(f"its {' and '.join(missing)} is gone, evicted or deleted", user_id)
+        messages = loads(b"[" + b",".join(history) + b"]")
+        ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
+        if not {int}.issuperset(map(type, ids)):
+            raise TypeError("not ids")
+        outbox = {int(key): value for key, value in with_prefix(OUTBOX, fields).items()}
+        return decode_record(
+            user_id,
+            version=int(fields["version"]),
+            token=fields["token"].decode(),
+            state=dict(pairs_of(state)),
+            fsm=with_prefix(FSM, fields),
+            history=[Message(each["role"], each["text"], each["at"]) for each in messages],
+            applied=ids,
+            outbox={key: value for key, value in outbox.items() if key in ids},
+            forgotten=int(fields["forgotten"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:
+    """The changes as `commit.lua` takes them."""
+    flows = {FSM + key: value for key, value in changes.fsm.items()}
+    dropped = [f"{OUTBOX}{key}" for key, value in changes.outbox.items() if value is None]
+    return (
+        _flat(changes.state),
+        _deleted(changes.state),
+        _flat(flows),
+        [*_deleted(flows), *dropped],
+        [dumps(message.to_json(), "history") for message in changes.messages],
+        changes.applied,
+        _flat(changes.outbox),
+    )
+
+
+def _flat(changed: Mapping[Any, bytes | None]) -> list[Any]:
+    return [item for pair in changed.items() if pair[1] is not None for item in pair]
+
+
+def _deleted(changed: Mapping[str, bytes | None]) -> list[str]:
+    return [key for key, value in changed.items() if value is None]
+
+
+def pairs_of(flat: Sequence[bytes]) -> Iterable[tuple[str, bytes]]:
+    """The fields and values of a hash as HGETALL answers it."""
+    return zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
+
+
+def with_prefix(prefix: str, fields: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Pick the fields whose names begin with `prefix`, without it."""
+    return {name[len(prefix) :]: value for name, value in fields.items() if name.startswith(prefix)}
+
+
+def _is_gone(*answer: bytes | None) -> bool:
+    return not any(answer)
+
+
+def _is_marker(_: bytes | None, forgotten: bytes | None, parts: bytes | None) -> bool:
+    return forgotten not in (None, b"0") and parts in (b"", b"applied")

@@ -1,0 +1,113 @@
+"""Updates as Telegram sends them, and as aiogram reads them."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import structlog
+from aiogram import Bot
+from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
+from aiogram.types import Chat, Update, User
+from aiogram.types.update import UpdateTypeLookupError
+from pydantic import ValidationError
+
+V = TypeVar("V")
+
+log = structlog.get_logger()
+
+
+def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
+    """Read an update, bound to the bot.
+
+    Returns:
+        `None`, after logging where it differs from what aiogram knows, when it cannot be read. Telegram would
+        only deliver the same again, so such an update counts as done.
+    """
+    try:
+        return Update.model_validate(raw, context={"bot": bot})
+    except ValidationError as error:
+        places = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
+        log.error("update not understood, skipped", update_id=raw["update_id"], places=places[:5])
+        return None
+
+
+def date_of(update: Update) -> float | None:
+    """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
+    edited_at: int | None = getattr(update.event, "edit_date", None)
+    date = getattr(update.event, "date", None)
+    return edited_at or (date.timestamp() if date else None)
+
+
+def sent_at(update: Update) -> float:
+    """When it was sent or, where it does not say, now; in seconds since 1970."""
+    return update.message.date.timestamp() if update.message else time.time()
+
+
+def kind_of(update: Update) -> str | None:
+    """What kind of update it is, such as `message`; `None` for one that aiogram does not know."""
+    try:
+        return update.event_type
+    except UpdateTypeLookupError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who an update is from.
+
+    Attributes:
+        user: who wrote or pressed, if anybody did.
+        chat: where.
+        user_id: whose record it changes; `None` when no person is behind it.
+    """
+
+    user: User | None
+    chat: Chat | None
+    user_id: str | None
+
+    @property
+    def lock_key(self) -> str:
+        """What is handled one after another has the same key."""
+        return self.user_id or f"chat:{self.chat.id if self.chat else ''}"
+
+    @property
+    def language(self) -> str | None:
+        """The user's language, as an IETF tag."""
+        return self.user.language_code if self.user else None
+
+
+def sender_of(update: Update) -> Sender:
+    """Who an update is from. Anonymous administrators and channels are nobody."""
+    context = UserContextMiddleware.resolve_event_context(update)
+    message = update.message or update.edited_message
+    is_person = context.user is not None and not (message and message.sender_chat)
+    return Sender(
+        user=context.user,
+        chat=context.chat,
+        user_id=str(context.user.id) if context.user and is_person else None,
+    )
+
+
+class LruDict(Generic[V]):
+    """A dict by update id that drops the least recently set ids."""
+
+    def __init__(self, limit: int = 65_536) -> None:
+        """Make an empty dict of at most `limit` ids."""
+        self._limit = limit
+        self._values: OrderedDict[int, V] = OrderedDict()
+
+    def __contains__(self, update_id: int) -> bool:
+        """Whether the id is there."""
+        return update_id in self._values
+
+    def get(self, update_id: int, default: V) -> V:
+        """The value of an id."""
+        return self._values.get(update_id, default)
+
+    def set(self, update_id: int, value: V) -> None:
+        """Set a value, which makes the id the newest."""
+        self._values[update_id] = value
+        self._values.move_to_end(update_id)
+        if len(self._values) > self._limit:
+            self._values.popitem(last=False)

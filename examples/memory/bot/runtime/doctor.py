@@ -1,0 +1,83 @@
+"""`bot doctor`: what keeps the bot from running, and what puts records at risk."""
+
+from urllib.parse import urlsplit
+
+from bot.runtime.config import WEBHOOK_PORTS, Settings
+from bot.runtime.engines import create_store
+from bot.runtime.errors import OperatorError, StateError
+from bot.runtime.state.store import Finding
+
+
+async def diagnose(settings: Settings) -> list[Finding]:
+    """Look at everything the bot needs. Speaks to Telegram only when there is a token."""
+    findings = [Finding("ok", "the settings can be used")]
+    findings += _diagnose_webhook(settings)
+    findings += await _diagnose_store(settings)
+    if settings.bot_token is None:
+        text = "BOT_TOKEN is not set: get one from @BotFather; `bot chat` works without"
+        return [*findings, Finding("error", text)]
+    return findings + await _diagnose_telegram(settings)
+
+
+def _diagnose_webhook(settings: Settings) -> list[Finding]:
+    if settings.webhook_url is None:
+        return [Finding("ok", "updates come by long polling (WEBHOOK_URL is not set)")]
+    url = urlsplit(settings.webhook_url)
+    if url.scheme != "https":
+        return [Finding("error", "WEBHOOK_URL is not https, which Telegram requires")]
+    if (url.port or 443) not in WEBHOOK_PORTS:
+        ports = ", ".join(map(str, WEBHOOK_PORTS))
+        return [Finding("error", f"WEBHOOK_URL names a port that Telegram does not use ({ports})")]
+    return [Finding("ok", f"updates come by webhook, under the path {settings.webhook_path}")]
+
+
+async def _diagnose_store(settings: Settings) -> list[Finding]:
+    try:
+        store = create_store(settings)
+    except OperatorError as error:
+        return [Finding("error", str(error))]
+    try:
+        await store.connect()
+        await store.ping()
+        return [Finding("ok", f"the {store.name} store answers"), *await store.diagnose()]
+    except (StateError, OperatorError) as error:
+        return [Finding("error", f"the {store.name} store cannot be used: {error}")]
+    finally:
+        await store.close()
+
+
+async def _diagnose_telegram(settings: Settings) -> list[Finding]:
+    from bot.runtime.telegram.fast_import import import_aiogram
+
+    import_aiogram()
+    from aiogram import Bot
+    from aiogram.client.session.aiohttp import AiohttpSession
+    from aiogram.client.telegram import TelegramAPIServer
+    from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
+
+    from bot.runtime.telegram.webhook import is_same_address
+
+    api = TelegramAPIServer.from_base(settings.telegram_api_url)
+    async with Bot(settings.token, session=AiohttpSession(api=api, timeout=10)) as bot:
+        try:
+            me = await bot.get_me()
+            webhook = await bot.get_webhook_info()
+        except (TelegramUnauthorizedError, TelegramNotFound):
+            return [Finding("error", "Telegram does not know this bot: check BOT_TOKEN")]
+        except AiogramError as error:
+            reason = getattr(error, "message", type(error).__name__)
+            return [Finding("error", f"Telegram does not answer: {reason}")]
+    findings = [Finding("ok", f"Telegram knows this bot as @{me.username}")]
+    if webhook.url and not is_same_address(webhook.url, settings.webhook_url or ""):
+        findings.append(
+            Finding("warning", "another webhook is set; `bot run` replaces it, keeping its updates")
+        )
+    elif settings.webhook_url and not webhook.url:
+        findings.append(
+            Finding("warning", "no webhook is set, so nothing is delivered; `bot run` sets it when it starts")
+        )
+    if webhook.pending_update_count:
+        findings.append(Finding("ok", f"{webhook.pending_update_count} updates are waiting"))
+    if webhook.last_error_message:
+        findings.append(Finding("warning", f"the last delivery failed: {webhook.last_error_message}"))
+    return findings

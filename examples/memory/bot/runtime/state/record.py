@@ -1,0 +1,175 @@
+"""What is kept about a user: one record, with a version."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from bot.runtime.errors import StateCorrupt
+from bot.runtime.state.codec import clean, dumps, loads
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: who said it.
+        text: what was said; NULs and lone surrogates become U+FFFD.
+        at: when, in seconds since 1970.
+    """
+
+    role: Literal["user", "assistant"]
+    text: str
+    at: float
+
+    def __post_init__(self) -> None:
+        """Make the text storable on every engine."""
+        if not self.text.isascii() or "\0" in self.text:  # spares most texts a call
+            object.__setattr__(self, "text", clean(self.text))
+
+    def to_json(self) -> dict[str, Any]:
+        """The message as a JSON object."""
+        return {"role": self.role, "text": self.text, "at": self.at}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(value["role"], value["text"], value["at"])
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """The replies of one update that are not yet known to be delivered.
+
+    Attributes:
+        replies: what to send, in order, as `bot.runtime.telegram.outbox` wrote it.
+        at: when the update came, in seconds since 1970 by Telegram's clock; `None` for one that does not say.
+    """
+
+    replies: list[dict[str, Any]]
+    at: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The replies as a JSON object."""
+        return {"replies": self.replies, "at": self.at}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(replies=value["replies"], at=value["at"])
+
+
+@dataclass(slots=True)
+class UserRecord:
+    """Everything the bot keeps about one user.
+
+    Attributes:
+        user_id: Telegram's id, as text.
+        version: grows with every commit and is never used twice; 0 when nothing was ever kept.
+        token: names the commit that wrote this version.
+        state: the owner's own keys.
+        history: the conversation, oldest message first.
+        fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.runtime.state.fsm`.
+        applied: ids of the updates applied last, oldest first.
+        outbox: per update id, its replies not yet known to be delivered.
+        forgotten: the version at which the user was last forgotten; 0 for never.
+    """
+
+    user_id: str
+    version: int = 0
+    token: str = ""
+    state: dict[str, Any] = field(default_factory=dict)
+    history: list[Message] = field(default_factory=list)
+    fsm: dict[str, dict[str, Any]] = field(default_factory=dict)
+    applied: tuple[int, ...] = ()
+    outbox: dict[int, OutboxEntry] = field(default_factory=dict)
+    forgotten: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show: bookkeeping alone is not about the user."""
+        return not (self.state or self.history or self.fsm)
+
+    def personal_data(self) -> dict[str, Any]:
+        """What the user may have a copy of, as a JSON object."""
+        return {
+            "user_id": self.user_id,
+            "state": self.state,
+            "history": [message.to_json() for message in self.history],
+            "fsm": self.fsm,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole record as a JSON object: one line of an export."""
+        return self.personal_data() | {
+            "applied": list(self.applied),
+            "outbox": {str(key): entry.to_json() for key, entry in self.outbox.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(
+            user_id=value["user_id"],
+            state=value["state"],
+            history=[Message.from_json(message) for message in value["history"]],
+            fsm=value["fsm"],
+            applied=tuple(value["applied"]),
+            outbox={int(key): OutboxEntry.from_json(entry) for key, entry in value["outbox"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one record may hold.
+
+    Attributes:
+        max_bytes: most bytes of state, flows and history together.
+        history: most messages.
+    """
+
+    max_bytes: int = 262_144
+    history: int = 50
+
+
+def decode_record(
+    user_id: str,
+    *,
+    version: int,
+    token: str,
+    state: Mapping[str, bytes],
+    fsm: Mapping[str, bytes],
+    history: list[Message],
+    applied: tuple[int, ...],
+    outbox: Mapping[int, bytes],
+    forgotten: int,
+) -> UserRecord:
+    """Make a record of its serialised parts.
+
+    Raises:
+        StateCorrupt: a part is not what a commit writes.
+    """
+    try:
+        return UserRecord(
+            user_id=user_id,
+            version=version,
+            token=token,
+            state=_decoded(state),
+            history=history,
+            fsm=_decoded(fsm),
+            applied=applied,
+            outbox={key: OutboxEntry.from_json(loads(value)) for key, value in outbox.items()},
+            forgotten=forgotten,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def _decoded(values: Mapping[str, bytes]) -> dict[str, Any]:
+    """Read all at once, which takes a fraction of the time."""
+    return dict(zip(values, loads(b"[" + b",".join(values.values()) + b"]"), strict=True))
+
+
+def encode_entry(entry: OutboxEntry) -> bytes:
+    """Serialise an outbox entry."""
+    return dumps(entry.to_json(), "outbox")

@@ -1,0 +1,305 @@
+"""The interface between Telegram, the store and an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import structlog
+
+from bot.runtime.engines.memory.store import MemoryStore
+from bot.runtime.errors import StateForgotten
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.store import StateStore
+from bot.runtime.state.turn import Turn, current_turn, mutate, turn_of
+
+if TYPE_CHECKING:
+    from aiogram import Bot
+    from aiogram.methods import TelegramMethod
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LAST_WORDS = 1.0
+"""Seconds that cancelled background work has for cleaning up."""
+
+log = structlog.get_logger()
+
+
+class TelegramAgentAdapter:
+    """An agent with state and history. Override `agent_logic` or, to do more, `process_agent_request`.
+
+    Attributes:
+        bot_token: the bot's token.
+        store: where users' records are kept; the running bot puts its own here.
+        bot: aiogram's client, once the bot runs.
+    """
+
+    bot: Bot
+
+    def __init__(self, bot_token: str, store: StateStore | None = None) -> None:
+        """Make an agent.
+
+        Args:
+            bot_token: the bot's token; empty in the terminal.
+            store: where to keep users' records; in this process only, when none is given.
+        """
+        self.bot_token = bot_token
+        self.store: StateStore = store or MemoryStore()
+        self._background = _Background()
+
+    async def connect(self) -> None:
+        """Connect the store; override it to open what the agent needs.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+        """
+        await self.store.connect()
+
+    async def close(self) -> None:
+        """Close the store; override it to close what the agent opened, too."""
+        await self.store.close()
+
+    @property
+    def turn(self) -> Turn:
+        """The turn under way: `history`, `user`, `reply(method)`.
+
+        Raises:
+            RuntimeError: none is; `handle_message` begins one.
+        """
+        turn = current_turn()
+        if turn is None:
+            raise RuntimeError("no turn is under way: call handle_message, which begins one")
+        return turn
+
+    async def handle_message(self, *, user_id: str, message: str) -> str:
+        """Have the agent answer a message, and remember both.
+
+        Inside an update it is part of the update's transaction. Called from anywhere else it is one of its
+        own, which runs again when somebody else changed the record meanwhile.
+
+        Args:
+            user_id: Telegram's id, as text.
+            message: what the user wrote.
+
+        Returns:
+            The agent's reply.
+
+        Raises:
+            StateError: the record could not be loaded or committed.
+        """
+        turn = turn_of(user_id)
+        if turn is None or not turn.is_open:
+            return await mutate(
+                self.store, user_id, lambda _: self.handle_message(user_id=user_id, message=message)
+            )
+        turn.remember("user", message)
+        reply = await self.process_agent_request(message, user_id)
+        if reply:
+            turn.remember("assistant", reply)
+        return reply
+
+    async def process_agent_request(self, message: str, user_id: str) -> str:
+        """Answer a message: load the user's state, run `agent_logic`, keep what it changed.
+
+        Args:
+            message: what the user wrote.
+            user_id: Telegram's id, as text.
+
+        Returns:
+            The reply; an empty one is not sent.
+        """
+        turn = turn_of(user_id)
+        if turn is None or not turn.is_open:
+            return await self.handle_message(user_id=user_id, message=message)
+        return await self.agent_logic(message, turn.state)
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        """Answer a message. Every agent has to implement this.
+
+        Args:
+            message: what the user wrote.
+            state: what is kept about the user; whatever JSON is put there is kept.
+
+        Returns:
+            The reply; an empty one is not sent.
+        """
+        raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    async def on_error(self, error: Exception) -> str | None:
+        """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
+
+        It is logged already and its user gets an apology. Override this to report it elsewhere, or to choose
+        other words. `self.turn` shows the record as it was before the update; changes of it are dropped. It
+        has five seconds; should it fail itself, the usual apology is sent.
+
+        Args:
+            error: what happened.
+
+        Returns:
+            What to tell the user; empty for nothing, `None` for the usual apology.
+        """
+        return None
+
+    async def get_user_state(self, user_id: str) -> dict[str, Any]:
+        """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+            StateCorrupt: what is stored cannot be read.
+        """
+        turn = turn_of(user_id)
+        if turn and turn.is_open:
+            return turn.state
+        return (await self.store.load(user_id)).state
+
+    async def update_user_state(self, user_id: str, key: str, value: Any) -> None:
+        """Set one key of the user's state, without touching the others.
+
+        A background task that outlives its turn writes to the store, unless the user was forgotten since:
+        then nothing is written.
+
+        Raises:
+            StateValueError: `value` is not JSON.
+            StateError: the store could not be read or written.
+        """
+        dumps(value, f"state[{key!r}]")
+
+        async def change(turn: Turn) -> None:
+            turn.state[key] = value
+
+        await self.mutate(user_id, change)
+
+    async def clear_user_state(self, user_id: str) -> None:
+        """Remove every key of the user's state; the conversation stays.
+
+        Raises:
+            StateError: the store could not be read or written.
+        """
+
+        async def change(turn: Turn) -> None:
+            turn.state.clear()
+
+        await self.mutate(user_id, change)
+
+    async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
+        """Read a user's record and change it as one step, inside a turn or outside one.
+
+        Outside a turn, `change` runs again when another commit was first. A background task that outlives
+        its turn changes nothing once the user was forgotten.
+
+        Args:
+            user_id: Telegram's id, as text.
+            change: is given the turn, and changes its `state`.
+
+        Returns:
+            What `change` returned; `None` when the user was forgotten.
+
+        Raises:
+            StateError: the record could not be loaded or committed.
+        """
+        turn = turn_of(user_id)
+        if turn and (turn.is_open or turn.is_anonymous):
+            return await change(turn)
+        try:
+            return await mutate(self.store, user_id, change, since=turn.version if turn else None)
+        except StateForgotten:
+            log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
+            return None
+
+    def background(
+        self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Run `work(*args, **kwargs)` in the background; inside a turn, it starts once the turn is committed.
+
+        A turn that is run again begins its work once, one that fails not at all. An error of the work is
+        logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is cancelled then; when
+        the bot is killed, it is gone.
+        """
+        context = copy_context()
+
+        async def run() -> None:
+            await work(*args, **kwargs)
+
+        def begin() -> None:
+            self._background.start(run(), context)
+
+        turn = current_turn()
+        if turn and turn.is_open:
+            turn.when_committed(begin)
+        else:
+            begin()
+
+    async def drain(self, timeout: float) -> None:
+        """Let background work finish; cancel what takes longer than `timeout` seconds."""
+        await self._background.drain(timeout)
+
+    async def send(self, user_id: str, message: str | TelegramMethod[Any]) -> None:
+        """Send something to a user, now or, inside the user's turn, as one of its replies.
+
+        It waits as long as Telegram asks it to. A background task that outlives its turn sends nothing once
+        the user was forgotten. Nothing is sent again if the bot is killed meanwhile.
+
+        Args:
+            user_id: Telegram's id, as text.
+            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
+
+        Raises:
+            DeliveryFailed: Telegram could not be reached.
+            StateUnavailable: the store does not answer.
+        """
+        # Here, because aiogram takes a while to import and an agent without Telegram can do without.
+        from aiogram.methods import SendMessage
+
+        from bot.runtime.telegram.calls import prepare
+        from bot.runtime.telegram.outbox import send
+
+        method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
+        turn = turn_of(user_id)
+        if turn and turn.is_open:
+            turn.reply(method)
+            return
+        if turn and (await self.store.load(user_id)).forgotten > turn.version:
+            log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
+            return
+        for reply in await prepare(self.bot, method):
+            await send(self.bot, reply)
+
+
+class _Background:
+    """Holds references to running tasks, logs their errors, and ends them with the bot."""
+
+    def __init__(self) -> None:
+        """Start without tasks."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any], context: Context) -> None:
+        """Run `work` in `context`, which knows the turn it belongs to. Its error, if it fails, is logged."""
+        task = asyncio.create_task(work, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for all work, also what it begins itself; cancel what is not done in time.
+
+        Args:
+            timeout: seconds.
+        """
+        if self._tasks:
+            log.info("finishing background work", tasks=len(self._tasks))
+        deadline = time.monotonic() + timeout
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self._tasks:
+            log.warning("background work cancelled", tasks=len(self._tasks))
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("background work failed", exc_info=error)

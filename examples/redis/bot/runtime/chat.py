@@ -1,0 +1,122 @@
+"""`bot chat`: the same bot in the terminal, without a token or a network."""
+
+import asyncio
+import itertools
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from bot.runtime.app import open_app
+from bot.runtime.config import Settings
+from bot.runtime.state.codec import clean
+from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
+from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.processor import NotAcknowledged
+
+
+class _Screen:
+    """Shows what the bot does, and knows what a number stands for."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+        self.buttons: list[Button] = []
+        """Those of the last message that had any."""
+
+    def watch(self, call: Reply, message: Json | None) -> None:
+        """Show a call of the bot."""
+        match call.method:
+            case "sendMessage" | "editMessageText":
+                self.show(call.params["text"])
+            case "sendDocument":
+                self.show(call.params.get("caption", ""))
+                for name, content in call.files.values():
+                    self.show(f"[{name}]\n{content.decode(errors='replace')}")
+            case "answerCallbackQuery":
+                if "text" in call.params:
+                    self.show(call.params["text"])
+            case "sendChatAction" | "setMyCommands":
+                pass
+            case method if not method.startswith("get"):
+                self.show(f"[{method}]")
+        if "reply_markup" in call.params:
+            self._offer(orjson.loads(call.params["reply_markup"]), message or {})
+
+    def _offer(self, markup: Json, message: Json) -> None:
+        self.buttons = []
+        for button in itertools.chain.from_iterable(markup.get("inline_keyboard", [])):
+            if "callback_data" in button:
+                self.buttons.append(Button(button["text"], button["callback_data"], message))
+                self.show(f"  {len(self.buttons)}) {button['text']}")
+            elif "url" in button:
+                self.show(f"  {button['text']}: {button['url']}")
+        if self.buttons:
+            self.show("(type a number to press a button)")
+
+    async def enter(self, line: str, person: LocalChat) -> None:
+        """Send a line as a message, or press the button whose number it is."""
+        line = clean(line)
+        try:
+            if line.isdecimal() and 1 <= int(line) <= len(self.buttons):
+                button = self.buttons[int(line) - 1]
+                self.buttons = []
+                await person.press(button)
+            else:
+                await person.say(line)
+        except NotAcknowledged as error:
+            self.show(f"(not answered: {error}; try again)")
+
+
+async def chat(settings: Settings, user_id: int) -> None:
+    """Talk to the bot until the input ends.
+
+    Args:
+        settings: the settings; the token and everything about Telegram are ignored.
+        user_id: the Telegram id to be.
+
+    Raises:
+        OperatorError: the store cannot be opened.
+    """
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    screen = _Screen(_show_coloured if is_terminal else _show_plain)
+    telegram = LocalTelegram()
+    telegram.watch = screen.watch
+    person = LocalChat(telegram, telegram.person("You", user_id))
+    async with open_app(settings, session=telegram.session, token=TOKEN) as app:
+        telegram.bring_to(app.bot, app.processor)
+        if is_terminal:
+            print("Write to your bot. /help lists its commands, Ctrl-D leaves.")
+            if not app.store.survives_exit:
+                print("The memory store forgets everything when you leave.")
+        async for line in _typed_lines() if is_terminal else _piped_lines():
+            if line.strip():
+                await screen.enter(line, person)
+        await app.drain()
+
+
+async def _typed_lines() -> AsyncIterator[str]:
+    prompt: PromptSession[str] = PromptSession()
+    with patch_stdout():
+        while True:
+            try:
+                yield await prompt.prompt_async("you> ")
+            except (EOFError, KeyboardInterrupt):
+                return
+
+
+async def _piped_lines() -> AsyncIterator[str]:
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        yield line.rstrip("\r\n")
+
+
+def _show_coloured(text: str) -> None:
+    print_formatted_text(FormattedText([("ansicyan", text)]))
+
+
+def _show_plain(text: str) -> None:
+    print(text, flush=True)

@@ -241,7 +241,7 @@ def _default(name: str, node: ast.expr) -> str:
     value = ast.literal_eval(node)
     if name == "STATE_TTL":
         ttl = _constant("engines/redis/store.py", "DEFAULT_TTL")
-        return f"`{ttl}` in Redis, else for ever"
+        return f"`{ttl}` in Redis, else forever"
     return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -18,12 +18,13 @@ from bot.runtime.state.store import Changes
 from suite.engines.postgres.server import OwnServer
 from suite.support.command_line import environment
 
+pytestmark = pytest.mark.clause("dev-server.shared")
+
 USER = """
 import sys
 from pathlib import Path
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 
-pytestmark = pytest.mark.clause("dev-server.shared")
 server = PostgresDevServer(Path(sys.argv[1]))
 print(server.start_now(), flush=True)
 sys.stdin.readline()

@@ -98,7 +98,9 @@ def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> 
     return done.stdout
 
 
-def prove(folder: Path, *arguments: str, timeout: float = 1200, **settings: str) -> tuple[str, int]:
+def prove(
+    folder: Path, *arguments: str, timeout: float = 1200, settings: Mapping[str, str] | None = None
+) -> tuple[str, int]:
     """Run `./do prove` on a rendered bot.
 
     Args:
@@ -110,8 +112,9 @@ def prove(folder: Path, *arguments: str, timeout: float = 1200, **settings: str)
     Returns:
         What it printed, and its exit code.
     """
-    command = (sys.executable, "-m", "suite", "prove", folder, "-q", "-rsfE", *arguments)
-    done = run(*command, cwd=ROOT, env=clean_env(PYTHONPATH=str(ROOT), **settings), timeout=timeout)
+    command: list[str | Path] = [sys.executable, "-m", "suite", "prove", folder, "-q", "-rsfE", *arguments]
+    environment = clean_env(PYTHONPATH=str(ROOT)) | dict(settings or {})
+    done = run(*command, cwd=ROOT, env=environment, timeout=timeout)
     return done.stdout + done.stderr, done.returncode
 
 

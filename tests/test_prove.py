@@ -107,8 +107,9 @@ SOME = ["suite/contract/test_store.py", "suite/behaviour/test_commands.py", "sui
 
 def kit(command: str, folder: Path, *arguments: str) -> CompletedProcess[str]:
     """Run the kit as `./do` does, in the environment that the tests have already."""
+    start: list[str | Path] = [sys.executable, "-P", "-m", "suite", command, folder, *arguments]
     return run(
-        *(sys.executable, "-P", "-m", "suite", command, folder, *arguments),
+        *start,
         cwd=ROOT,
         env=clean_env(PYTHONPATH=str(ROOT)),
         timeout=900,

@@ -29,7 +29,7 @@ SLOWEST = 10
 
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes test at once: some wait for servers more than they work."""
-    return 2 * (os.cpu_count() or 1)
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

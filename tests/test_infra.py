@@ -96,7 +96,7 @@ def test_scripts(script: Path) -> None:
 def test_infra_is_rendered_as_it_is(render: Render) -> None:
     """Also that a script can be run."""
     folder = render(backend="cloud", cloud_provider="firestore") / "infra"
-    assert [path.name for path in folder.iterdir()] == ["firestore.sh"]
+    assert sorted(path.name for path in folder.iterdir()) == [".gitattributes", "firestore.sh"]
     assert (folder / "firestore.sh").read_bytes() == (INFRA / "firestore.sh").read_bytes()
     assert os.access(folder / "firestore.sh", os.X_OK)
     assert not [*INFRA.glob("*.jinja")]

@@ -70,7 +70,7 @@ try() {
         set -- copy --quiet --vcs-ref HEAD
         [ -t 0 ] || set -- "$@" --defaults
         PYTHONWARNINGS='ignore:The repository' \
-            uv run --quiet --no-dev --project "$here" copier "$@" "$here" "$folder"
+            uv run --quiet --no-dev --no-group bots --no-group suite --project "$here" copier "$@" "$here" "$folder"
         printf 'Rendered into %s: your code goes into bot/agent.py\n' "$folder" >&2
     fi
     cd -- "$folder"

@@ -103,7 +103,7 @@ def edit_room(project: Path, *, migration: bool = False) -> None:
     handlers = project / "bot/handlers.py"
     _replace(handlers, "from aiogram import Router\n", IMPORTS)
     _append(handlers, ROUTERS)
-    _replace(project / "tests/test_agent.py", "Processed: ", "Got it: ", times=3)
+    _replace(project / "tests/test_agent.py", '"message_count": 2', '"message_count": 1 + 1')
     (project / "tests/test_conversation.py").write_text(TESTS, "utf-8")
     for name in DELETED:
         (project / name).unlink(missing_ok=True)

@@ -194,12 +194,6 @@ def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str
     return found
 
 
-def proven_by(answers: Answers) -> dict[str, str] | None:
-    """The first combination with the same engine, which runs all its tests; `None`: it is this one."""
-    first = next(each for each in combinations() if engine(each) == engine(answers))
-    return None if first == answers else first
-
-
 def label(answers: Answers) -> str:
     """A short name of a combination, for test ids."""
     return "-".join(answers.values()) or "defaults"

@@ -1,8 +1,7 @@
 """What commands share: settings and logs, the event loop, and the store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from bot.runtime.config import Settings, load_settings
@@ -32,36 +31,25 @@ def run_async(work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
-@asynccontextmanager
-async def open_store() -> AsyncIterator[OperatorStore]:
-    """The store, for commands that need nothing else of the bot.
-
-    Raises:
-        OperatorError: it cannot be used, or keeps nothing outside the running bot.
-    """
-    store = create_store(read_settings(log_level="WARNING"))
-    if not store.survives_exit:
-        raise OperatorError(
-            f"the {store.name} store keeps nothing outside the running bot; in a chat, /export shows it"
-        )
-    try:
-        await store.connect()
-        yield store
-    except StateError as error:
-        raise OperatorError(str(error)) from error
-    finally:
-        await store.close()
-
-
 def with_store(work: Callable[[OperatorStore], Awaitable[None]]) -> None:
-    """Run `work` with the store open, and close it.
+    """Run `work` with the store open, for commands that need nothing else of the bot, and close it.
 
     Raises:
         OperatorError: the store cannot be used, or keeps nothing outside the running bot.
     """
 
     async def run() -> None:
-        async with open_store() as store:
+        store = create_store(read_settings(log_level="WARNING"))
+        if not store.survives_exit:
+            raise OperatorError(
+                f"the {store.name} store keeps nothing outside the running bot; in a chat, /export shows it"
+            )
+        try:
+            await store.connect()
             await work(store)
+        except StateError as error:
+            raise OperatorError(str(error)) from error
+        finally:
+            await store.close()
 
     run_async(run())

@@ -89,6 +89,7 @@ try)
 test)
     provide_uv
     cd -- "$here"
+    unset PYTHONDONTWRITEBYTECODE # with it, each of some thousand processes would compile what it imports
     exec uv run --quiet pytest "$@"
     ;;
 prove | torture)

@@ -139,7 +139,8 @@ def torture(copy: Path, arguments: Sequence[str], folder: Path, seen: Sequence[s
 
 def _run_inside(copy: Path, module: str, *arguments: str) -> int:
     """Run a module to its end; Ctrl-C reaches it by itself, and is waited for."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile what it imports
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=copy, env=environment)
     while True:
         try:

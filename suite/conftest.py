@@ -1,5 +1,11 @@
 """What all tests share, and which of them run."""
 
+# ruff: noqa: E402 - import_aiogram() has to come before whatever imports aiogram
+
+from bot.runtime.telegram.fast_import import import_aiogram
+
+import_aiogram()
+
 import asyncio
 import importlib
 from collections import defaultdict

@@ -1,6 +1,7 @@
 """Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ SECOND_TRY = "second try"
 
 SECOND_TRIES = 1
 """How many tests may need one before the run fails."""
+
+PROCESSOR = "processor time"
+"""The property of a test that says how many seconds of a processor it took, with the processes it started."""
 
 SLOWEST = 10
 
@@ -204,6 +208,22 @@ def project(render: Render, tmp_path: Path) -> Callable[[Answers], Path]:
     return _project
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note how much of a processor a test takes: two of them make a run no shorter than half of the sum."""
+    before = processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((PROCESSOR, processor_seconds() - before))
+
+
+def processor_seconds() -> float:
+    """Seconds of a processor that this process and those it waited for have taken."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 class Report:
     """What this run has to say in the end."""
 
@@ -232,16 +252,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             for nodeid, value in said:
                 terminalreporter.write_line(f"{nodeid}: {value}")
     calls = [test for test in report.tests if test.when == "call"]
-    by_file: dict[str, list[float]] = {}
+    by_file: dict[str, list[pytest.TestReport]] = {}
     for test in calls:
-        by_file.setdefault(test.nodeid.partition("::")[0], []).append(test.duration)
+        by_file.setdefault(test.nodeid.partition("::")[0], []).append(test)
     if len(by_file) > 1:
-        terminalreporter.section("where the time went")
-        for file, seconds in sorted(by_file.items(), key=lambda each: -sum(each[1])):
-            terminalreporter.write_line(f"{sum(seconds):6.0f} s in {len(seconds):3} tests  {file}")
-        terminalreporter.section(f"the {SLOWEST} slowest tests")
+        terminalreporter.section("where the time went: seconds, of a processor, tests")
+        table = [(sum(test.duration for test in tests), tests, file) for file, tests in by_file.items()]
+        for seconds, tests, file in sorted(table, reverse=True, key=lambda row: row[0]):
+            terminalreporter.write_line(f"{seconds:6.0f} {taken(tests):6.0f} {len(tests):5}  {file}")
+        terminalreporter.write_line(f"{'':6} {taken(calls):6.0f} {len(calls):5}  in all")
+        terminalreporter.section(f"the {SLOWEST} slowest tests: seconds, of a processor")
         for test in sorted(calls, key=lambda test: -test.duration)[:SLOWEST]:
-            terminalreporter.write_line(f"{test.duration:6.0f} s  {test.nodeid}")
+            terminalreporter.write_line(f"{test.duration:6.0f} {taken([test]):6.0f}  {test.nodeid}")
+
+
+def taken(tests: list[pytest.TestReport]) -> float:
+    """Seconds of a processor that tests took."""
+    return sum(value for test in tests for name, value in test.user_properties if name == PROCESSOR)
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from hashlib import sha1
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from aiogram.types import CallbackQuery, ChatMemberUpdated, Message
 
 import bot
 from bot.runtime import testing
+from bot.runtime.app import load_owner
 from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram.local import DOWNLOAD_LIMIT
@@ -316,6 +319,7 @@ async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, 
 CONFTEST = """
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime import testing
+from bot.runtime.app import load_owner
 from bot.runtime.errors import OperatorError
 
 testing.load_owner = lambda: testing.Owner(agent=TelegramAgentAdapter)
@@ -364,3 +368,17 @@ def test_no_setting_reaches_a_test_from_outside(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
     assert "1 passed" in result.stdout or "no emulator is installed" in result.stdout
     assert sorted(tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize("router", ["", "before", "after"])
+def test_an_owner_need_not_have_every_router(monkeypatch: pytest.MonkeyPatch, router: str) -> None:
+    """Nor texts: `bot/agent.py` is enough."""
+    agent, handlers = ModuleType("bot.agent"), ModuleType("bot.handlers")
+    agent.__dict__["Agent"] = CountingAgent
+    handlers.__spec__ = ModuleSpec("bot.handlers", None)
+    if router:
+        handlers.__dict__[router] = Router(name=router)
+    monkeypatch.setitem(sys.modules, "bot.agent", agent)
+    monkeypatch.setitem(sys.modules, "bot.handlers", handlers)
+    owner = load_owner()
+    assert [each.name for each in (*owner.before, *owner.after)] == [router] * bool(router)

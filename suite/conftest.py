@@ -28,10 +28,14 @@ from suite.contract.harness import Harness, make_harness
 from suite.parts import HERE, PARTS, why_not
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
-settings.register_profile(
-    "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-settings.load_profile("default")
+for profile, examples in {"quick": 15, "thorough": 100}.items():  # chosen by --hypothesis-profile
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+settings.load_profile("quick")
 
 LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 """What does not apply here, by the reason."""

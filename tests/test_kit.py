@@ -82,6 +82,7 @@ def test_kept(
     folder = render(**answers)
     if pytestconfig.getoption("full"):
         arguments = [each for each in arguments if each.startswith(("--part", "engine", "once", "suite"))]
+        arguments += ["--hypothesis-profile=thorough"]
     printed, code = prove(folder, *arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (suite/\S+?)(?: - .*)?$", printed, re.MULTILINE)
     if code == 1 and 0 < len(failed) <= A_FEW:

@@ -1,6 +1,7 @@
-"""The torture suite in its long form, and the proof that it can fail.
+"""The torture suite in its long form, and a bot without transactions, which has to fail it. With `--full` only.
 
-TORTURE_SEED and TORTURE_MINUTES repeat a run and make it longer. The kit on each engine has the short form.
+TORTURE_SEED and TORTURE_MINUTES repeat a run and make it longer. The kit on each engine has the short form,
+and test_prove.py breaks a bot's runtime to see the short form fail.
 """
 
 import os
@@ -13,25 +14,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Render
-from support import ROOT, Answers, clean_env, first_of_each_engine, run
+from support import ROOT, Answers, clean_env, first_of_each_engine, label, run
 
 SEED = os.environ.get("TORTURE_SEED", "1")
 MINUTES = os.environ.get("TORTURE_MINUTES", "0")
 
-OF_NAIVE_BOTS = ("redis", "memory", "postgres")
-"""Engines in whose place a bot without transactions keeps its state; the ordinary run takes the first."""
-
 Record = Callable[[str, object], None]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the engines: with `--full` all of them."""
-    full = metafunc.config.getoption("full")
-    if metafunc.function is test_a_bot_without_transactions_fails:
-        metafunc.parametrize("backend", OF_NAIVE_BOTS if full else OF_NAIVE_BOTS[:1])
-    else:
-        engines = first_of_each_engine() if full else {}
-        metafunc.parametrize("answers", engines.values(), ids=engines.keys())
 
 
 @pytest.fixture
@@ -62,7 +50,9 @@ def shown(printed: str) -> str:
     return printed[printed.rfind("\n\n", 0, printed.rfind("\n\n")) :].strip("\n")
 
 
+@pytest.mark.rarely
 @pytest.mark.slow(300)
+@pytest.mark.parametrize("answers", first_of_each_engine().values(), ids=label)
 def test_nothing_is_lost(
     bot: Callable[[Answers], Path], answers: dict[str, str], record_property: Record
 ) -> None:
@@ -77,7 +67,9 @@ def test_nothing_is_lost(
     record_property("torture", shown(printed))
 
 
+@pytest.mark.rarely
 @pytest.mark.slow(100)
+@pytest.mark.parametrize("backend", ["redis", "memory", "postgres"])
 def test_a_bot_without_transactions_fails(
     bot: Callable[[Answers], Path], backend: str, record_property: Record
 ) -> None:

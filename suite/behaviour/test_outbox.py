@@ -27,7 +27,7 @@ from aiogram.types import (
     ReactionTypeEmoji,
     ReplyParameters,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.runtime.telegram.calls import TEXT_LIMIT, Reply, Session, prepare, split_text
@@ -42,6 +42,7 @@ def units(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
 
+@settings(max_examples=100)
 @given(text=st.text(st.sampled_from("ab \n👩é"), max_size=200), limit=st.integers(2, 20))
 def test_pieces_fit_stand_where_they_say_and_lose_only_white_space(text: str, limit: int) -> None:
     whole = text.encode("utf-16-le")

@@ -268,7 +268,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def taken(tests: list[pytest.TestReport]) -> float:
     """Seconds of a processor that tests took."""
-    return sum(value for test in tests for name, value in test.user_properties if name == PROCESSOR)
+    properties = [each for test in tests for each in test.user_properties]
+    return sum(value for name, value in properties if name == PROCESSOR and isinstance(value, float))
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,4 +1,4 @@
-"""The torture suite in its long form, and a bot without transactions, which has to fail it. With `--full` only.
+"""The torture suite in its long form, and a bot without transactions, which has to fail it: with `--full`.
 
 TORTURE_SEED and TORTURE_MINUTES repeat a run and make it longer. The kit on each engine has the short form,
 and test_prove.py breaks a bot's runtime to see the short form fail.

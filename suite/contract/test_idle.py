@@ -78,6 +78,6 @@ async def test_only_records_are_left_of_users_who_wrote_once(store: OperatorStor
         await write_once(app, range(201, 201 + USERS))
         assert app.processor.is_idle
         await settled(tasks)
-        grown = census() - before
-        assert not {kind: count for kind, count in grown.items() if count > USERS / 3}  # connections keep some
+        grown = census() - before  # a connection keeps what it was opened for
+        assert not {kind: count for kind, count in grown.items() if count > USERS / 3}
         assert (await store.load(str(200 + USERS))).state["message_count"] == 1

@@ -85,7 +85,7 @@ class Flusher:
             commit: what has to be in it.
 
         Returns:
-            Whether PostgreSQL has it. `False` when Redis has lost it, or PostgreSQL has something else instead.
+            Whether PostgreSQL has it. `False`: Redis has lost it, or PostgreSQL has something else instead.
 
         Raises:
             StateUnavailable: a server did not answer.
@@ -94,7 +94,7 @@ class Flusher:
         for _ in range(ATTEMPTS):
             began = time.time()
             snapshot = await self._redis.snapshot(user_id)
-            if snapshot is None or commit and not snapshot.has(commit):
+            if snapshot is None or (commit and not snapshot.has(commit)):
                 return False
             if not snapshot.is_dirty:
                 return True

@@ -18,15 +18,24 @@ Slow reader            Loading takes a lease before PostgreSQL is read. Every lo
 Forget                 PostgreSQL locks the user's row while Redis decides. A later flush is refused by the
                        marker's version. Without PostgreSQL, nothing is decided. Afterwards the marker is
                        dirty, so it is flushed whatever happens.
-Redis restored older   Each record has the run id of the server that wrote it. One from before this run is
-                       compared with PostgreSQL's first; the higher version wins. While PostgreSQL is away it
-                       is used as it is, unless HYBRID_ACK=postgres.
+Redis restored older   Each record names the run of the server that wrote it; a failover begins another run. A
+                       record from before this run is compared with PostgreSQL's first; the higher version
+                       wins. While PostgreSQL is away it is used as it is, unless HYBRID_ACK=postgres.
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
 
-With HYBRID_ACK=postgres a commit returns after its flush, and `load` flushes a dirty record first: an update
-that was applied but not flushed is not acknowledged when it is delivered again either.
+With HYBRID_ACK=postgres a commit returns when PostgreSQL is proven to have it, and `load` shows a record only
+then: an update that was applied but not flushed is not acknowledged when it is delivered again either.
+
+The proof              What is flushed, or clean, is of the commit's lineage (`scripts.lua`), at its version
+                       or a later one. That a record is gone, or not listed as dirty, proves nothing.
+Redis loses commits    PostgreSQL takes a record only in the place of the version it was made of (`base`). One
+                       made of less than PostgreSQL has takes no place: PostgreSQL's is restored.
+Loss during a flush    PostgreSQL may get what Redis no longer has. What is in its place is compared, and a
+                       record that is just being loaded is loaded anew.
+Eviction of what is    Each record says itself whether it is dirty; the list of the dirty ones may go. One
+dirty                  that has lost a part goes as a whole: it was never acknowledged.
 """
 
 import asyncio
@@ -201,10 +210,10 @@ class HybridStore:
                     return record
             elif not found.is_verified and await self._compare(user_id, found):
                 continue
-            elif not (self._waits and found.is_dirty):
-                return found.record
-            elif await self._flush(user_id, Commit(found.record.version, found.lineage)):
-                return found.record
+            else:
+                is_proven = not (self._waits and found.is_dirty)
+                if is_proven or await self._flush(user_id, Commit(found.record.version, found.lineage)):
+                    return found.record
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:

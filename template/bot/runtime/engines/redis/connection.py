@@ -50,7 +50,7 @@ SOCKET_SECONDS = 5.0
 """How long to wait for a connection, a free place in the pool, or an answer."""
 
 DISK_SECONDS = 4.0
-"""How long to wait for the append-only file: the server itself waits two seconds for its disk, then it stands still."""
+"""How long to wait for the append-only file. The server waits two seconds for its disk, then stands still."""
 
 IDLE_SECONDS = 30
 """A connection that was idle for longer is checked before it is used."""
@@ -78,7 +78,7 @@ REASONS = {
     "MOVED": "the server is part of a cluster: set REDIS_CLUSTER=true",
     "BUSY": "the server is busy with a script",
     "DB index is out of range": "the server has no database of the number that REDIS_URL names",
-    "appendonly is disabled": "REDIS_WAIT_DISK needs an append-only file: have the server set `appendonly yes`",
+    "appendonly is disabled": "REDIS_WAIT_DISK needs an append-only file: set `appendonly yes` on the server",
     "unknown command .WAITAOF": "REDIS_WAIT_DISK needs Redis 7.2 or newer, or Valkey: the server is older",
     "unknown command": "the server lacks a command the bot needs: it takes Redis 6.2, or Valkey",
     "max number of clients": "the server has no connection left (maxclients)",
@@ -89,7 +89,7 @@ WRITE_AGAIN = """
 local version = redis.call('HGET', KEYS[1], 'version')
 if version then redis.call('HSET', KEYS[1], 'version', version) end
 """
-"""WAITAOF waits for what its own connection has written. Another's commit, which was read or is sent again, is not."""
+"""WAITAOF waits for what its own connection wrote: a commit that is read, or sent again, is another's."""
 
 REFUSED = "the server does not accept the user name and password of REDIS_URL"
 

@@ -125,8 +125,8 @@ def disk(info: dict[str, Any], *, waits: bool) -> list[Finding]:
         Finding(
             "warning",
             f"the disk was too slow for the append-only file {delays} times since the server started "
-            "(aof_delayed_fsync): killed at such a moment, it loses what it had acknowledged; give it a faster "
-            "disk, or set REDIS_WAIT_DISK=true",
+            "(aof_delayed_fsync): killed at such a moment, it loses what it had acknowledged; give it a "
+            "faster disk, or set REDIS_WAIT_DISK=true",
         )
     ]
 

@@ -102,7 +102,7 @@ class RedisPair(RedisServer):
 
     def _execute(self, server: Valkey, *whom: str) -> None:
         with BlockingRedis.from_url(server.url) as client:
-            client.execute_command("REPLICAOF", *whom)  # type: ignore[no-untyped-call]
+            client.execute_command("REPLICAOF", *whom)
 
 
 class StrictBackend(HybridBackend):

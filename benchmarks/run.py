@@ -46,6 +46,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "serve": serving.measure,
     "flows": flows.measure,
     "hybrid": hybrid.measure,
+    "disk": hybrid.measure_disk,
     "storage": storing.measure,
     "soak": soaking.measure,
     "transfer": transferring.measure,

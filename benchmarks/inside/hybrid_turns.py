@@ -79,23 +79,26 @@ async def load(
 async def serve(redis_url: str, postgres_url: str) -> None:
     """Measure what is asked for until the input ends."""
 
-    def connection() -> RedisConnection:
-        return RedisConnection(RedisSettings.model_validate({"redis_url": redis_url}))
+    def connection(waits: bool = False) -> RedisConnection:
+        settings = {"redis_url": redis_url, "redis_wait_disk": waits}
+        return RedisConnection(RedisSettings.model_validate(settings))
 
-    async def hybrid(name: str, ack: str) -> HybridStore:
+    async def hybrid(name: str, ack: str = "redis", waits: bool = False) -> HybridStore:
         database = Database(postgres_url)
         await postgres_schema.migrate(database, name)
         settings = HybridSettings.model_validate({"hybrid_ack": ack})
         delay = settings.hybrid_flush_interval
-        redis = HybridRedis(connection(), name, cache_ttl=3600, delay=delay)
+        redis = HybridRedis(connection(waits), name, cache_ttl=3600, delay=delay, waits=settings.waits)
         return HybridStore(redis, HybridPostgres(database, schema=name), settings)
 
     await postgres_schema.migrate(Database(postgres_url), "plain")
     stores: dict[str, StateStore] = {
         "redis": RedisStore(connection(), "plain"),
         "postgres": PostgresStore(Database(postgres_url), schema="plain"),
-        "hybrid": await hybrid("hybrid", "redis"),
+        "hybrid": await hybrid("hybrid"),
         "hybrid-postgres": await hybrid("hybridpg", "postgres"),
+        "redis-disk": RedisStore(connection(waits=True), "disk"),
+        "hybrid-disk": await hybrid("hybriddisk", waits=True),
     }
     for store in stores.values():
         await store.connect()

@@ -120,7 +120,7 @@ def opened(port: int, url: str) -> HybridStore:
     settings = HybridSettings(_env_file=None)
     connection = RedisConnection(RedisSettings(redis_url=f"redis://127.0.0.1:{port}", _env_file=None))
     delay, cache_ttl = settings.hybrid_flush_interval, settings.hybrid_cache_ttl
-    redis = HybridRedis(connection, "benchmark", cache_ttl=cache_ttl, delay=delay)
+    redis = HybridRedis(connection, "benchmark", cache_ttl=cache_ttl, delay=delay, waits=settings.waits)
     return HybridStore(redis, HybridPostgres(Database(url)), settings)
 
 

@@ -43,6 +43,8 @@ Trouble = Callable[[Random], Awaitable[None]]
 class Backend(Protocol):
     """One engine."""
 
+    label: ClassVar[str]
+    """What is special about it; empty for an engine as it is by default."""
     survives_exit: ClassVar[bool]
     """Whether a process of the bot may end and lose nothing."""
     servers: Sequence[Server]
@@ -65,7 +67,7 @@ class Backend(Protocol):
         """Stop the servers."""
 
 
-def rendered_backend() -> type[Backend]:
-    """The backend of the rendered engine."""
+def rendered_backends() -> list[type[Backend]]:
+    """The backend of the rendered engine as it is by default, and then others, with settings of their own."""
     module = importlib.import_module(f"suite.engines.{ENGINE}.faults")
-    return cast(type[Backend], module.BACKEND)
+    return cast(list[type[Backend]], [module.BACKEND, *getattr(module, "OTHERS", ())])

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Literal
 
 from suite.bot_api import FakeTelegram
-from suite.torture.backend import rendered_backend
+from suite.torture.backend import Backend, rendered_backends
 from suite.torture.faults import KILL, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
@@ -34,6 +34,7 @@ class Setup:
 
     Attributes:
         mode: how it gets its updates.
+        backend: where it keeps state.
         replicas: how many processes share the work; one, when it polls.
         bot: the module to run.
         python: what runs it.
@@ -43,6 +44,7 @@ class Setup:
     """
 
     mode: Mode
+    backend: type[Backend]
     replicas: int = 1
     bot: str = "suite.torture.bot"
     python: str = sys.executable
@@ -52,19 +54,26 @@ class Setup:
 
     @property
     def name(self) -> str:
-        return self.mode if self.replicas == 1 else f"{self.mode}, {self.replicas} replicas"
+        processes = f"{self.replicas} replicas" if self.replicas > 1 else ""
+        return ", ".join(filter(None, (self.mode, processes, self.backend.label)))
 
 
 def setups() -> list[Setup]:
     """Every way to run it. Several processes can share only what outlives each of them."""
-    most = 3 if rendered_backend().survives_exit else 1
-    return [Setup("polling"), *(Setup("webhook", count) for count in sorted({1, most}))]
+    usual, *others = rendered_backends()
+    most = 3 if usual.survives_exit else 1
+    return [
+        Setup("polling", usual),
+        *(Setup("webhook", usual, count) for count in sorted({1, most})),
+        *(Setup("webhook", other, most) for other in others),
+    ]
 
 
 def short_setups() -> list[Setup]:
     """Both modes, with as many processes as can share the work."""
     possible = setups()
-    return [possible[0], possible[-1]]
+    most = max(each.replicas for each in possible)
+    return [each for each in possible if each.mode == "polling" or each.replicas == most]
 
 
 @dataclass
@@ -114,7 +123,7 @@ async def torture(
         say(f"{time.monotonic() - started:7.1f} s  {text}")
 
     async with AsyncExitStack() as stack:
-        backend = rendered_backend()(folder)
+        backend = setup.backend(folder)
         stack.push_async_callback(backend.close)
         await backend.open()
         for fault, reason in backend.spared.items():

@@ -13,6 +13,9 @@ Plan = Callable[[Sequence[str], Random], list[Step]]
 
 KILLS, COMBINATIONS = 5, 4
 
+LOSSES = ("emptied", "started empty", "failed over")
+"""How the names of faults end that happen in one of the set-ups only."""
+
 
 def share(number: int, of: int) -> Plan:
     """A part of everything: every fault happens alone in one of the parts, and kills in each of them.
@@ -24,7 +27,7 @@ def share(number: int, of: int) -> Plan:
         kill = tuple(name for name in names if name == KILL)  # empty, where that loses everything
         others = [name for name in names if name != KILL]
         own = {name for place, name in enumerate(others) if place % of == number % of}
-        own |= OF_WEBHOOKS.keys() | OF_POLLING.keys()
+        own |= OF_WEBHOOKS.keys() | OF_POLLING.keys() | {name for name in names if name.endswith(LOSSES)}
         alone = [(name,) for name in others if name in own] + [kill] * KILLS * len(kill)
         together = [(*kill, *chance.sample(others, 2)) for _ in range(COMBINATIONS)]
         chance.shuffle(alone)
@@ -36,7 +39,7 @@ def share(number: int, of: int) -> Plan:
 SHORT = (
     "bot: kill -9", "duplicates", "answers lost", "bot: SIGTERM", "bot: kill -9", "connections cut",
     "bot: kill -9", "restarted", "bot: kill -9", "thinks longer than Telegram waits", "kill -9",
-    "bot: frozen",
+    "bot: frozen", *LOSSES,
 )  # fmt: skip
 
 

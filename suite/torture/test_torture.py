@@ -10,7 +10,7 @@ from suite.torture.plan import short
 pytestmark = pytest.mark.clause("torture.balances")
 
 
-@pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: setup.mode)
+@pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: setup.name)
 async def test_nothing_is_lost_doubled_or_out_of_order(setup: Setup, tmp_path: Path) -> None:
     outcome = await torture(setup, seed=1, folder=tmp_path, plan=short)
     assert outcome.problems == []

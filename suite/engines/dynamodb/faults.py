@@ -60,6 +60,7 @@ class DynamodbServer:
 class DynamodbBackend:
     """One server, before which requests are refused now and then, as beyond a table's throughput."""
 
+    label: ClassVar[str] = ""
     survives_exit: ClassVar[bool] = True
     spared: ClassVar[Mapping[str, str]] = (
         dict.fromkeys(OF_SERVERS, "the server is another's") if GIVEN else {}

@@ -46,6 +46,7 @@ class FirestoreServer:
 class FirestoreBackend:
     """One emulator, which cannot be reached now and then."""
 
+    label: ClassVar[str] = ""
     survives_exit: ClassVar[bool] = True
     spared: ClassVar[Mapping[str, str]] = {
         "restarted": "the emulator would lose what Firestore keeps",

@@ -50,6 +50,7 @@ class HybridHarness:
             ttl,
             cache_ttl=hybrid.hybrid_cache_ttl,
             delay=hybrid.hybrid_flush_interval,
+            waits=hybrid.waits,
         )
         database = Database(self.postgres_url or server_url(), pool_size=8, timeout=5)
         store = HybridStore(redis, HybridPostgres(database, schema=name, limits=limits, ttl=ttl), hybrid)

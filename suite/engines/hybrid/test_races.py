@@ -90,7 +90,7 @@ async def test_a_commit_during_a_flush_is_flushed_too(store: HybridStore) -> Non
     assert snapshot
     await put(store, n=2)
     assert await store.postgres.write(snapshot)
-    assert not await store.redis.mark_clean("1", snapshot.version, 0)
+    assert not await store.redis.mark_clean(snapshot, 0)
     assert await is_dirty(store)
     await store.flush()
     assert (await rested(store)).state == {"n": 2}
@@ -375,7 +375,7 @@ async def test_a_cold_user_without_postgres_is_no_new_one(store: HybridStore) ->
 async def test_what_a_restarted_redis_brings_is_compared_once(store: HybridStore) -> None:
     await put(store, n=1)
     await store.flush()
-    await store.redis.connection.ask("HSET", store.redis._key("1", "meta"), "run", "before")
+    await store.redis.connection.ask("HSET", store.redis._key("1", "meta"), "lineage", "before")
     found = await store.redis.look("1")
     assert isinstance(found, Warm)
     assert not found.is_verified

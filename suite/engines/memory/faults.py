@@ -11,6 +11,7 @@ from suite.torture.link import Link
 class MemoryBackend:
     """Nothing that could break."""
 
+    label: ClassVar[str] = ""
     survives_exit: ClassVar[bool] = False
     spared: ClassVar[Mapping[str, str]] = {}
     servers: Sequence[Server] = ()

@@ -56,6 +56,7 @@ class PostgresServer:
 class PostgresBackend:
     """One server, which refuses connections and serializes transactions now and then."""
 
+    label: ClassVar[str] = ""
     survives_exit: ClassVar[bool] = True
     spared: ClassVar[Mapping[str, str]] = {}
 

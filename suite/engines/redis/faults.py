@@ -49,11 +49,12 @@ class RedisServer:
 class RedisBackend:
     """One server, and no memory left in it now and then."""
 
+    label: ClassVar[str] = ""
     survives_exit: ClassVar[bool] = True
     spared: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, folder: Path) -> None:
-        self._server = RedisServer(folder)
+    def __init__(self, folder: Path, server: RedisServer | None = None) -> None:
+        self._server = server or RedisServer(folder)
         self.servers: Sequence[Server] = [self._server]
 
     async def open(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
 from bot.runtime.engines.hybrid.redis import HybridRedis
-from bot.runtime.engines.redis.doctor import certificate, clock, role, version
+from bot.runtime.engines.redis.doctor import certificate, clock, disk, role, version
 from bot.runtime.state.store import Finding
 
 WAITING_SECONDS = 60.0
@@ -27,6 +27,8 @@ async def diagnose(redis: HybridRedis, postgres: HybridPostgres, *, waits: bool)
     backlog = await redis.backlog()
     findings = [version(info), role(info), _persistence(info, waits), _eviction(info), clock(ahead)]
     findings += certificate(redis.connection.address)
+    if not waits:
+        findings += disk(info, waits=redis.connection.waits_for_disk)
     if backlog.seconds > WAITING_SECONDS:
         text = f"{backlog.users} users' commits wait for PostgreSQL, the oldest for {backlog.seconds:.0f} s"
         findings.append(Finding("warning", f"{text}: the log of `bot run` says why"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from bot.runtime.engines.hybrid.snapshot import Backlog, Snapshot
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot
 from bot.runtime.engines.redis.connection import RedisConnection, Script
 from bot.runtime.engines.redis.store import (
     COMMIT,
@@ -70,9 +70,11 @@ class Warm:
         record: what it holds; an empty one when it has expired.
         is_dirty: whether PostgreSQL may lack it.
         is_verified: whether this run of the server wrote it, or found it to be what PostgreSQL holds.
+        lineage: see `scripts.lua`.
     """
 
     record: UserRecord
+    lineage: str
     is_dirty: bool
     is_verified: bool
 
@@ -112,6 +114,7 @@ class HybridRedis(RedisStore):
         *,
         cache_ttl: float,
         delay: float,
+        waits: bool,
     ) -> None:
         """Make it, not connected yet.
 
@@ -122,10 +125,12 @@ class HybridRedis(RedisStore):
             ttl: seconds after its last commit that a record is kept; `None` for no limit.
             cache_ttl: seconds that a record stays once PostgreSQL has it.
             delay: seconds that a record waits for further changes before a flusher may take it.
+            waits: whether only what PostgreSQL has counts.
         """
         super().__init__(connection, namespace, limits, ttl)
         self._cache = int(cache_ttl * 1000)
         self._delay = int(delay * 1000)
+        self._waits = waits
         # Longer than any record waits for further changes: so `lease` can tell who waits from who is leased.
         self._lease = int((LEASE_SECONDS + delay) * 1000)
 
@@ -145,14 +150,14 @@ class HybridRedis(RedisStore):
             StateUnavailable: the server does not answer.
             StateCorrupt: what is here is no record.
         """
-        reply = await self._evaluate(LOAD_OR_LEASE, user_id, secrets.token_hex(8), int(LEASE_SECONDS * 1000))
+        reply, _ = await self._evaluate(LOAD_OR_LEASE, user_id, int(LEASE_SECONDS * 1000))
         match reply:
             case [b"cold", lease]:
                 return Cold(lease.decode())
-            case [b"expired", is_dirty]:
-                return Warm(UserRecord(user_id), bool(is_dirty), is_verified=True)
-        _, is_dirty, is_verified, parts = reply
-        return Warm(read_record(user_id, *parts), bool(is_dirty), bool(is_verified))
+            case [b"expired", lineage, is_dirty]:
+                return Warm(UserRecord(user_id), lineage.decode(), bool(is_dirty), is_verified=True)
+        _, lineage, is_dirty, is_verified, parts = reply
+        return Warm(read_record(user_id, *parts), lineage.decode(), bool(is_dirty), bool(is_verified))
 
     async def commit_warm(
         self,
@@ -163,7 +168,7 @@ class HybridRedis(RedisStore):
         lease: bool = False,
         trust: bool = False,
         maybe_applied: bool = False,
-    ) -> int:
+    ) -> Commit:
         """Commit to a record that is here; see `StateStore.commit`.
 
         Args:
@@ -179,14 +184,12 @@ class HybridRedis(RedisStore):
             StateError: as `StateStore.commit`.
         """
         delay = self._lease if lease else self._delay
-        arguments = (*self._arguments(changes, expect), delay, int(trust), user_id)
-        reply, is_repeated = await self.connection.evaluate(
-            COMMIT_AND_MARK, self._all_keys(user_id), arguments, user_id
-        )
+        arguments = (*self._arguments(changes, expect), delay, int(trust))
+        reply, is_repeated = await self._evaluate(COMMIT_AND_MARK, user_id, *arguments)
         maybe_applied = maybe_applied or is_repeated
         match reply:
-            case [b"done", version, _]:
-                return int(version)
+            case [b"done", version, lineage]:
+                return Commit(int(version), lineage.decode())
             case [b"not ready"]:
                 raise NotReady(maybe_applied)
             case [b"conflict"] if maybe_applied:
@@ -196,19 +199,19 @@ class HybridRedis(RedisStore):
         raise StateCorrupt("what is stored is no record of this bot", user_id)
 
     async def snapshot(self, user_id: str) -> Snapshot | None:
-        """All of a record, expired or not, for PostgreSQL; `None` when it is not dirty.
+        """All of a record, expired or not, for PostgreSQL; `None` when it is not here.
 
         Raises:
             StateUnavailable: the server does not answer.
             StateCorrupt: what is here is no record.
         """
-        match await self._evaluate(SNAPSHOT, user_id):
+        match (await self._evaluate(SNAPSHOT, user_id))[0]:
             case [b"gone"]:
                 log.error(VANISHED, user_id=user_id)
                 return None
-            case [b"clean"]:
+            case [b"cold"]:
                 return None
-            case [_, parts]:
+            case [kind, parts]:
                 record = read_record(user_id, *parts)
         state, _, meta, _ = parts
         fields = dict(pairs_of(meta))
@@ -223,7 +226,20 @@ class HybridRedis(RedisStore):
         )
         next_message = int(fields.get("next", len(record.history) + 1))
         expires = int(fields.get("expires", 0))
-        return Snapshot(user_id, record.version, record.forgotten, next_message, expires, content)
+        replaces = record.version - 1
+        if self._waits and not (record.forgotten and record.is_empty):
+            replaces = int(fields.get("base", replaces))
+        return Snapshot(
+            user_id,
+            record.version,
+            record.forgotten,
+            next_message,
+            expires,
+            content,
+            replaces,
+            lineage=fields.get("lineage", b"").decode(),
+            is_dirty=kind == b"dirty",
+        )
 
     async def fill(self, snapshot: Snapshot, lease: str) -> bool:
         """Put a missing record into Redis.
@@ -231,34 +247,34 @@ class HybridRedis(RedisStore):
         Returns:
             Whether the lease was still valid.
         """
-        return bool(await self._put(snapshot, lease, 0))
+        return bool(await self._put(snapshot, lease, Commit(0, "")))
 
-    async def replace(self, snapshot: Snapshot, version: int) -> bool:
-        """Put a record in the place of an older version from before this run of the server.
+    async def replace(self, snapshot: Snapshot, commit: Commit) -> bool:
+        """Put a record in the place of what a commit made that does not count.
 
         Returns:
-            Whether that version still stood there.
+            Whether that still stood there.
         """
-        return bool(await self._put(snapshot, "", version))
+        return bool(await self._put(snapshot, "", commit))
 
     async def verify(self, user_id: str, version: int, *, is_newer: bool) -> None:
         """Note that PostgreSQL holds this version, or an older one: then it is dirty."""
         await self._evaluate(VERIFY, user_id, version, int(is_newer), 0)
 
-    async def mark_clean(self, user_id: str, version: int, began: float) -> bool:
-        """Mark a record clean whose version PostgreSQL has.
+    async def mark_clean(self, snapshot: Snapshot, began: float) -> bool:
+        """Mark a record clean that PostgreSQL has.
 
         Args:
-            user_id: whose.
-            version: what PostgreSQL has.
+            snapshot: what PostgreSQL has.
             began: when it was read here, in seconds since 1970.
 
         Returns:
             Whether it is clean; somebody may have committed meanwhile.
         """
-        return bool(
-            await self._evaluate(MARK_CLEAN, user_id, version, self._cache, int(began * 1000), self._delay)
-        )
+        version, lineage, began_at = snapshot.version, snapshot.lineage, int(began * 1000)
+        arguments = (version, lineage, self._cache, began_at, self._delay)
+        done, _ = await self._evaluate(MARK_CLEAN, snapshot.user_id, *arguments)
+        return bool(done)
 
     async def raise_above(self, snapshot: Snapshot, version: int) -> bool:
         """Raise the version of a record above another.
@@ -266,9 +282,8 @@ class HybridRedis(RedisStore):
         Returns:
             `False` when it is from before this run of the server: then the other one is newer.
         """
-        return bool(
-            await self._evaluate(RAISE_VERSION, snapshot.user_id, snapshot.version, version) != b"older"
-        )
+        reply, _ = await self._evaluate(RAISE_VERSION, snapshot.user_id, snapshot.version, version)
+        return bool(reply != b"older")
 
     async def mark_dirty(self, user_id: str) -> bool:
         """Have PostgreSQL get a record once more.
@@ -276,7 +291,7 @@ class HybridRedis(RedisStore):
         Returns:
             Whether it is here.
         """
-        return bool(await self._evaluate(MARK_DIRTY, user_id))
+        return bool((await self._evaluate(MARK_DIRTY, user_id))[0])
 
     async def lease(self, most: int, ahead: float = 0) -> tuple[list[str], Backlog]:
         """Take users to flush, and leave them to nobody else for `LEASE_SECONDS`.
@@ -334,15 +349,15 @@ class HybridRedis(RedisStore):
     def _due(self) -> str:
         return f"{self._namespace}:due"
 
-    async def _evaluate(self, script: Script, user_id: str, *arguments: Any) -> Any:
+    async def _evaluate(self, script: Script, user_id: str, *arguments: Any) -> tuple[Any, bool]:
+        common = (int(self._waits), secrets.token_hex(8), user_id)
         keys = self._all_keys(user_id)
-        reply, _ = await self.connection.evaluate(script, keys, (*arguments, user_id), user_id)
-        return reply
+        return await self.connection.evaluate(script, keys, (*arguments, *common), user_id)
 
-    async def _put(self, snapshot: Snapshot, lease: str, replaced: int) -> int:
+    async def _put(self, snapshot: Snapshot, lease: str, replaced: Commit) -> int:
         about = (snapshot.version, snapshot.forgotten, snapshot.next_message, snapshot.expires, self._cache)
         arguments = self._arguments(snapshot.content, 0)
-        done: int = await self._evaluate(FILL, snapshot.user_id, *arguments, *about, lease, replaced)
+        done, _ = await self._evaluate(FILL, snapshot.user_id, *arguments, *about, lease, *replaced)
         if done == 2:
             log.error(VANISHED, user_id=snapshot.user_id)
-        return done
+        return int(done)

@@ -1,7 +1,7 @@
 """A whole record on its way between Redis and PostgreSQL, and the settings of that way."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +24,11 @@ class HybridSettings(Environment):
         3600, ge=1, description="Seconds a record that PostgreSQL holds stays in Redis unused."
     )
 
+    @property
+    def waits(self) -> bool:
+        """Whether a commit counts only when PostgreSQL has it."""
+        return self.hybrid_ack == "postgres"
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -36,6 +41,9 @@ class Snapshot:
         next_message: number of the message that comes next; the last one of the history has one less.
         expires: milliseconds since 1970 at which it is to be forgotten; 0 for never.
         content: all of it, as a commit to an empty record, with the token of the commit that wrote it.
+        replaces: the newest version in PostgreSQL whose place it may take.
+        lineage: where it comes from in Redis; see `scripts.lua`.
+        is_dirty: whether PostgreSQL may lack it.
     """
 
     user_id: str
@@ -44,12 +52,31 @@ class Snapshot:
     next_message: int
     expires: int
     content: Changes
+    replaces: int
+    lineage: str = ""
+    is_dirty: bool = False
+
+    def has(self, commit: "Commit") -> bool:
+        """Whether it is what a commit made, or was made of it."""
+        return self.lineage == commit.lineage and self.version >= commit.version
 
     @property
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
         content = self.content
         return self.forgotten > 0 and not (content.state or content.fsm or content.messages)
+
+
+class Commit(NamedTuple):
+    """A commit in Redis.
+
+    Attributes:
+        version: the record's after it.
+        lineage: see `scripts.lua`.
+    """
+
+    version: int
+    lineage: str
 
 
 @dataclass(frozen=True, slots=True)

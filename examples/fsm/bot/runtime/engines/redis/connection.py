@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha1
 from importlib.util import find_spec
 from typing import Any, Self, TypeVar
@@ -48,6 +49,9 @@ FIRST_DELAY = 0.1
 SOCKET_SECONDS = 5.0
 """How long to wait for a connection, a free place in the pool, or an answer."""
 
+DISK_SECONDS = 4.0
+"""How long to wait for the append-only file. The server waits two seconds for its disk, then stands still."""
+
 IDLE_SECONDS = 30
 """A connection that was idle for longer is checked before it is used."""
 
@@ -74,10 +78,18 @@ REASONS = {
     "MOVED": "the server is part of a cluster: set REDIS_CLUSTER=true",
     "BUSY": "the server is busy with a script",
     "DB index is out of range": "the server has no database of the number that REDIS_URL names",
+    "appendonly is disabled": "REDIS_WAIT_DISK needs an append-only file: set `appendonly yes` on the server",
+    "unknown command .WAITAOF": "REDIS_WAIT_DISK needs Redis 7.2 or newer, or Valkey: the server is older",
     "unknown command": "the server lacks a command the bot needs: it takes Redis 6.2, or Valkey",
     "max number of clients": "the server has no connection left (maxclients)",
 }
 """What lines of the server mean. They are not passed on as they are: some quote what was sent."""
+
+WRITE_AGAIN = """
+local version = redis.call('HGET', KEYS[1], 'version')
+if version then redis.call('HSET', KEYS[1], 'version', version) end
+"""
+"""WAITAOF waits for what its own connection wrote: a commit that is read, or sent again, is another's."""
 
 REFUSED = "the server does not accept the user name and password of REDIS_URL"
 
@@ -100,6 +112,10 @@ class RedisSettings(Environment):
         None, description="The Sentinels' own password, if they have one."
     )
     redis_cluster: bool = Field(False, description="Whether REDIS_URL names nodes of a Redis Cluster.")
+    redis_wait_disk: bool = Field(
+        False,
+        description="Wait until the server's append-only file has a commit (Redis 7.2 or newer, Valkey).",
+    )
     redis_max_connections: int = Field(
         50, ge=1, description="Most commands at once, each on a connection of its own."
     )
@@ -126,6 +142,8 @@ class RedisSettings(Environment):
         address = Address.of_url(self.redis_url.get_secret_value()) if self.redis_url else None
         if self.redis_cluster and self.redis_sentinel_master:
             raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other")
+        if self.redis_cluster and self.redis_wait_disk:
+            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER")
         is_many = bool(self.redis_cluster or self.redis_sentinel_master)
         if is_many and not (address and address.hosts):
             raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER need REDIS_URL=redis://HOST:PORT,...")
@@ -243,6 +261,11 @@ class RedisConnection:
         """redis-py's client; its commands belong into `call`."""
         return self._client
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether what a script did to a user's keys counts only when the append-only file has it."""
+        return self._settings.redis_wait_disk
+
     async def open(self) -> None:
         """Wait until the server answers.
 
@@ -257,6 +280,8 @@ class RedisConnection:
         while True:
             try:
                 await self._client.execute_command("PING")
+                if self.waits_for_disk:
+                    await self._client.execute_command("WAITAOF", 1, 0, 1)
             except (RedisError, RedisClusterException) as error:
                 reason = explain(error)
                 is_final = isinstance(error, AuthenticationError | NoPermissionError)
@@ -333,6 +358,12 @@ class RedisConnection:
     ) -> tuple[Any, bool]:
         """Run a script in one round trip; one more when the server does not have it yet, or has lost it.
 
+        Args:
+            script: which.
+            keys: a user's, the third of them the hash with the version; or others.
+            arguments: the script's.
+            user_id: whose; `None` where the keys are no user's.
+
         Returns:
             What the script returned, and whether it may have run before, its answer lost.
 
@@ -342,16 +373,29 @@ class RedisConnection:
         keys = tuple(keys)
         operands = (len(keys), *keys, *arguments)
         attempts = 0
+        waits = self.waits_for_disk and user_id is not None
+        send = partial(self._send_and_wait, keys[2]) if waits else self._client.execute_command
 
         async def run() -> Any:
             nonlocal attempts
             attempts += 1
             try:
-                return await self._client.execute_command("EVALSHA", script.digest, *operands)
+                return await send("EVALSHA", script.digest, *operands)
             except NoScriptError:
-                return await self._client.execute_command("EVAL", script.text, *operands)
+                return await send("EVAL", script.text, *operands)
 
         return await self.call(run, user_id), attempts > 1
+
+    async def _send_and_wait(self, key: str, *command: Any) -> Any:
+        """Send a command, and wait until the append-only file has what stands in the key's record."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*command)
+            pipeline.execute_command("EVAL", WRITE_AGAIN, 1, key)
+            pipeline.execute_command("WAITAOF", 1, 0, int(DISK_SECONDS * 1000))
+            reply, _, (is_written, _) = await pipeline.execute()
+        if not is_written:
+            raise StateUnavailable("the server's disk is too slow for its append-only file")
+        return reply
 
     async def servers(self) -> list[Redis | ClusterNode]:
         """Whoever holds part of the keys: the server, or each primary of the cluster."""

@@ -41,6 +41,7 @@ async def diagnose(
             findings.append(Finding("warning", f"the server does not say how it is set up (INFO): {error}"))
         else:
             findings += [judge(info) for judge in judges or (version, role, persistence, eviction)]
+            findings += disk(info, waits=connection.waits_for_disk)
         findings.append(clock(ahead))
     return list(dict.fromkeys(findings))
 
@@ -111,6 +112,23 @@ def persistence(info: dict[str, Any]) -> Finding:
     if info.get("aof_last_write_status", "ok") != "ok":
         return Finding("error", "the server could not write its append-only file: is its disk full?")
     return Finding("ok", "the server writes an append-only file")
+
+
+def disk(info: dict[str, Any], *, waits: bool) -> list[Finding]:
+    """Whether the append-only file keeps up; `waits` says that commits wait for it."""
+    delays = info.get("aof_delayed_fsync", 0)
+    if waits:
+        return [Finding("ok", "a commit waits for the append-only file (REDIS_WAIT_DISK)")]
+    if not delays:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"the disk was too slow for the append-only file {delays} times since the server started "
+            "(aof_delayed_fsync): killed at such a moment, it loses what it had acknowledged; give it a "
+            "faster disk, or set REDIS_WAIT_DISK=true",
+        )
+    ]
 
 
 def eviction(info: dict[str, Any], *, is_limited: bool = False) -> Finding:

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
 from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, HybridRedis
-from bot.runtime.engines.hybrid.snapshot import Backlog
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit
 from bot.runtime.errors import StateError, StateUnavailable
 
 WORKERS = 6
@@ -42,7 +42,9 @@ log = structlog.get_logger(__name__)
 class Flusher:
     """Flushes the records that this process has leased. Other processes lease the rest."""
 
-    def __init__(self, redis: HybridRedis, postgres: HybridPostgres, *, interval: float, batch: int) -> None:
+    def __init__(
+        self, redis: HybridRedis, postgres: HybridPostgres, *, interval: float, batch: int, waits: bool
+    ) -> None:
         """Make it; `start` begins.
 
         Args:
@@ -50,11 +52,13 @@ class Flusher:
             postgres: to where.
             interval: seconds that a record waits for further changes.
             batch: most users that one of the workers leases at a time.
+            waits: whether only what PostgreSQL has counts.
         """
         self._redis = redis
         self._postgres = postgres
         self._interval = interval
         self._batch = batch
+        self._waits = waits
         self._workers: list[asyncio.Task[None]] = []
         self._is_over = asyncio.Event()
 
@@ -73,8 +77,15 @@ class Flusher:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def flush(self, user_id: str) -> None:
+    async def flush(self, user_id: str, commit: Commit | None = None) -> bool:
         """Flush a user's record, even if another process is flushing it.
+
+        Args:
+            user_id: whose.
+            commit: what has to be in it.
+
+        Returns:
+            Whether PostgreSQL has it. `False`: Redis has lost it, or PostgreSQL has something else instead.
 
         Raises:
             StateUnavailable: a server did not answer.
@@ -83,20 +94,22 @@ class Flusher:
         for _ in range(ATTEMPTS):
             began = time.time()
             snapshot = await self._redis.snapshot(user_id)
-            if snapshot is None:
-                return
+            if snapshot is None or (commit and not snapshot.has(commit)):
+                return False
+            if not snapshot.is_dirty:
+                return True
             if await self._postgres.write(snapshot):
-                await self._redis.mark_clean(user_id, snapshot.version, began)
-                return
+                await self._redis.mark_clean(snapshot, began)
+                return True
             held = await self._postgres.held(user_id)
-            if not await self._redis.raise_above(snapshot, held):
+            if self._waits or not await self._redis.raise_above(snapshot, held):
                 _, newer = await self._postgres.read(user_id)
-                if await self._redis.replace(newer, snapshot.version):
+                if await self._redis.replace(newer, Commit(snapshot.version, snapshot.lineage)):
                     log.warning(
-                        "Redis came back with an older record than PostgreSQL has; the newer one is restored",
+                        "Redis has lost commits that PostgreSQL has; PostgreSQL's record is restored",
                         user_id=user_id,
                     )
-                    return
+                    return False
                 continue
             log.warning("PostgreSQL held another record, which is replaced", user_id=user_id)
         raise StateUnavailable("the record changes faster than PostgreSQL can take it", user_id)

@@ -34,7 +34,7 @@ WRITE = """
             next_message = excluded.next_message, first_message = excluded.first_message,
             expires_at = excluded.expires_at, updated_at = now(),
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
-        WHERE u.version < excluded.version
+        WHERE u.version < excluded.version AND (u.version <= $14 OR u.expires_at <= now())
         RETURNING u.version, u.first_message, u.next_message
     ),
     history AS (
@@ -60,7 +60,7 @@ WRITE = """
 """
 """Puts a whole record in the place of an older one, touching only messages that are not there yet.
 
-No row: what is there is not older."""
+No row: what is there is not older, or not what the record was made of."""
 
 HELD = "SELECT version, token FROM {schema}.user_state WHERE user_id = $1"
 
@@ -95,7 +95,7 @@ class HybridPostgres(PostgresStore):
             lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
         )
         if row is None:
-            return UserRecord(user_id), Snapshot(user_id, 0, 0, 1, 0, Changes(token=""))
+            return UserRecord(user_id), Snapshot(user_id, 0, 0, 1, 0, Changes(token=""), replaces=-1)
         record = decode_row(user_id, row)
         try:
             return record, _snapshot(record, row["next_message"], row["expires"])
@@ -106,7 +106,7 @@ class HybridPostgres(PostgresStore):
         """Replace an older record.
 
         Returns:
-            Whether this very commit is there now; `False` when PostgreSQL holds another that is not older.
+            Whether this very commit is there now; `False` when PostgreSQL holds one that it does not replace.
 
         Raises:
             StateUnavailable: it does not answer.
@@ -174,6 +174,7 @@ class HybridPostgres(PostgresStore):
                 [message.text for message in content.messages],
                 [message.at for message in content.messages],
                 snapshot.expires,
+                snapshot.replaces,
             )
             if version is not None:
                 return True
@@ -196,4 +197,12 @@ def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
         outbox={key: encode_entry(entry) for key, entry in record.outbox.items()},
         token=record.token,
     )
-    return Snapshot(record.user_id, record.version, record.forgotten, next_message, expires, content)
+    return Snapshot(
+        record.user_id,
+        record.version,
+        record.forgotten,
+        next_message,
+        expires,
+        content,
+        replaces=record.version - 1,
+    )

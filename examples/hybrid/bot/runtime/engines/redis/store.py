@@ -115,7 +115,7 @@ class RedisStore:
         key = f"{self._namespace}:bot"
         await self.connection.ask("SET", key, bot_id, "NX")
         owner = await self.connection.ask("GET", key)
-        if owner != str(bot_id).encode():
+        if owner not in (None, str(bot_id).encode()):  # `None`: the server was emptied in between
             other = owner.decode(errors="replace")
             raise StateForeign(f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}")
 

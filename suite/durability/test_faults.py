@@ -71,7 +71,7 @@ def faults(store: OperatorStore) -> Faults:
 @pytest.fixture
 async def bot(make_runtime: MakeRuntime, mode: Mode, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(processor, "RETRY_DELAYS", (0.02, 0.1))
-    monkeypatch.setattr(outbox, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(outbox, "FIRST_DELAY", 0.001)
     bot = make_runtime(mode)
     bot.store = faults  # type: ignore[assignment]
     async with bot:

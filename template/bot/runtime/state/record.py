@@ -55,12 +55,13 @@ class OutboxEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The replies as a JSON object."""
-        return {"replies": self.replies, "at": self.at, "owed": self.is_owed, "failures": self.failures}
+        noted = {"owed": self.is_owed, "failures": self.failures}
+        return {"replies": self.replies, "at": self.at} | {key: value for key, value in noted.items() if value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(value["replies"], value["at"], value["owed"], value["failures"])
+        return cls(value["replies"], value["at"], value.get("owed", False), value.get("failures", 0))
 
 
 @dataclass(slots=True)

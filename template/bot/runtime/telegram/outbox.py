@@ -64,6 +64,8 @@ LANE_SECONDS = 5.0
 HOLD_SECONDS = 20.0
 """Most seconds for which an update waits for its replies: Telegram waits 60 for the answer to a delivery."""
 
+AMEND_DELAY = 1.0
+"""Seconds before another attempt to note in the record that it owes replies."""
 UPLOAD_RATE = 32 * 1024
 """Bytes per second that a connection has at least. For so long an upload may take, beyond what others may."""
 SORRY_SECONDS = 10
@@ -110,7 +112,7 @@ class Delivery:
         user_id: in whose record they wait; `None` when they wait nowhere else.
         chat: the chat that the update came from.
         sorry: what to say in place of a reply that cannot be sent.
-        begin: called once the replies are out.
+        then: called once the replies are out.
         is_owed: whether the record says that Telegram will not bring the update again.
         failures: attempts to send the reply whose turn it is that failed.
         is_amended: whether the record has to be told in the end.
@@ -126,7 +128,7 @@ class Delivery:
     user_id: str | None
     chat: str
     sorry: str
-    begin: Callable[[], None] = lambda: None
+    then: Callable[[], None] = lambda: None
     is_owed: bool = False
     failures: int = 0
     is_amended: bool = False
@@ -158,6 +160,7 @@ class Outbox:
         self._under_way: dict[int, Delivery] = {}
         self._sent: LruDict[int] = LruDict()
         self._is_crowded = False
+        self._left: set[str] = set()
         self._closing = asyncio.Event()
 
     @property
@@ -185,7 +188,7 @@ class Outbox:
         if known := self._under_way.get(delivery.update_id):
             return known
         self._under_way[delivery.update_id] = delivery
-        if self._places.is_held(delivery.place):
+        if self._places.is_held(delivery.place) or delivery.place in self._left:
             self._put_off(delivery)
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
@@ -197,7 +200,7 @@ class Outbox:
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
         ]
-        for update_id in sorted(owed, key=record.applied.index):
+        for update_id in sorted(owed, key=[*record.applied, *owed].index):
             entry = record.outbox[update_id]
             log.info("sending what is owed", owed_update_id=update_id)
             self.begin(
@@ -231,11 +234,11 @@ class Outbox:
             async with asyncio.timeout(HOLD_SECONDS):
                 await delivery.hurry.wait()
         while delivery.is_over is None and not delivery.is_owed:
-            try:
-                await self._hand_over(delivery)
-            except StateError as error:
-                log.warning("not noted that a reply is owed", reason=str(error))
-                await asyncio.sleep(1)
+            if delivery.user_id and not await self._amend(delivery, is_owed=True):
+                await asyncio.sleep(AMEND_DELAY)
+                continue
+            delivery.is_owed = True
+            log.info("update acknowledged, its replies follow")
         return delivery.is_over or delivery.is_owed
 
     def set_crowded(self, is_crowded: bool) -> None:
@@ -261,24 +264,24 @@ class Outbox:
 
     async def _run(self, delivery: Delivery) -> None:
         structlog.contextvars.bind_contextvars(update_id=delivery.update_id)
-        is_over = False
         try:
             async with self._places.hold(delivery.place):
-                if not (delivery.moved.is_set() and self._closing.is_set()):
-                    await self._send_all(delivery)
-                    self._sent.set(delivery.update_id, ALL)
-                    is_over = True
-            if is_over:
-                delivery.moved.set()
-                delivery.begin()
-                if delivery.user_id and (delivery.is_owed or delivery.is_amended):
-                    await self._amend(delivery, is_over=True)
+                if delivery.moved.is_set() and self._closing.is_set():
+                    raise _Left
+                await self._send_all(delivery)
+                self._sent.set(delivery.update_id, ALL)
+            delivery.is_over = True
+            delivery.then()
+            delivery.moved.set()
+            delivery.hurry.set()
+            if delivery.user_id and (delivery.is_owed or delivery.is_amended):
+                await self._amend(delivery)
         except _Left:
-            log.info("reply left for later")
-        except StateError as error:
-            log.warning("not noted that a reply is out; it may come again", reason=str(error))
+            log.info("replies left for later")
         finally:
-            delivery.is_over = is_over
+            if not delivery.is_over:
+                delivery.is_over = False
+                self._left.add(delivery.place)  # nothing may overtake them while the bot stops
             del self._under_way[delivery.update_id]
             delivery.moved.set()
             delivery.hurry.set()
@@ -311,18 +314,12 @@ class Outbox:
             if seconds > HOLD_SECONDS:
                 delivery.hurry.set()
             if failures and delivery.user_id:
-                try:
-                    await self._amend(delivery)
-                except StateError as error:
-                    log.warning("failed attempts not noted", reason=str(error))
+                await self._amend(delivery)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
             raise _Left
-        if seconds > SHORT_WAIT and delivery.user_id:
-            with suppress(StateError):
-                record = await self._store.load(delivery.user_id)
-                if delivery.update_id not in record.outbox:
-                    raise _Gone
+        if seconds > SHORT_WAIT and delivery.user_id and not await self._is_wanted(delivery):
+            raise _Gone
 
     def _put_off(self, delivery: Delivery) -> None:
         """Have the person's next update wait no longer."""
@@ -334,41 +331,41 @@ class Outbox:
         place = delivery.place
         return any(each.is_owed and each.place == place for each in self._under_way.values())
 
-    async def _hand_over(self, delivery: Delivery) -> None:
-        """Have the record owe the replies.
+    async def _is_wanted(self, delivery: Delivery) -> bool:
+        """Whether the record still has the replies, as far as it can be read."""
+        try:
+            return delivery.update_id in (await self._store.load(delivery.user_id or "")).outbox
+        except Exception:  # whatever a driver raises
+            return True
 
-        Raises:
-            StateError: it could not be noted.
-        """
-        if delivery.user_id:
-            await self._amend(delivery, is_owed=True)
-        delivery.is_owed = True
-        log.info("update acknowledged, replies follow")
-
-    async def _amend(self, delivery: Delivery, *, is_owed: bool = False, is_over: bool = False) -> None:
+    async def _amend(self, delivery: Delivery, *, is_owed: bool = False) -> bool:
         """Note in the record how far its replies are, if it still has them.
 
-        Raises:
-            StateError: it could not be read or written.
+        Returns:
+            Whether that was possible.
         """
         user_id, update_id = delivery.user_id or "", delivery.update_id
-        async with self.lanes.hold(delivery.lane):
-            for attempt in range(COMMIT_ATTEMPTS):
-                record = await self._store.load(user_id)
-                entry = record.outbox.get(update_id)
-                if entry is None:
-                    return
-                is_owed = is_owed or entry.is_owed
-                noted = None if is_over else replace(entry, is_owed=is_owed, failures=delivery.failures)
-                changes = Changes(outbox={update_id: encode_entry(noted) if noted else None})
-                try:
-                    await self._store.commit(user_id, changes, expect=record.version)
-                except StateConflict:
-                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-                else:
-                    delivery.is_amended = True
-                    return
-        raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
+        try:
+            async with self.lanes.hold(delivery.lane):
+                for attempt in range(COMMIT_ATTEMPTS):
+                    record = await self._store.load(user_id)
+                    entry = record.outbox.get(update_id)
+                    if entry is None:
+                        return True
+                    noted = replace(entry, is_owed=is_owed or entry.is_owed, failures=delivery.failures)
+                    changes = Changes(outbox={update_id: None if delivery.is_over else encode_entry(noted)})
+                    try:
+                        await self._store.commit(user_id, changes, expect=record.version)
+                    except StateConflict:
+                        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                    else:
+                        delivery.is_amended = True
+                        return True
+            reason = "others committed first"
+        except Exception as error:  # whatever a driver raises
+            reason = str(error) if isinstance(error, StateError) else type(error).__name__
+        log.warning("not noted how far replies are", are_out=bool(delivery.is_over), reason=reason)
+        return False
 
     async def _give_up(self, delivery: Delivery, reply: Reply, error: DeliveryFailed) -> None:
         """Count a reply that cannot be sent, and say so in place of it where that is possible."""
@@ -486,7 +483,7 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
 
 def _delay(failures: int) -> float:
     """Seconds before another attempt."""
-    return FIRST_DELAY * 2 ** min(failures - 1, DOUBLINGS)
+    return FIRST_DELAY * 2.0 ** min(failures - 1, DOUBLINGS)
 
 
 def _cost(error: Exception, reply: Reply) -> int:

@@ -216,7 +216,7 @@ class Transaction:
             user_id=sender.user_id if entry else None,
             chat=_chat_of(sender),
             sorry=self._undelivered(sender),
-            begin=begin,
+            then=begin,
             is_owed=entry is not None and entry.is_owed,
             failures=entry.failures if entry else 0,
         )

@@ -425,6 +425,7 @@ async def test_a_press_leaves_nothing_in_the_outbox(
             telegram.callback(data, user_id=1)
         await telegram.settled()
         assert telegram.texts(1) == ["You chose tea", "You chose milk"]
+        await until_over(bot, 1)
         assert not (await bot.record(1)).outbox
 
 

@@ -86,7 +86,7 @@ class Updates(ApiServer):
         self._enqueue(Owed(update_id, lane, update_id, again=True))
 
     def expire(self, update_id: int) -> None:
-        """Gives up delivering an update, as Telegram does after 150 s with a press, and a day with the rest."""
+        """Gives up an update, as Telegram does with a press after 150 s, and after a day with the rest."""
         for update in [each for each in self._pending if each.id == update_id]:
             del self._pending[update]
             self.dropped.append(update_id)

@@ -187,9 +187,8 @@ def _said(telegram: FakeTelegram, ledger: Ledger) -> dict[int, list[str]]:
 
 async def _late_replies(telegram: FakeTelegram, ledger: Ledger) -> None:
     """Wait for replies that had to wait; those that do not come are missing."""
-    give_up = time.monotonic() + PATIENCE
-    while ledger.missing(_said(telegram, ledger)) and time.monotonic() < give_up:
-        await asyncio.sleep(0.5)
+    with suppress(TimeoutError):
+        await telegram.wait_for(lambda: not ledger.missing(_said(telegram, ledger)), PATIENCE)
 
 
 async def _exports(telegram: FakeTelegram, asks: str) -> dict[int, dict[str, Any]]:

@@ -66,7 +66,9 @@ class Ledger:
 
     def missing(self, said: Mapping[int, Sequence[str]]) -> list[str]:
         """Messages without a reply so far."""
-        return [name for place in self.written for name in self._unanswered(place, said.get(place.chat_id, ()))]
+        return [
+            name for place in self.written for name in self._unanswered(place, said.get(place.chat_id, ()))
+        ]
 
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.

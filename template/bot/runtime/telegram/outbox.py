@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -52,8 +53,8 @@ COST_OF_UNKNOWN, COST_OF_UPLOAD = 4, 7
 """For how many attempts one counts of which nobody knows how it ended: each may be one more copy."""
 FIRST_DELAY, DOUBLINGS = 0.5, 7
 """Seconds before the second attempt, and how often they are doubled."""
-AWAY_DELAY = 30.0
-"""Most seconds between two attempts to connect. They are not counted: nothing was sent."""
+AWAY_DELAY, AWAY_SECONDS = 30.0, 24 * 3600.0
+"""Most seconds between two attempts to connect, and in all. They are not counted: nothing was sent."""
 LONGEST_WAIT = 3600.0
 """Most seconds, in all, that a reply waits because Telegram asks for it."""
 
@@ -444,7 +445,7 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
     Raises:
         DeliveryFailed: it cannot be sent.
     """
-    waited, tries = 0.0, 0
+    waited, tries, began = 0.0, 0, time.monotonic()
     while True:
         try:
             await bot(StoredCall(reply=reply), request_timeout=_time_for(bot, reply))
@@ -476,7 +477,7 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
             else:
                 failures += _cost(error, reply)
                 delay = _delay(failures)
-            if failures >= ATTEMPTS:
+            if failures >= ATTEMPTS or time.monotonic() - began > AWAY_SECONDS:
                 raise DeliveryFailed("unreachable", _reason(error)) from error
             await pause(delay, failures)
 

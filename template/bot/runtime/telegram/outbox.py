@@ -66,7 +66,8 @@ HOLD_SECONDS = 20.0
 """Most seconds for which an update waits for its replies: Telegram waits 60 for the answer to a delivery."""
 
 AMEND_DELAY = 1.0
-"""Seconds before another attempt to note in the record that it owes replies."""
+"""Seconds before another attempt to note that a record owes replies, or for which a note that they are out
+is waited for."""
 UPLOAD_RATE = 32 * 1024
 """Bytes per second that a connection has at least. For so long an upload may take, beyond what others may."""
 SORRY_SECONDS = 10
@@ -274,8 +275,9 @@ class Outbox:
             delivery.is_over = True
             delivery.then()
             delivery.moved.set()
-            delivery.hurry.set()
             if delivery.user_id and (delivery.is_owed or delivery.is_amended):
+                # Killed before this, they come again. It takes its turn, for which the update waits, too.
+                asyncio.get_running_loop().call_later(AMEND_DELAY, delivery.hurry.set)
                 await self._amend(delivery)
         except _Left:
             log.info("replies left for later")
@@ -325,12 +327,10 @@ class Outbox:
     def _put_off(self, delivery: Delivery) -> None:
         """Have the person's next update wait no longer."""
         delivery.moved.set()
-        if self._is_crowded or delivery.is_owed or self._is_behind_owed(delivery):
-            delivery.hurry.set()
-
-    def _is_behind_owed(self, delivery: Delivery) -> bool:
         place = delivery.place
-        return any(each.is_owed and each.place == place for each in self._under_way.values())
+        waiting = (each for each in self._under_way.values() if each.hurry.is_set())
+        if self._is_crowded or any(each.place == place for each in waiting):
+            delivery.hurry.set()
 
     async def _is_wanted(self, delivery: Delivery) -> bool:
         """Whether the record still has the replies, as far as it can be read."""

@@ -55,8 +55,9 @@ class OutboxEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The replies as a JSON object."""
-        noted = {"owed": self.is_owed, "failures": self.failures}
-        return {"replies": self.replies, "at": self.at} | {key: value for key, value in noted.items() if value}
+        seldom = {"owed": self.is_owed, "failures": self.failures}
+        noted = {key: value for key, value in seldom.items() if value}
+        return {"replies": self.replies, "at": self.at, **noted}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

@@ -42,17 +42,17 @@ async def main() -> None:
     store = MemoryStore.from_settings(settings)
     async with open_app(settings, session=Yes(), token=settings.token, store=store) as app:
         processor = app.processor
-        sent, finished = processor._transaction._outbox._sent, processor._done
+        sent, finished = processor._transaction.outbox._sent, processor._done
         await write_once(app, range(1, WARM_UP + 1))
         store._rows.clear()
-        before = objects(), len(asyncio.all_tasks()), len(processor._locks)
+        before = objects(), len(asyncio.all_tasks()), len(processor._outbox.lanes)
         tracemalloc.start()
         await write_once(app, range(WARM_UP + 1, WARM_UP + users + 1))
         gc.collect()
         everything, _ = tracemalloc.get_traced_memory()
         assert len(store._rows) == users, "every user has a record"
         store._rows.clear()
-        after = objects(), len(asyncio.all_tasks()), len(processor._locks)
+        after = objects(), len(asyncio.all_tasks()), len(processor._outbox.lanes)
         without_records, _ = tracemalloc.get_traced_memory()
         sent._values.clear()
         finished._values.clear()

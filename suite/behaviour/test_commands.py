@@ -25,7 +25,7 @@ async def test_start_and_help(bot: Runtime, telegram: FakeTelegram) -> None:
     assert hello == Texts().hello
     assert "/forget" in commands
     assert "/forget" not in telegram.texts(-100)[0]
-    assert (await bot.record(1)).version == 0, "what changes nothing writes nothing"
+    assert (await bot.record(1)).is_empty
 
 
 async def test_an_unknown_command_goes_to_the_agent(bot: Runtime, telegram: FakeTelegram) -> None:

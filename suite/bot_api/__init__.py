@@ -15,7 +15,7 @@ All times are in seconds. Nothing is forgotten by ``stop()``: ``start()`` goes o
 What people do: `message`, `edit`, `callback`, `press`, `attachment`, `album`, `push` (any update), and
 `drafts.stop`, `payments.buy`, `checklists.send` and `checklists.tick`. What the bot did: `texts`, `sent`,
 `messages`, `calls`, `drafts.shown`, `payments.purchases`. What goes wrong: `fail`, `bad_gateway`,
-`drop_answer`, `delay`, `repeat`, `reorder`, `block`.
+`drop_answer`, `delay`, `repeat`, `expire`, `reorder`, `block`.
 
 It can be taught what it does not know, with the means that its own methods are made with:
 

@@ -46,7 +46,8 @@ async def read_call(request: web.Request, call: Call) -> None:
             values |= await request.post()
         for name, value in values.items():
             if isinstance(value, web.FileField):
-                call.files[value.filename] = value.file.read()
+                with value.file:
+                    call.files[value.filename] = value.file.read()
                 call.uploads[name] = value.filename
             elif value is not None:
                 call.params[name] = value if isinstance(value, str) else json.dumps(value)

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field
+from http import HTTPStatus
 from typing import Any, Self
 
 from aiohttp import web
@@ -40,6 +41,10 @@ class _Planned:
     fault: Fault
     times: int
     after: int = 0
+    chat_id: int | None = None
+
+    def concerns(self, call: Call) -> bool:
+        return self.chat_id is None or call.params.get("chat_id") == str(self.chat_id)
 
 
 @dataclass(eq=False, repr=False)
@@ -83,13 +88,15 @@ class ApiServer:
 
     # --- Faults on demand ---------------------------------------------------------------------
 
-    def fault(self, method: str, fault: Fault, *, times: int = 1, after: int = 0) -> None:
+    def fault(
+        self, method: str, fault: Fault, *, times: int = 1, after: int = 0, chat_id: int | None = None
+    ) -> None:
         """Has `times` calls of the method go through `fault`, once `after` of them went well.
 
-        Faults of one method queue up: each has its turn when the one before is used up. Downloads of files
-        are calls of "downloadFile".
+        Faults of one method queue up: each has its turn when the one before is used up. One with a `chat_id`
+        is left out for calls to other chats. Downloads of files are calls of "downloadFile".
         """
-        self._faults[self._known(method)].append(_Planned(fault, times, after))
+        self._faults[self._known(method)].append(_Planned(fault, times, after, chat_id))
 
     def fail(
         self,
@@ -100,17 +107,22 @@ class ApiServer:
         retry_after: int | None = None,
         description: str | None = None,
         after: int = 0,
+        chat_id: int | None = None,
     ) -> None:
-        """Refuses `times` calls of the method, once `after` of them went through."""
+        """Refuses `times` calls of the method (to a chat), once `after` of them went through."""
         if status == 429:
             retry_after = 1 if retry_after is None else retry_after
             description = description or f"Too Many Requests: retry after {retry_after}"
         description = description or DESCRIPTIONS.get(status, "Internal Server Error")
-        self.fault(method, _raises(ApiError(status, description, retry_after)), times=times, after=after)
+        fault = _raises(ApiError(status, description, retry_after))
+        self.fault(method, fault, times=times, after=after, chat_id=chat_id)
 
-    def bad_gateway(self, method: str, times: int = 1) -> None:
-        """Answers 502 with a page of HTML."""
-        self.fault(method, _raises(BadGatewayError(502, "Bad Gateway")), times=times)
+    def bad_gateway(
+        self, method: str, times: int = 1, *, status: int = 502, chat_id: int | None = None
+    ) -> None:
+        """Answers 502, or another status, with a page of HTML."""
+        error = BadGatewayError(status, HTTPStatus(status).phrase)
+        self.fault(method, _raises(error), times=times, chat_id=chat_id)
 
     def drop_answer(self, method: str, times: int = 1) -> None:
         """Does what is asked, then cuts the connection instead of answering; a download half way through."""
@@ -129,15 +141,15 @@ class ApiServer:
             self._delays[call.method] = (seconds, times - 1)
             await asyncio.sleep(seconds)
         faults = self._faults[call.method]
-        if not faults:
+        planned = next((each for each in faults if each.concerns(call)), None)
+        if planned is None:
             return
-        planned = faults[0]
         if planned.after > 0:
             planned.after -= 1
             return
         planned.times -= 1
         if planned.times <= 0:
-            faults.popleft()
+            faults.remove(planned)
         await planned.fault(call)
 
     # --- The server ---------------------------------------------------------------------------

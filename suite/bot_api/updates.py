@@ -85,6 +85,12 @@ class Updates(ApiServer):
         lane = _lane(*self.content(update_id), update_id)
         self._enqueue(Owed(update_id, lane, update_id, again=True))
 
+    def expire(self, update_id: int) -> None:
+        """Gives up an update, as Telegram does with a press after 150 s, and after a day with the rest."""
+        for update in [each for each in self._pending if each.id == update_id]:
+            del self._pending[update]
+            self.dropped.append(update_id)
+
     def reorder(self, seed: int) -> None:
         """Shuffles what is pending: within each answer to getUpdates, within each webhook lane.
 

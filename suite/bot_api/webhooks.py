@@ -101,10 +101,11 @@ class Webhooks(Polling):
         """One delivery at a time, in order; a lane waits while its first update is refused."""
         while self._lanes[lane]:
             update, delay = self._lanes[lane].popleft(), self.first_delay
-            while (retry_after := await self._post(update)) is not None:
+            while update in self._pending and (retry_after := await self._post(update)) is not None:
                 await asyncio.sleep(min(retry_after, self.max_retry_after) or delay)
                 delay = min(delay * 2, self.max_delay)
-            self._acknowledge(update)
+            if update in self._pending:
+                self._acknowledge(update)
         del self._lanes[lane]
 
     async def _post(self, update: Owed) -> float | None:

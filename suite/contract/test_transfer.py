@@ -235,7 +235,7 @@ MERGED = UserRecord(
     ],
     fsm={"0:1:1": STEP, "0:-5:1": STEP},
     applied=(1, 2),
-    outbox={2: OutboxEntry([REPLY], 2.0)},
+    outbox={2: OutboxEntry([REPLY], None, is_owed=True, failures=3)},
 )
 
 

@@ -171,13 +171,13 @@ async def torture(
             await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
             exports = await _exports(telegram, setup.asks)
             tell("everybody has their data")
+            await _late_replies(telegram, ledger)
         except TimeoutError as error:
             outcome.problems.append(f"stuck: {error}; see {folder}")
             return outcome
         finally:
             writing.cancel()
-        said = {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
-        outcome.balance = ledger.balance(exports, said)
+        outcome.balance = ledger.balance(exports, _said(telegram, ledger))
         await asyncio.gather(*(each.stop() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome
@@ -187,6 +187,17 @@ async def _progress(telegram: FakeTelegram, updates: int) -> None:
     """Wait until so many more updates are done."""
     goal = len(telegram.acknowledged) + updates
     await telegram.wait_for(lambda: len(telegram.acknowledged) >= goal, PATIENCE)
+
+
+def _said(telegram: FakeTelegram, ledger: Ledger) -> dict[int, list[str]]:
+    """What the bot said in each chat."""
+    return {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
+
+
+async def _late_replies(telegram: FakeTelegram, ledger: Ledger) -> None:
+    """Wait for replies that had to wait; those that do not come are missing."""
+    with suppress(TimeoutError):
+        await telegram.wait_for(lambda: not ledger.missing(_said(telegram, ledger)), PATIENCE)
 
 
 async def _exports(telegram: FakeTelegram, asks: str) -> dict[int, dict[str, Any]]:

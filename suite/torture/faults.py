@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from suite.bot_api import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
 from suite.torture.backend import Backend, Server, Trouble
 from suite.torture.clock import LIBRARY
 from suite.torture.link import Link
-from suite.torture.people import People
+from suite.torture.people import USERS, People
 from suite.torture.processes import Replica
 
 KILL = "bot: kill -9"
@@ -97,6 +97,35 @@ async def too_many_requests(stage: Stage, chance: Random) -> None:
 async def server_errors(stage: Stage, chance: Random) -> None:
     stage.telegram.fail("sendMessage", status=500, times=chance.randint(1, 20))
     stage.telegram.bad_gateway("sendMessage", times=chance.randint(1, 20))
+
+
+async def long_wait(stage: Stage, chance: Random) -> None:
+    """A group and a stranger have to wait for longer than anybody else should."""
+    group = -1_000 - chance.randint(1, USERS)
+    stage.telegram.fail("sendMessage", status=429, retry_after=8, times=2, chat_id=group)
+    stranger = stage.people.stranger(chance, ["x1 0.01"] * 5)
+    stage.telegram.fail("sendMessage", status=429, retry_after=3600, times=10**6, chat_id=stranger)
+
+
+async def poison_replies(stage: Stage, chance: Random) -> None:
+    """A stranger to whom nothing can ever be sent."""
+    stranger = stage.people.stranger(chance, ["x1 0.01"] * 5)
+    status = chance.choice([400, 401, 404, 413, 500])
+    if chance.random() < 0.5:
+        stage.telegram.fail("sendMessage", status=status, times=10**6, chat_id=stranger)
+    else:
+        stage.telegram.bad_gateway("sendMessage", 10**6, status=status, chat_id=stranger)
+
+
+async def slow_uploads(stage: Stage, chance: Random) -> None:
+    """Files that take longer than others should wait for."""
+    seconds = chance.uniform(5, 15)
+
+    async def is_slow(call: Call) -> None:
+        await asyncio.sleep(seconds)
+
+    stranger = stage.people.stranger(chance, ["/export"] * 3)
+    stage.telegram.fault("sendDocument", is_slow, times=5, chat_id=stranger)
 
 
 async def lost_answers(stage: Stage, chance: Random) -> None:
@@ -205,7 +234,10 @@ OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
 OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
 OF_TELEGRAM = {
     "Telegram: 429": too_many_requests,
+    "Telegram: long 429": long_wait,
     "Telegram: 5xx": server_errors,
+    "Telegram: poison replies": poison_replies,
+    "Telegram: slow uploads": slow_uploads,
     "Telegram: answers lost": lost_answers,
     "Telegram: slow": slow_answers,
     "Telegram: away": away,

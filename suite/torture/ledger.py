@@ -64,6 +64,12 @@ class Ledger:
     def write(self, place: Place, name: str, update_id: int) -> None:
         self.written[place][name] = update_id
 
+    def missing(self, said: Mapping[int, Sequence[str]]) -> list[str]:
+        """Messages without a reply so far."""
+        return [
+            name for place in self.written for name in self._unanswered(place, said.get(place.chat_id, ()))
+        ]
+
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
 
@@ -101,17 +107,18 @@ class Ledger:
     def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Balance:
         truth = {f"{name} #{number}" for number, name in enumerate(effects, start=1)}
         replies = [text for text in dict.fromkeys(said) if _REPLY.fullmatch(text)]
-        answered = [
-            text.split()[0]
-            for text in dict.fromkeys(said)
-            if _REPLY.fullmatch(text) or _SORRY.fullmatch(text)
-        ]
-        unanswered = self.written[place].keys() - set(answered)
+        answered = _answered(said)
         return Balance(
-            missing=[f"{name} of user {place.user_id}, {self.written[place][name]}" for name in unanswered],
+            missing=[
+                f"{name} of user {place.user_id}, {self.written[place][name]}"
+                for name in self._unanswered(place, said)
+            ],
             untrue=_labels(place.user_id, set(replies) - truth),
             disorder=self._disorder(place, answered),
         )
+
+    def _unanswered(self, place: Place, said: Sequence[str]) -> set[str]:
+        return self.written[place].keys() - set(_answered(said))
 
     def _disorder(self, place: Place, names: Iterable[str]) -> list[str]:
         """Those that came, for the first time, after one that was written later."""
@@ -129,6 +136,12 @@ def _history(user_id: int, effects: Sequence[str], history: Iterable[Mapping[str
     talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
     expected, found = Counter(effects[len(effects) - len(talked) :]), Counter(talked)
     return Balance(lost=_labels(user_id, expected - found), doubled=_labels(user_id, found - expected))
+
+
+def _answered(said: Iterable[str]) -> list[str]:
+    """The messages that the bot replied to, or apologised for, in that order."""
+    texts = dict.fromkeys(said)
+    return [text.split()[0] for text in texts if _REPLY.fullmatch(text) or _SORRY.fullmatch(text)]
 
 
 def _apologies(said: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bot.runtime.cli import main
 from bot.runtime.state.turn import current_turn
 from bot.runtime.telegram.fast_import import import_aiogram
-from suite.torture.bot import let_clock_jump
+from suite.torture.bot import hurry, let_clock_jump
 from suite.torture.names import ASK, NAME
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def watch() -> None:
     import_aiogram()
     from bot.runtime import app
     from bot.runtime.telegram.transaction import Transaction
+
+    hurry()
 
     class Witnessed(Transaction):
         def __init__(self, bot: "Bot", dispatcher: "Dispatcher", *arguments: Any, **keywords: Any) -> None:

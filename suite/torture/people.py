@@ -1,6 +1,7 @@
 """The people who write to the bot, faster or slower than it answers."""
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 
 from suite.bot_api import FakeTelegram
@@ -42,6 +43,16 @@ class People:
         update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
         self._ledger.write(Place(user_id, chat_id), name, update_id)
         self.updates.append(update_id)
+
+    def stranger(self, chance: Random, texts: Sequence[str]) -> int:
+        """Somebody writes who is in no book: what becomes of it must not matter to the others.
+
+        Returns:
+            Who it is.
+        """
+        user_id = chance.randrange(10**6, 10**9)
+        self.updates += [self._telegram.message(text, user_id=user_id) for text in texts]
+        return user_id
 
     def shuffle(self, seed: int) -> None:
         """Have Telegram deliver what waits in another order."""

@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiogram import Bot
 from aiogram.exceptions import (
+    ClientDecodeError,
     TelegramBadRequest,
     TelegramForbiddenError,
     TelegramNetworkError,
@@ -47,6 +48,31 @@ async def test_failures_on_demand(telegram: FakeTelegram, bot: Bot) -> None:
     assert [c.status for c in telegram.calls] == [200, 500, 200, 429, 429, 403, 401, 400, 200]
     with pytest.raises(KeyError):
         telegram.fail("sendMesage")
+
+
+async def test_failures_of_one_chat(telegram: FakeTelegram, bot: Bot) -> None:
+    telegram.fail("sendMessage", status=403, times=2, chat_id=7)
+    telegram.bad_gateway("sendMessage", status=413, chat_id=8)
+    telegram.fail("sendMessage")
+    with pytest.raises(TelegramForbiddenError):
+        await bot.send_message(7, "a")
+    with pytest.raises(ClientDecodeError):
+        await bot.send_message(8, "b")
+    with pytest.raises(TelegramServerError):
+        await bot.send_message(9, "c")
+    with pytest.raises(TelegramForbiddenError):
+        await bot.send_message(7, "d")
+    for chat_id in (7, 8, 9):
+        await bot.send_message(chat_id, "e")
+    assert [c.status for c in telegram.calls] == [403, 413, 500, 403, 200, 200, 200]
+
+
+async def test_an_update_expires(telegram: FakeTelegram, call: Call) -> None:
+    a, b = (telegram.message(x, user_id=1) for x in "ab")
+    telegram.expire(a)
+    assert ids(await call("getUpdates")) == [b]
+    assert telegram.dropped == [a]
+    assert a not in telegram.acknowledged
 
 
 async def test_bad_gateway(telegram: FakeTelegram, bot: Bot) -> None:

@@ -175,7 +175,8 @@ async def run(
     Raises:
         OperatorError: the bot cannot run; the text says what to do.
     """
-    session = Session(api=TelegramAPIServer.from_base(settings.telegram_api_url))
+    # As many connections as there may be slow uploads, and then some: polling needs one, too.
+    session = Session(api=TelegramAPIServer.from_base(settings.telegram_api_url), limit=500)
     token = settings.token
     async with open_app(settings, session=session, token=token, store=store, owner=owner) as app:
         await app.store.bind(settings.bot_id)

@@ -24,7 +24,8 @@ LOAD_SECONDS = _STORE_SECONDS.labels("load")
 COMMIT_SECONDS = _STORE_SECONDS.labels("commit")
 CONFLICTS = Counter("bot_conflicts", "Commits that lost against another one and were computed again.")
 DUPLICATES = Counter("bot_duplicates", "Updates that were delivered again after they had been applied.")
-RETRIES = Counter("bot_retries", "Updates that were retried because the store or Telegram was away.")
+RETRIES = Counter("bot_retries", "Updates that were retried because the store was away.")
+GIVEN_UP = Counter("bot_replies_given_up", "Replies that could not be sent, by reason.", ["reason"])
 FLOODED = Counter("bot_flooded_messages", "Messages dropped by flood protection.")
 LOOP_LAG = Histogram(
     "bot_loop_lag_seconds",

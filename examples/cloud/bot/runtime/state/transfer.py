@@ -227,6 +227,8 @@ class _Reply(_Part):
 class _Outgoing(_Part):
     replies: list[_Reply]
     at: FiniteFloat | None
+    owed: bool = False
+    failures: Annotated[int, Field(ge=0)] = 0
 
 
 class _Line(_Part):

@@ -44,19 +44,25 @@ class OutboxEntry:
     Attributes:
         replies: what to send, in order, as `bot.runtime.telegram.outbox` wrote it.
         at: when the update came, in seconds since 1970 by Telegram's clock; `None` for one that does not say.
+        is_owed: Telegram will not bring the update again, so nothing but this entry tells of the replies.
+        failures: attempts to send the reply whose turn it is that failed, as far as they were noted.
     """
 
     replies: list[dict[str, Any]]
     at: float | None
+    is_owed: bool = False
+    failures: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The replies as a JSON object."""
-        return {"replies": self.replies, "at": self.at}
+        seldom = {"owed": self.is_owed, "failures": self.failures}
+        noted = {key: value for key, value in seldom.items() if value}
+        return {"replies": self.replies, "at": self.at, **noted}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(replies=value["replies"], at=value["at"])
+        return cls(value["replies"], value["at"], value.get("owed", False), value.get("failures", 0))
 
 
 @dataclass(slots=True)

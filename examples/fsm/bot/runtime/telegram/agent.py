@@ -213,11 +213,12 @@ class TelegramAgentAdapter:
     def background(
         self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Run `work(*args, **kwargs)` in the background; inside a turn, it starts once the turn is committed.
+        """Run `work(*args, **kwargs)` in the background.
 
-        A turn that is run again begins its work once, one that fails not at all. An error of the work is
-        logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is cancelled then; when
-        the bot is killed, it is gone.
+        Inside a turn it starts once the turn is committed and its replies are out, so that nothing which it
+        sends overtakes them. A turn that is run again begins its work once, one that fails not at all. An
+        error of the work is logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is
+        cancelled then; when the bot is killed, it is gone.
         """
         context = copy_context()
 
@@ -240,15 +241,16 @@ class TelegramAgentAdapter:
     async def send(self, user_id: str, message: str | TelegramMethod[Any]) -> None:
         """Send something to a user, now or, inside the user's turn, as one of its replies.
 
-        It waits as long as Telegram asks it to. A background task that outlives its turn sends nothing once
-        the user was forgotten. Nothing is sent again if the bot is killed meanwhile.
+        It waits as long as Telegram asks it to, up to an hour, or cannot be connected to, up to a day. A
+        background task that outlives its turn sends nothing once the user was forgotten. Nothing is sent
+        again if the bot is killed meanwhile.
 
         Args:
             user_id: Telegram's id, as text.
             message: a text, which is split where it is too long, or an aiogram method, un-awaited.
 
         Raises:
-            DeliveryFailed: Telegram could not be reached.
+            DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
             StateUnavailable: the store does not answer.
         """
         # Here, because aiogram takes a while to import and an agent without Telegram can do without.

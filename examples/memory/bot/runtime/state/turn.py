@@ -121,11 +121,16 @@ class Turn:
         return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
 
     def when_committed(self, begin: Callable[[], None]) -> None:
-        """Have `begin` called once the turn is committed; not at all, when it is given up."""
+        """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
         self._afterwards.append(begin)
 
+    @property
+    def begins_work(self) -> bool:
+        """Whether something waits for the commit."""
+        return bool(self._afterwards)
+
     def committed(self) -> None:
-        """Note that the turn is kept, and begin what waits for that."""
+        """Begin what waits for the commit. In an update it waits for the replies, too."""
         for begin in self._afterwards:
             begin()
 

@@ -6,6 +6,7 @@ been sent before it.
 
 import asyncio
 import base64
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,12 @@ import orjson
 import structlog
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.exceptions import TelegramAPIError
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramAPIError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+)
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import InputFile
 from aiohttp import FormData
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
 
 TEXT_LIMIT = 4096
 """Longest text of one message, in UTF-16 units: https://core.telegram.org/bots/api#sendmessage"""
+
+MAY_PASS = (408, 425, 429)
+"""HTTP's statuses of refusals that do not last."""
 
 log = structlog.get_logger()
 
@@ -92,6 +101,22 @@ class Session(AiohttpSession):
             form.add_field(key, content, filename=name)
         return form
 
+    def check_response(
+        self, bot: Bot, method: "TelegramMethod[TelegramType]", status_code: int, content: str
+    ) -> "Response[TelegramType]":
+        """The answer to a call. One to a stored call that Telegram did not write counts by its status."""
+        try:
+            return super().check_response(bot, method, status_code, content)
+        except (TelegramAPIError, ClientDecodeError, TypeError) as error:
+            if status_code < 400 or not isinstance(method, StoredCall):
+                raise
+            if status_code in MAY_PASS and not isinstance(error, TelegramRetryAfter):
+                raise TelegramNetworkError(method, f"HTTP {status_code}") from error
+            if isinstance(error, TelegramAPIError):
+                raise
+        page = orjson.dumps({"ok": False, "description": f"HTTP {status_code}"}).decode()
+        return super().check_response(bot, method, status_code, page)
+
     async def close(self) -> None:
         """Close the connections. aiogram would wait for TLS here, which aiohttp does by itself."""
         if self._session is not None:
@@ -112,7 +137,7 @@ async def prepare(bot: Bot, method: TelegramMethod[Any]) -> list[Reply]:
         if prepared:
             params[key] = clean(prepared)
     contents = {
-        key: (file.filename or key, b"".join([chunk async for chunk in file.read(bot)]))
+        key: (_file_name(file.filename or key), b"".join([chunk async for chunk in file.read(bot)]))
         for key, file in files.items()
     }
     return list(split_reply(Reply(method.__api_method__, params, contents)))
@@ -201,6 +226,11 @@ def _fitting(text: str, limit: int) -> int:
         if units > limit:
             return index
     return len(text)
+
+
+def _file_name(name: str) -> str:
+    """The name of a file, as it can stand in a request."""
+    return re.sub(r"[\x00-\x1f\x7f]", "_", clean(name))
 
 
 def _utf16_length(text: str) -> int:

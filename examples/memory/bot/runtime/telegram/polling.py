@@ -2,7 +2,8 @@
 
 Telegram takes a requested offset as the confirmation of every update below it, so the offset moves only as
 far as updates are done without a gap. What lies above is delivered again with every request and is known
-by its id. Telegram shows at most 100 unconfirmed updates at a time.
+by its id. Telegram shows at most 100 unconfirmed updates at a time; when many of them are shown, those that
+are committed wait for their replies no longer, so that one chat that takes none does not fill the window.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ SAME_OFFSET_SECONDS = 0.55
 """Telegram answers an offset repeated within 0.5 s with a single update."""
 BUSY_SECONDS = 0.05
 """Least time between two requests while updates are being done, whatever the offset."""
+CROWDED = 50
+"""Unconfirmed updates beyond which none waits for a reply that cannot be sent at the moment."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 30.0
 RIVAL_SECONDS = 60.0
 """How long to wait for another poller to go away."""
@@ -149,6 +152,7 @@ class Poller:
         if update_id in self._window or update_id in self._confirmable:
             return
         self._window[update_id] = False
+        self._processor.set_crowded(len(self._window) > CROWDED)
         update = parse_update(self._bot, raw)
         if update is None:
             self._finish(update_id)
@@ -173,6 +177,7 @@ class Poller:
         for each in [each for each in self._window if each < offset]:
             del self._window[each]
             self._confirmable.set(each, True)
+        self._processor.set_crowded(len(self._window) > CROWDED)
         if offset != self._offset:
             self._offset = offset
             self._advanced.set()

@@ -1,8 +1,11 @@
 """Updates as Telegram sends them, and as aiogram reads them."""
 
+import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -111,3 +114,38 @@ class LruDict(Generic[V]):
         self._values.move_to_end(update_id)
         if len(self._values) > self._limit:
             self._values.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Make a lock that nobody holds."""
+        self._entries: dict[str, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many keys are held at this moment."""
+        return len(self._entries)
+
+    def is_held(self, key: str) -> bool:
+        """Whether somebody holds the key, or waits for it."""
+        return key in self._entries
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key, and hold it until the end of the block."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]

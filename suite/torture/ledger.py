@@ -60,9 +60,24 @@ class Ledger:
 
     written: dict[Place, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))  # name: update
     shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
+    forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
+    beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
 
     def write(self, place: Place, name: str, update_id: int) -> None:
         self.written[place][name] = update_id
+
+    def forget(self, user_id: int, pressed: int, beside: Iterable[int]) -> None:
+        """A user had everything erased: what was written before has no effect, nor may it get one."""
+        self.forgotten[user_id] = max(pressed, self.forgotten.get(user_id, 0))
+        self.beside |= set(beside)
+
+    def is_gone(self, place: Place, name: str) -> bool:
+        """Whether a message was written before its user was forgotten."""
+        return self.written[place].get(name, 0) < self.forgotten.get(place.user_id, 0)
+
+    def is_certain(self, place: Place, name: str) -> bool:
+        """Whether a message has to have an effect, and a reply that stays true."""
+        return not self.is_gone(place, name) and self.written[place].get(name) not in self.beside
 
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
@@ -87,11 +102,13 @@ class Ledger:
     def _effects(
         self, user_id: int, places: Iterable[Place], effects: Sequence[str], sorry: set[str]
     ) -> Balance:
-        written = Counter(name for place in places for name in self.written[place] if name not in sorry)
+        written = [(place, name) for place in places for name in self.written[place] if name not in sorry]
+        certain = Counter(name for place, name in written if self.is_certain(place, name))
+        possible = Counter(name for place, name in written if not self.is_gone(place, name))
         balance = Balance(
             sent=sum(len(self.written[place]) for place in places),
-            lost=_labels(user_id, written - Counter(effects)),
-            doubled=_labels(user_id, Counter(effects) - written),
+            lost=_labels(user_id, certain - Counter(effects)),
+            doubled=_labels(user_id, Counter(effects) - possible),
             apologies=_labels(user_id, sorry),
         )
         for place in places:
@@ -106,7 +123,8 @@ class Ledger:
             for text in dict.fromkeys(said)
             if _REPLY.fullmatch(text) or _SORRY.fullmatch(text)
         ]
-        unanswered = self.written[place].keys() - set(answered)
+        unanswered = {name for name in self.written[place] if self.is_certain(place, name)} - set(answered)
+        replies = [text for text in replies if self.is_certain(place, text.split()[0])]
         return Balance(
             missing=[f"{name} of user {place.user_id}, {self.written[place][name]}" for name in unanswered],
             untrue=_labels(place.user_id, set(replies) - truth),

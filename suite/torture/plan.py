@@ -34,9 +34,9 @@ def share(number: int, of: int) -> Plan:
 
 
 SHORT = (
-    "bot: kill -9", "duplicates", "answers lost", "bot: SIGTERM", "bot: kill -9", "connections cut",
-    "bot: kill -9", "restarted", "bot: kill -9", "thinks longer than Telegram waits", "kill -9",
-    "bot: frozen",
+    "bot: kill -9", "duplicates", "answers lost", "/forget", "bot: SIGTERM", "bot: kill -9",
+    "connections cut", "bot: kill -9", "restarted", "bot: kill -9", "thinks longer than Telegram waits",
+    "kill -9", "bot: frozen",
 )  # fmt: skip
 
 

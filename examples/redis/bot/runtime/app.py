@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 import structlog
 from aiogram import Bot, Dispatcher, Router
@@ -51,7 +52,7 @@ class Owner:
 
 
 def load_owner() -> Owner:
-    """Import `bot/agent.py`, `bot/handlers.py` and `bot/flow/`. Only the first has to be there."""
+    """Import `bot/agent.py`, `bot/handlers.py` and `bot/flow/`. Only `Agent` has to be there."""
     from bot.agent import Agent
 
     handlers = import_module("bot.handlers") if find_spec("bot.handlers") else None
@@ -59,10 +60,15 @@ def load_owner() -> Owner:
     return Owner(
         agent=Agent,
         texts=TextTable(getattr(handlers, "TEXTS", None), [flow.MENU] if flow else []),
-        before=[handlers.before] if handlers else [],
+        before=_routers(handlers, "before"),
         flows=[flow.router()] if flow else [],
-        after=[handlers.after] if handlers else [],
+        after=_routers(handlers, "after"),
     )
+
+
+def _routers(handlers: ModuleType | None, name: str) -> list[Router]:
+    router = getattr(handlers, name, None)
+    return [] if router is None else [router]
 
 
 @dataclass(slots=True)
@@ -131,7 +137,7 @@ def _make_dispatcher(
 ) -> Dispatcher:
     """aiogram's dispatcher, with its flows kept in the store, and the agent at hand."""
     dispatcher = Dispatcher(
-        storage=RecordStorage(store, settings.fsm_ttl),
+        storage=RecordStorage(store, settings.fsm_ttl, agent.lanes),
         # A flow is of one person in one chat and, in a forum, in one topic.
         fsm_strategy=FSMStrategy.USER_IN_TOPIC,
         agent=agent,

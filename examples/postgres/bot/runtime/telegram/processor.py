@@ -8,9 +8,6 @@ the outbox what is still to be said.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import structlog
 from aiogram import Bot
@@ -50,7 +47,7 @@ class Processor:
         """
         self._bot = bot
         self._transaction = transaction
-        self._locks = KeyedLock()
+        self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._waiting_since: dict[int, float] = {}
@@ -61,7 +58,7 @@ class Processor:
     @property
     def is_idle(self) -> bool:
         """Whether no update is known to be under way, nor any trace of one left."""
-        return not self._running and not len(self._locks)
+        return not self._running and not len(self._lanes)
 
     def skip(self, update_id: int) -> None:
         """Acknowledge this update without handling it when it comes."""
@@ -134,7 +131,7 @@ class Processor:
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._locks.hold(sender.lock_key):
+            async with self._lanes.hold(sender.lock_key):
                 outcome = await self._until_done(update, sender, keep_trying)
         seconds = time.monotonic() - started
         metrics.UPDATES.labels(kind, outcome).inc()
@@ -176,34 +173,3 @@ class Processor:
             await self._bot(AnswerCallbackQuery(callback_query_id=query.id))
 
         return run_alongside(CALLBACK_DELAY, release)
-
-
-@dataclass(slots=True)
-class _Entry:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-class KeyedLock:
-    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
-
-    def __init__(self) -> None:
-        """Make a lock that nobody holds."""
-        self._entries: dict[str, _Entry] = {}
-
-    def __len__(self) -> int:
-        """How many keys are held at this moment."""
-        return len(self._entries)
-
-    @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the key, and hold it until the end of the block."""
-        entry = self._entries.setdefault(key, _Entry())
-        entry.users += 1
-        try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]

@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -42,6 +43,17 @@ def date_of(update: Update) -> float | None:
 def sent_at(update: Update) -> float:
     """When it was sent or, where it does not say, now; in seconds since 1970."""
     return update.message.date.timestamp() if update.message else time.time()
+
+
+def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
+    """A number for the queue in which Telegram keeps an update; never 0.
+
+    Of each queue Telegram brings an update to a webhook when the one before is acknowledged. There is one per
+    chat for its messages, and one per user for each kind of query: telling them apart by chat and kind is
+    finer, and so safe. The number does not show which chat it is.
+    """
+    name = f"{kind_of(update)}:{chat.id if chat else ''}"
+    return 1 + int.from_bytes(blake2b(name.encode(), key=secret.encode()[:64], digest_size=4).digest())
 
 
 def kind_of(update: Update) -> str | None:

@@ -308,12 +308,13 @@ class HybridStore:
             log.warning("forgetting a record that cannot be read", reason=str(error))
         began, version = time.time(), 0
 
-        async def decide(applied: tuple[int, ...]) -> Snapshot:
+        async def decide(held: Changes) -> Snapshot:
             nonlocal version
             try:
                 version = await self.redis.commit_warm(user_id, changes, expect)
             except NotReady:  # PostgreSQL's cannot be read, or Redis has just lost it again
-                carried = replace(changes, applied=tuple(dict.fromkeys((*applied, *changes.applied))))
+                applied = tuple(dict.fromkeys((*held.applied, *changes.applied)))
+                carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
                 version = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
             assert decided, "it is dirty"

@@ -33,9 +33,9 @@ RUNTIME = {
 """Lines that commit 7b7e77f had in `bot/`, without `agent.py` and `flow/`: the last one before the owner's
 files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
-ALLOWANCE = 500
-"""Lines added since: texts per language, `bot settings`, `bot state import --merge`, and the heads of modules
-that were one before. What owners test with is counted apart."""
+ALLOWANCE = 1_000
+"""Lines added since: texts per language, `bot settings`, `bot state import --merge`, the heads of modules
+that were one before, and marks beside the record's content. What owners test with is counted apart."""
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 

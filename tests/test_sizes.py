@@ -35,7 +35,8 @@ files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
 ALLOWANCE = 1_000
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, the heads of modules that
-were one before, and replies that wait without holding up others. What owners test with is counted apart."""
+were one before, replies that wait without holding up others, and marks beside the record's content. What
+owners test with is counted apart."""
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 

@@ -45,17 +45,18 @@ async def main() -> None:
         sent, finished = processor._transaction.outbox._sent, processor._done
         await write_once(app, range(1, WARM_UP + 1))
         store._rows.clear()
-        before = objects(), len(asyncio.all_tasks()), len(processor._outbox.lanes)
+        before = objects(), len(asyncio.all_tasks()), len(processor._lanes)
         tracemalloc.start()
         await write_once(app, range(WARM_UP + 1, WARM_UP + users + 1))
         gc.collect()
         everything, _ = tracemalloc.get_traced_memory()
         assert len(store._rows) == users, "every user has a record"
         store._rows.clear()
-        after = objects(), len(asyncio.all_tasks()), len(processor._outbox.lanes)
+        after = objects(), len(asyncio.all_tasks()), len(processor._lanes)
         without_records, _ = tracemalloc.get_traced_memory()
         sent._values.clear()
         finished._values.clear()
+        processor._transaction._began._values.clear()
         gc.collect()
         rest, _ = tracemalloc.get_traced_memory()
     grown = {kind: count - before[0][kind] for kind, count in after[0].items()}

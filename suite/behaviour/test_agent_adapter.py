@@ -88,7 +88,7 @@ class Curious(TelegramAgentAdapter):
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         assert self.turn.user_id == "1"
         assert await self.get_user_state("1") is state
-        await self.update_user_state("2", "seen_by", "1")
+        self.background(self.update_user_state, "2", "seen_by", "1")
         return " ".join(f"{said.role}:{said.text}" for said in self.turn.history)
 
 
@@ -96,6 +96,7 @@ async def test_an_agent_sees_the_conversation_and_other_users(store: OperatorSto
     agent = Curious("", store)
     assert await agent.handle_message(user_id="1", message="a") == "user:a"
     assert await agent.handle_message(user_id="1", message="b") == "user:a assistant:user:a user:b"
+    await agent.drain(10)
     assert await agent.get_user_state("2") == {"seen_by": "1"}
     with pytest.raises(RuntimeError, match="no turn is under way"):
         _ = agent.turn

@@ -1,9 +1,14 @@
 """Flood protection: off unless asked for; tells once; counts right whatever happens."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
+import orjson
 import pytest
 
+from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.transfer import export_lines, import_lines
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
@@ -22,7 +27,7 @@ async def test_off_by_default(make_runtime: MakeRuntime, telegram: FakeTelegram,
             telegram.message("hi", user_id=1)
         await telegram.settled()
         assert len(counted(telegram, 1)) == 20
-        assert (await bot.record(1)).fsm == {}
+        assert (await bot.record(1)).marks.keys() == {str(max(telegram.updates))}
 
 
 async def test_beyond_the_limit_the_user_is_told_once(
@@ -78,7 +83,13 @@ async def test_commands_work_in_the_middle_of_a_flood_and_are_no_way_around(
         assert said[-1] == "Shall I erase everything I keep about you? This cannot be undone."
         telegram.press(telegram.sent[-1], 0, 0, user_id=1)
         await telegram.settled()
-        assert (await bot.record(1)).is_empty, "nothing is kept about who is forgotten, no count either"
+        assert (await bot.record(1)).is_empty, "a count is nothing about the user"
+        telegram.message("hi", user_id=1, date=now + 59)
+        await telegram.settled()
+        assert len(counted(telegram, 1)) == 3, "/forget is no way around either"
+        telegram.message("hi", user_id=1, date=now + 60)
+        await telegram.settled()
+        assert telegram.texts(1)[-1] == "Processed: hi (#1)"
 
 
 async def test_a_message_that_comes_again_ends_as_it_did(
@@ -127,3 +138,107 @@ async def test_what_telegram_tells_is_not_counted(
         telegram.message("hi", user_id=1, chat_id=-100)
         await telegram.settled()
         assert telegram.texts(-100) == ["Processed: hi (#1)"]
+
+
+GROUP = {"id": -100, "type": "supergroup", "title": "Group"}
+CHANNEL = {"id": -200, "type": "channel", "title": "Channel"}
+
+
+@pytest.mark.parametrize("writer", [GROUP, CHANNEL], ids=["an anonymous admin", "a channel"])
+async def test_it_binds_who_writes_as_nobody(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, writer: dict[str, Any]
+) -> None:
+    user_id = 1_087_968_824 if writer is GROUP else 136_817_688
+    async with make_runtime("webhook", flood_limit=3):
+        now = int(time.time())
+        for n in range(8):
+            telegram.message(f"/ask {n}", user_id=user_id, chat_id=-100, sender_chat=writer, date=now)
+        telegram.message("/ask", user_id=user_id, chat_id=-100, sender_chat=CHANNEL | {"id": -300}, date=now)
+        await telegram.settled()
+        said = telegram.texts(-100)
+        assert len(counted(telegram, -100)) == 3 + 1
+        assert sum(text.startswith(TOLD) for text in said) == 1
+        telegram.message("/ask", user_id=user_id, chat_id=-100, sender_chat=writer, date=now + 60)
+        await telegram.settled()
+        assert telegram.texts(-100)[-1].startswith("Processed")
+
+
+def answering_bot(telegram: FakeTelegram) -> dict[str, Any]:
+    """A message that answers one of the bot's."""
+    chat = {"id": -100, "type": "supergroup"}
+    return {
+        "reply_to_message": {"message_id": 1, "date": 1, "chat": chat, "from": telegram.me(), "text": "?"}
+    }
+
+
+ADDRESSED: list[tuple[str, Callable[[FakeTelegram], dict[str, Any]]]] = [
+    ("so, @TEST_bot, is it?", lambda _: {}),
+    ("/ask", lambda _: {}),
+    ("/ask@test_bot now", lambda _: {}),
+    ("is it?", answering_bot),
+    (
+        "Bot, is it?",
+        lambda telegram: {
+            "entities": [{"type": "text_mention", "offset": 0, "length": 3, "user": telegram.me()}]
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "fields"), ADDRESSED, ids=[text for text, _ in ADDRESSED])
+async def test_in_groups_only_who_addresses_the_bot_is_told(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, text: str, fields: Callable[..., dict[str, Any]]
+) -> None:
+    """And what one says to others takes nothing away from what is for the bot."""
+    async with make_runtime("webhook", flood_limit=3):
+        now = int(time.time())
+        others = [
+            "just talking",
+            "@test_bot_2, you there?",
+            "/ask@another_bot",
+            "and@test",
+            "me@test_botany.org",
+        ]
+        for said in others:
+            telegram.message(said, user_id=1, chat_id=-100, date=now)
+        await telegram.settled()
+        assert len(telegram.texts(-100)) == len(counted(telegram, -100)) == 3
+        for _ in range(5):
+            telegram.message(text, user_id=1, chat_id=-100, date=now, **fields(telegram))
+        await telegram.settled()
+        assert len(counted(telegram, -100)) == 6
+        assert [said.startswith(TOLD) for said in telegram.texts(-100)[6:]] == [True]
+
+
+async def test_messages_that_fail_are_counted(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
+    """They cost as much."""
+    async with make_runtime("webhook", flood_limit=3) as bot:
+        now = int(time.time())
+        for text in ("raise", "spoil", "hoard 1000000", "hi", "hi"):
+            telegram.message(text, user_id=1, date=now)
+        await telegram.settled()
+        assert counted(telegram, 1) == []
+        assert (await bot.record(1)).marks["flood"] == [now + 60, 5]
+
+
+async def test_an_export_made_with_it_can_be_imported(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, store: OperatorStore
+) -> None:
+    """With what was counted; and it is gone when its period is over, also when the limit is."""
+    now = int(time.time())
+    async with make_runtime("webhook", flood_limit=3):
+        for _ in range(4):
+            telegram.message("hi", user_id=1, date=now)
+        await telegram.settled()
+        lines = [line async for line in export_lines(store)]
+        assert b"flood" not in orjson.dumps((await store.load("1")).personal_data())
+        await store.commit("1", Changes(marks={"flood": None}), expect=None)
+        assert [done async for done in import_lines(store, lines)] == [(1, 0)]
+        telegram.message("hi", user_id=1, date=now)
+        await telegram.settled()
+        assert len(counted(telegram, 1)) == 3
+    await store.commit("1", Changes(marks={"flood": b"[%d,4]" % (now - 1)}), expect=None)
+    async with make_runtime("webhook") as bot:
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        assert "flood" not in (await bot.record(1)).marks

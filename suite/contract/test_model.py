@@ -23,6 +23,7 @@ KEYS = st.sampled_from(["a", "b", "", "ключ", "with space"])
 NUMBERS = st.integers(-5, 5)
 VALUES = st.none() | NUMBERS | st.text("xé👋", max_size=3) | st.lists(NUMBERS, max_size=2)
 UPDATE_IDS = st.integers(0, 400)
+MARKS = UPDATE_IDS.map(str) | st.just("flood")
 
 
 @dataclass
@@ -36,14 +37,16 @@ class Model:
     applied: list[int] = field(default_factory=list)
     outbox: dict[int, OutboxEntry] = field(default_factory=dict)
     forgotten: int = 0
+    marks: dict[str, Any] = field(default_factory=dict)
     exists: bool = False
 
     def apply(self, changes: Changes, version: int) -> None:
         """Do to the model what a commit does to a record."""
         if changes.forget:
-            self.__init__(applied=self.applied, forgotten=version)  # type: ignore[misc]
+            self.__init__(applied=self.applied, marks=self.marks, forgotten=version)  # type: ignore[misc]
         self.version, self.exists = version, True
-        for kept, changed in ((self.state, changes.state), (self.fsm, changes.fsm)):
+        parts = ((self.state, changes.state), (self.fsm, changes.fsm), (self.marks, changes.marks))
+        for kept, changed in parts:
             for key, value in changed.items():
                 if value is None:
                     kept.pop(key, None)
@@ -59,7 +62,12 @@ class Model:
             self.outbox.pop(update_id, None)
             if entry is not None:
                 self.outbox[update_id] = OutboxEntry.from_json(orjson.loads(entry))
-        self.outbox = {key: entry for key, entry in self.outbox.items() if key in self.applied}
+        self.outbox = {key: entry for key, entry in self.outbox.items() if key in self.all_applied}
+
+    @property
+    def all_applied(self) -> set[int]:
+        """What is noted as applied, in one way or another."""
+        return {*self.applied, *(int(name) for name in self.marks if name.isdecimal())}
 
 
 @st.composite
@@ -74,6 +82,7 @@ def all_changes(draw: st.DrawFn) -> Changes:
         if draw(st.booleans()):
             reply = {"method": "sendMessage", "params": {"text": str(update_id)}}
             outbox[update_id] = encode_entry(OutboxEntry([reply], 1.0))
+    marks = st.none() | st.just(b"[1,2]")
     roles = st.sampled_from(["user", "assistant"])
     message = st.builds(Message, roles, st.text("hi👋", max_size=3), st.just(1.0))
     return Changes(
@@ -84,6 +93,7 @@ def all_changes(draw: st.DrawFn) -> Changes:
         keep_history=draw(st.none() | st.integers(0, 6)),
         applied=tuple(applied),
         outbox=outbox,
+        marks=draw(st.dictionaries(MARKS, marks, max_size=2)),
         size=draw(st.sampled_from([0, MAX_BYTES, MAX_BYTES + 1])),
     )
 
@@ -204,7 +214,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert record.state == model.state
         assert record.fsm == model.fsm
         assert record.history == model.history
-        assert list(record.applied) == model.applied
+        assert list(record.acknowledged) == [each for each in model.applied if str(each) not in model.marks]
+        assert set(record.applied) == model.all_applied
+        assert record.marks == model.marks
         assert record.outbox == model.outbox
         assert record.forgotten == model.forgotten
 

@@ -388,6 +388,51 @@ async def test_the_newest_applied_ids_are_kept(store: OperatorStore) -> None:
 
 
 @pytest.mark.clause("update.once")
+async def test_ids_that_marks_name_are_kept_whatever_their_number(store: OperatorStore) -> None:
+    reply = encode_entry(OutboxEntry([], 1.0))
+    version, at_once = 0, 50
+    many = range(1_000_000_000, 1_000_000_000 + 2 * APPLIED_LIMIT)
+    for n in range(0, len(many), at_once):
+        ids = many[n : n + at_once]
+        changes = Changes(marks={str(update_id): b"[1,2]" for update_id in ids}, outbox={ids[0]: reply})
+        version = await store.commit("1", changes, expect=version)
+    version = await store.commit("1", Changes(applied=tuple(range(APPLIED_LIMIT + 1))), expect=version)
+    record = await store.load("1")
+    assert set(record.applied) == {*range(1, APPLIED_LIMIT + 1), *many}
+    assert len(record.outbox) == len(many[::at_once])
+    await store.commit("1", Changes(applied=(many[0],), marks={str(many[0]): None}), expect=version)
+    record = await store.load("1")
+    assert set(record.applied) == {*range(2, APPLIED_LIMIT + 1), *many}
+    assert record.acknowledged[-1] == many[0]
+    assert await store.forget("1") is True
+    assert set((await store.load("1")).applied) == set(record.applied)
+
+
+@pytest.mark.clause("forget.erases")
+async def test_marks_outlive_forgetting_and_are_nothing_about_the_user(harness: Harness) -> None:
+    store = await harness.open(ttl=3600)
+    version = await store.commit("1", Changes(state={"a": b"1"}, marks={"flood": b"[9,1]"}), expect=0)
+    changes = Changes(
+        forget=True, marks={"flood": b"[9,2]", "7": b"[1,0]"}, outbox={7: b'{"replies":[],"at":1}'}
+    )
+    await store.commit("1", changes, expect=version)
+    record = await store.load("1")
+    assert record.is_empty
+    assert (record.marks, record.applied) == ({"flood": [9, 2], "7": [1, 0]}, (7,))
+    assert list(record.outbox) == [7]
+    assert await store.forget("1") is False
+    assert [user async for user in store.users()] == []
+    record = await store.load("1")
+    assert (record.marks, record.outbox) == ({"flood": [9, 2], "7": [1, 0]}, {})
+    await put(store, "1", fresh=True)
+    await store.commit("1", Changes(marks={"flood": None}), expect=None)
+    record = await store.load("1")
+    assert (record.state, record.marks) == ({"fresh": True}, {"7": [1, 0]})
+    await harness.expire("1")
+    assert (await store.load("1")).marks == {}
+
+
+@pytest.mark.clause("update.once")
 async def test_ids_that_restart_low_are_kept_in_order_of_arrival(store: OperatorStore) -> None:
     version = await store.commit("1", Changes(applied=(2_000_000_000,)), expect=0)
     await store.commit("1", Changes(applied=(17,)), expect=version)

@@ -49,6 +49,7 @@ RECORDS = [
         },
     ),
     UserRecord("7", applied=(2**31 - 1, 5, 6)),
+    UserRecord("88", applied=(3, 4), marks={"4": [1_790_000_000, 2**32], "flood": [1_790_000_060, 3]}),
 ]  # fmt: skip
 
 
@@ -109,6 +110,10 @@ UNUSABLE = {
     "applied of booleans": line(applied=[True]),
     "applied below zero": line(applied=[-1]),
     "applied beyond a bigint": line(applied=[2**63]),
+    "marks a list": line(marks=[]),
+    "a mark of no name": line(marks={"A": [1, 2]}),
+    "a mark of texts": line(marks={"5": ["1", "2"]}),
+    "half a mark": line(marks={"5": [1]}),
     "outbox a list": line(outbox=[]),
     "outbox of no id": line(applied=[5], outbox={"x": {"replies": [], "at": None}}),
     "replies a number": line(applied=[5], outbox={"5": {"replies": 5, "at": None}}),

@@ -68,6 +68,20 @@ def test_an_apology_takes_the_place_of_effect_and_reply() -> None:
     assert balance(["p1", "p2", "g3"], ["p1 sorry", "p2 #2"]).row == [3, 0, 1, 0, 0, 0], "but not beside it"
 
 
+def test_who_was_forgotten_has_no_effects_from_before() -> None:
+    ledger = Ledger()
+    for number, name in enumerate(["p1", "p2", "p4", "p5"], start=1):
+        ledger.write(PLACE, name, number * 10)
+    ledger.forget(1, 25, beside=[30])
+    said = {1: ["p1 #1", "p2 #2", "p4 #3", "p5 #1"]}
+    for effects in (["p5"], ["p4", "p5"]):
+        replies = {1: [*said[1][:3], f"p5 #{len(effects)}"]}
+        assert ledger.balance({1: {"state": {"effects": effects}}}, replies) == Balance(sent=4)
+    assert ledger.balance({1: {"state": {"effects": ["p2", "p5"]}}}, said).doubled == ["p2 of user 1"]
+    assert ledger.balance({1: {"state": {}}}, said).lost == ["p5 of user 1"]
+    assert ledger.balance({1: {"state": {"effects": ["p5"]}}}, {1: []}).missing == ["p5 of user 1, 40"]
+
+
 def test_no_order_is_expected_of_what_was_shuffled() -> None:
     assert balance(["p2", "p1", "g3"], ["p2 #1", "p1 #2"], None, frozenset({1})).is_clean
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from suite.bot_api import FakeTelegram
 from suite.torture.backend import Backend, rendered_backends
-from suite.torture.faults import KILL, Stage
+from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
 from suite.torture.people import USERS, People
@@ -23,9 +23,6 @@ from suite.torture.processes import Replica, balancer, running
 Mode = Literal["polling", "webhook"]
 WEBHOOK_TIMEOUT = 1.0
 """Seconds that Telegram waits for an answer; in reality 60."""
-
-PATIENCE = 120.0
-"""Seconds after which a bot that does not get on is stuck."""
 
 
 @dataclass(frozen=True)

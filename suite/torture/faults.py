@@ -19,6 +19,11 @@ from suite.torture.processes import Replica
 KILL = "bot: kill -9"
 DAY = 86_400
 
+GROUPS = 300
+
+PATIENCE = 120.0
+"""Seconds after which a bot that does not get on is stuck."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -154,6 +159,18 @@ async def another_order(stage: Stage, chance: Random) -> None:
         await asyncio.sleep(0.1)
 
 
+async def forgetting(stage: Stage, chance: Random) -> None:
+    """Somebody is forgotten while their messages are under way."""
+    await stage.people.forget(chance.randint(1, USERS), PATIENCE)
+
+
+async def many_groups(stage: Stage, chance: Random) -> None:
+    """One person writes in more groups than ids are kept of acknowledged updates; replies do not go out."""
+    stage.telegram.fail("sendMessage", status=500, times=chance.randint(5, 20))
+    stage.people.message_everywhere(chance.randint(1, USERS), GROUPS)
+    await asyncio.sleep(chance.uniform(0, 1))
+
+
 async def long_thoughts(stage: Stage, chance: Random) -> None:
     """The agent thinks for longer than Telegram waits for the answer to a delivery."""
     for _ in range(5):
@@ -243,6 +260,8 @@ OF_TELEGRAM = {
     "Telegram: away": away,
     "Telegram: duplicates": duplicates,
     "Telegram: another order": another_order,
+    "person: /forget": forgetting,
+    "person: 300 groups": many_groups,
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}

@@ -60,6 +60,8 @@ class Ledger:
 
     written: dict[Place, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))  # name: update
     shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
+    forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
+    beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
 
     def write(self, place: Place, name: str, update_id: int) -> None:
         self.written[place][name] = update_id
@@ -69,6 +71,19 @@ class Ledger:
         return [
             name for place in self.written for name in self._unanswered(place, said.get(place.chat_id, ()))
         ]
+
+    def forget(self, user_id: int, pressed: int, beside: Iterable[int]) -> None:
+        """A user had everything erased: what was written before has no effect, nor may it get one."""
+        self.forgotten[user_id] = max(pressed, self.forgotten.get(user_id, 0))
+        self.beside |= set(beside)
+
+    def is_gone(self, place: Place, name: str) -> bool:
+        """Whether a message was written before its user was forgotten."""
+        return self.written[place].get(name, 0) < self.forgotten.get(place.user_id, 0)
+
+    def is_certain(self, place: Place, name: str) -> bool:
+        """Whether a message has to have an effect, and a reply that stays true."""
+        return not self.is_gone(place, name) and self.written[place].get(name) not in self.beside
 
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
@@ -93,11 +108,13 @@ class Ledger:
     def _effects(
         self, user_id: int, places: Iterable[Place], effects: Sequence[str], sorry: set[str]
     ) -> Balance:
-        written = Counter(name for place in places for name in self.written[place] if name not in sorry)
+        written = [(place, name) for place in places for name in self.written[place] if name not in sorry]
+        certain = Counter(name for place, name in written if self.is_certain(place, name))
+        possible = Counter(name for place, name in written if not self.is_gone(place, name))
         balance = Balance(
             sent=sum(len(self.written[place]) for place in places),
-            lost=_labels(user_id, written - Counter(effects)),
-            doubled=_labels(user_id, Counter(effects) - written),
+            lost=_labels(user_id, certain - Counter(effects)),
+            doubled=_labels(user_id, Counter(effects) - possible),
             apologies=_labels(user_id, sorry),
         )
         for place in places:
@@ -108,6 +125,7 @@ class Ledger:
         truth = {f"{name} #{number}" for number, name in enumerate(effects, start=1)}
         replies = [text for text in dict.fromkeys(said) if _REPLY.fullmatch(text)]
         answered = _answered(said)
+        replies = [text for text in replies if self.is_certain(place, text.split()[0])]
         return Balance(
             missing=[
                 f"{name} of user {place.user_id}, {self.written[place][name]}"
@@ -118,7 +136,8 @@ class Ledger:
         )
 
     def _unanswered(self, place: Place, said: Sequence[str]) -> set[str]:
-        return self.written[place].keys() - set(_answered(said))
+        certain = {name for name in self.written[place] if self.is_certain(place, name)}
+        return certain - set(_answered(said))
 
     def _disorder(self, place: Place, names: Iterable[str]) -> list[str]:
         """Those that came, for the first time, after one that was written later."""

@@ -37,7 +37,23 @@ class People:
     def message(self, seconds: float) -> None:
         """Somebody writes what the agent has to think about for so long."""
         user_id = self._chance.choice(list(self._written))
-        chat_id = self._chance.choice([user_id, -1_000 - user_id])
+        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id]), seconds)
+
+    def message_everywhere(self, user_id: int, chats: int) -> None:
+        """One person writes in so many groups."""
+        for number in range(chats):
+            self._message(user_id, -1_000_000 * user_id - number, seconds=0)
+
+    async def forget(self, user_id: int, seconds: float) -> None:
+        """Somebody presses the button of `/forget`, and goes on writing, until it is known to be done."""
+        pressed = self._telegram.callback(f"forget:{user_id}:1", user_id=user_id)
+        self.updates.append(pressed)
+        try:
+            await self._telegram.wait_for(lambda: pressed in self._telegram.acknowledged, seconds)
+        finally:
+            self._ledger.forget(user_id, pressed, [each for each in self.updates if each > pressed])
+
+    def _message(self, user_id: int, chat_id: int, seconds: float) -> None:
         self._written[user_id] += 1
         name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
         update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)

@@ -137,7 +137,7 @@ def _make_dispatcher(
 ) -> Dispatcher:
     """aiogram's dispatcher, with its flows kept in the store, and the agent at hand."""
     dispatcher = Dispatcher(
-        storage=RecordStorage(store, settings.fsm_ttl),
+        storage=RecordStorage(store, settings.fsm_ttl, agent.lanes),
         # A flow is of one person in one chat and, in a forum, in one topic.
         fsm_strategy=FSMStrategy.USER_IN_TOPIC,
         agent=agent,

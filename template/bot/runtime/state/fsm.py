@@ -15,7 +15,7 @@ from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, StateType, StorageKey
 
 from bot.runtime.state.store import StateStore
-from bot.runtime.state.turn import Turn, current_turn, mutate
+from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 
 T = TypeVar("T")
 Flow = dict[str, Any]
@@ -29,15 +29,17 @@ class RecordStorage(BaseStorage):
     Outside an update, every method raises `StateError` as `StateStore.load` and `mutate` do.
     """
 
-    def __init__(self, store: StateStore, ttl: float | None = None) -> None:
+    def __init__(self, store: StateStore, ttl: float | None = None, lanes: KeyedLock | None = None) -> None:
         """Make a storage; opening and closing the store is not its business.
 
         Args:
             store: where the records are.
             ttl: seconds after it was last set that a flow is dropped, step and data together; `None` or 0:
                 it stays as long as the record.
+            lanes: see `mutate`.
         """
         self._store = store
+        self._lanes = lanes
         self._ttl = ttl
 
     async def close(self) -> None:
@@ -102,7 +104,7 @@ class RecordStorage(BaseStorage):
             return await apply(turn)
         earlier = current_turn()
         since = earlier.version if earlier and earlier.user_id == str(key.user_id) else None
-        return await mutate(self._store, str(key.user_id), apply, since=since)
+        return await mutate(self._store, str(key.user_id), apply, since=since, lanes=self._lanes)
 
     def _live(self, flows: dict[str, Flow], key: StorageKey) -> Flow:
         """The flow; one that has expired is dropped, for good if this is a turn that is committed."""

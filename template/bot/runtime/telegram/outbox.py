@@ -39,9 +39,9 @@ from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateError
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
 from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply
-from bot.runtime.telegram.updates import KeyedLock, LruDict, date_of
+from bot.runtime.telegram.updates import LruDict, date_of
 
 OUTBOX_SECONDS = 25 * 3600
 """Age at which an undelivered reply is dropped: Telegram keeps an update for 24 hours, and no longer delivers
@@ -147,15 +147,17 @@ class Delivery:
 
 
 class Outbox:
-    """The replies of updates, on their way from the transaction to Telegram.
+    """The replies of updates, on their way from the transaction to Telegram."""
 
-    Attributes:
-        lanes: updates of one person are handled one after another; notes in their record take their turn.
-    """
+    def __init__(self, bot: Bot, store: StateStore, lanes: KeyedLock) -> None:
+        """Make an outbox from which nothing was sent yet.
 
-    def __init__(self, bot: Bot, store: StateStore) -> None:
-        """Make an outbox from which nothing was sent yet."""
-        self.lanes = KeyedLock()
+        Args:
+            bot: sends them.
+            store: where records are.
+            lanes: hold one for each record that is being changed; notes in a record take their turn.
+        """
+        self._lanes = lanes
         self._bot = bot
         self._store = store
         self._places = KeyedLock()
@@ -168,7 +170,7 @@ class Outbox:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._under_way or len(self.lanes) or len(self._places))
+        return not (self._under_way or len(self._places))
 
     def is_delivered(self, update_id: int) -> bool:
         """Whether this process is done with an update's replies."""
@@ -347,7 +349,7 @@ class Outbox:
         """
         user_id, update_id = delivery.user_id or "", delivery.update_id
         try:
-            async with self.lanes.hold(delivery.lane):
+            async with self._lanes.hold(delivery.lane):
                 for attempt in range(COMMIT_ATTEMPTS):
                     record = await self._store.load(user_id)
                     entry = record.outbox.get(update_id)

@@ -48,6 +48,7 @@ class Processor:
         self._bot = bot
         self._transaction = transaction
         self._outbox = transaction.outbox
+        self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._waiting_since: dict[int, float] = {}
@@ -58,7 +59,7 @@ class Processor:
     @property
     def is_idle(self) -> bool:
         """Whether no update is known to be under way, nor any trace of one left."""
-        return not self._running and self._outbox.is_idle
+        return not self._running and not len(self._lanes) and self._outbox.is_idle
 
     def set_crowded(self, is_crowded: bool) -> None:
         """Whether updates that wait for their replies keep others from coming in."""
@@ -136,7 +137,7 @@ class Processor:
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._outbox.lanes.hold(sender.lock_key):
+            async with self._lanes.hold(sender.lock_key):
                 outcome, delivery = await self._until_committed(update, sender, keep_trying)
                 if delivery:
                     await self._outbox.moved(delivery)

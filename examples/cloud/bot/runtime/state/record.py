@@ -1,6 +1,6 @@
 """What is kept about a user: one record, with a version."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -76,9 +76,12 @@ class UserRecord:
         state: the owner's own keys.
         history: the conversation, oldest message first.
         fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.runtime.state.fsm`.
-        applied: ids of the updates applied last, oldest first.
+        applied: ids of updates applied: of those acknowledged the newest, and all that `marks` names.
         outbox: per update id, its replies not yet known to be delivered.
         forgotten: the version at which the user was last forgotten; 0 for never.
+        marks: bookkeeping without content, which `/reset` and `/forget` leave. By id, what
+            `bot.runtime.telegram.transaction` notes of updates that may be delivered again; by name, counters
+            (see `Turn`).
     """
 
     user_id: str
@@ -90,11 +93,17 @@ class UserRecord:
     applied: tuple[int, ...] = ()
     outbox: dict[int, OutboxEntry] = field(default_factory=dict)
     forgotten: int = 0
+    marks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show: bookkeeping alone is not about the user."""
         return not (self.state or self.history or self.fsm)
+
+    @property
+    def acknowledged(self) -> tuple[int, ...]:
+        """Ids of the updates applied that are taken to be acknowledged, oldest first."""
+        return tuple(update_id for update_id in self.applied if str(update_id) not in self.marks)
 
     def personal_data(self) -> dict[str, Any]:
         """What the user may have a copy of, as a JSON object."""
@@ -108,8 +117,9 @@ class UserRecord:
     def to_json(self) -> dict[str, Any]:
         """The whole record as a JSON object: one line of an export."""
         return self.personal_data() | {
-            "applied": list(self.applied),
+            "applied": list(self.acknowledged),
             "outbox": {str(key): entry.to_json() for key, entry in self.outbox.items()},
+            "marks": self.marks,
         }
 
     @classmethod
@@ -120,8 +130,9 @@ class UserRecord:
             state=value["state"],
             history=[Message.from_json(message) for message in value["history"]],
             fsm=value["fsm"],
-            applied=tuple(value["applied"]),
+            applied=with_marked(value["applied"], value.get("marks", {})),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in value["outbox"].items()},
+            marks=value.get("marks", {}),
         )
 
 
@@ -149,6 +160,7 @@ def decode_record(
     applied: tuple[int, ...],
     outbox: Mapping[int, bytes],
     forgotten: int,
+    marks: Mapping[str, bytes],
 ) -> UserRecord:
     """Make a record of its serialised parts.
 
@@ -163,12 +175,18 @@ def decode_record(
             state=_decoded(state),
             history=history,
             fsm=_decoded(fsm),
-            applied=applied,
+            applied=with_marked(applied, marks),
             outbox={key: OutboxEntry.from_json(loads(value)) for key, value in outbox.items()},
             forgotten=forgotten,
+            marks=_decoded(marks),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def with_marked(acknowledged: Iterable[int], marks: Iterable[str]) -> tuple[int, ...]:
+    """All ids of updates that were applied: those acknowledged, then those that marks name."""
+    return (*acknowledged, *(int(name) for name in marks if name.isdecimal()))
 
 
 def _decoded(values: Mapping[str, bytes]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.errors import StateForgotten
+from bot.runtime.errors import StateError, StateForgotten
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.store import StateStore
-from bot.runtime.state.turn import Turn, current_turn, mutate, turn_of
+from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
 if TYPE_CHECKING:
     from aiogram import Bot
@@ -36,6 +36,7 @@ class TelegramAgentAdapter:
         bot_token: the bot's token.
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
+        lanes: one per user, in which everything that changes the user's record runs, one after another.
     """
 
     bot: Bot
@@ -49,6 +50,7 @@ class TelegramAgentAdapter:
         """
         self.bot_token = bot_token
         self.store: StateStore = store or MemoryStore()
+        self.lanes = KeyedLock()
         self._background = _Background()
 
     async def connect(self) -> None:
@@ -93,8 +95,12 @@ class TelegramAgentAdapter:
         """
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
+            _refuse_inside_another_turn(user_id)
             return await mutate(
-                self.store, user_id, lambda _: self.handle_message(user_id=user_id, message=message)
+                self.store,
+                user_id,
+                lambda _: self.handle_message(user_id=user_id, message=message),
+                lanes=self.lanes,
             )
         turn.remember("user", message)
         reply = await self.process_agent_request(message, user_id)
@@ -188,8 +194,9 @@ class TelegramAgentAdapter:
     async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
         """Read a user's record and change it as one step, inside a turn or outside one.
 
-        Outside a turn, `change` runs again when another commit was first. A background task that outlives
-        its turn changes nothing once the user was forgotten.
+        Outside a turn, it waits for the user's turn under way, and `change` runs again when another commit
+        was first. A background task that outlives its turn changes nothing once the user was forgotten.
+        Inside a turn only its own record can be changed.
 
         Args:
             user_id: Telegram's id, as text.
@@ -199,13 +206,15 @@ class TelegramAgentAdapter:
             What `change` returned; `None` when the user was forgotten.
 
         Raises:
-            StateError: the record could not be loaded or committed.
+            StateError: the record could not be loaded or committed, or is not the one of the turn.
         """
         turn = turn_of(user_id)
         if turn and (turn.is_open or turn.is_anonymous):
             return await change(turn)
+        _refuse_inside_another_turn(user_id)
         try:
-            return await mutate(self.store, user_id, change, since=turn.version if turn else None)
+            since = turn.version if turn else None
+            return await mutate(self.store, user_id, change, since=since, lanes=self.lanes)
         except StateForgotten:
             log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
             return None
@@ -269,6 +278,14 @@ class TelegramAgentAdapter:
             return
         for reply in await prepare(self.bot, method):
             await send(self.bot, reply)
+
+
+def _refuse_inside_another_turn(user_id: str) -> None:
+    """Refuse to change one record in a turn of another: two that wait for each other would never end."""
+    turn = current_turn()
+    if turn and turn.is_open and not turn.is_anonymous and turn.user_id != user_id:
+        reason = f"its record cannot be changed in a turn of user {turn.user_id}: use `background` for that"
+        raise StateError(reason, user_id)
 
 
 class _Background:

@@ -5,6 +5,7 @@ order. An awaited `message.answer()` goes out at once and outside that guarantee
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 from aiogram import BaseMiddleware, Bot, Router
 from aiogram.enums import ChatType
+from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import Command, CommandStart
 from aiogram.filters.callback_data import CallbackData
 from aiogram.methods import SendChatAction, TelegramMethod
@@ -30,6 +32,7 @@ from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
+from bot.runtime.telegram.updates import LruDict
 
 SENT_BY_PEOPLE = {
     "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
@@ -42,8 +45,10 @@ TYPING_DELAY = 1.0
 TYPING_LASTS = 5.0
 """Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
 
-FLOOD = "flood"
-"""Where messages are counted among the record's flows: it expires, is exported and forgotten with them."""
+FLOOD, CHATTER = "flood", "chatter"
+"""Counters of messages: those for the bot, and what is said in groups to others."""
+
+_NAMES = re.compile(r"@\w+")
 
 ALWAYS_ANSWERED = {f"/{command}" for command in MENU}
 """What works in the middle of a flood, too."""
@@ -191,8 +196,10 @@ class FloodProtection(BaseMiddleware):
     """Takes `limit` messages within `seconds`; the first one beyond is answered, later ones are not read.
 
     The count stands in the user's record and is part of the turn, so it is right whatever the number of
-    replicas, and an update that comes again ends as it did before. The time is Telegram's, so messages that
-    waited while the bot was down are no flood.
+    replicas, and an update that comes again ends as it did before. It stays until its period is over, also
+    when the user is forgotten. The time is Telegram's, so messages that waited while the bot was down are no
+    flood. In a group, what is not for the bot is counted apart, and nobody is told. Channels and anonymous
+    admins, of whom there is no record, are counted by this process.
     """
 
     def __init__(self, limit: int, seconds: int, texts: TextTable) -> None:
@@ -200,6 +207,7 @@ class FloodProtection(BaseMiddleware):
         self._limit = limit
         self._seconds = seconds
         self._texts = texts
+        self._of_nobody: LruDict[dict[str, list[int]]] = LruDict()
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Pass a message on, or do not."""
@@ -207,29 +215,50 @@ class FloodProtection(BaseMiddleware):
         if turn is None or not isinstance(event, Message) or not await _is_said(event):
             return await handler(event, data)
         if _command(event) in ALWAYS_ANSWERED:
-            count = turn.fsm.get(FLOOD)
-            result = await handler(event, data)
-            if count:
-                turn.fsm[FLOOD] = count  # /reset is no way around
-            return result
-        began, number = self._count(turn, event)
+            return await handler(event, data)
+        counters = turn.counters
+        if event.sender_chat:
+            counters = self._of_nobody.get(event.sender_chat.id, {})
+            self._of_nobody.set(event.sender_chat.id, counters)
+        is_for_bot = await _is_addressed(event, data["bot"])
+        until, number = self._count(counters, FLOOD if is_for_bot else CHATTER, event)
         if number <= self._limit:
             return await handler(event, data)
         metrics.FLOODED.inc()
-        if number > self._limit + 1:
+        if number > self._limit + 1 or not is_for_bot:
             return None
-        left = began + self._seconds - int(event.date.timestamp())
+        left = until - int(event.date.timestamp())
         texts = self._texts.of(event.from_user.language_code if event.from_user else None)
         return event.answer(texts.flood.format(limit=self._limit, period=self._seconds, left=max(1, left)))
 
-    def _count(self, turn: Turn, message: Message) -> tuple[int, int]:
-        """Count a message: when the period began that it falls into, and its number in there."""
+    def _count(self, counters: dict[str, list[int]], name: str, message: Message) -> tuple[int, int]:
+        """Count a message: when the period ends that it falls into, and its number in there."""
         sent = int(message.date.timestamp())
-        began, number = turn.fsm.get(FLOOD, {}).get("data", {}).get("period", (sent, 0))
-        if sent >= began + self._seconds:
-            began, number = sent, 0
-        turn.fsm[FLOOD] = {"data": {"period": [began, number + 1]}}
-        return began, number + 1
+        until, number = counters.get(name, (0, 0))
+        if sent >= until:
+            until, number = sent + self._seconds, 0
+        counters[name] = [until, number + 1]
+        return until, number + 1
+
+
+async def _is_addressed(message: Message, bot: Bot) -> bool:
+    """Whether a message is for the bot: in private, or a command, or with its name, or an answer to it."""
+    replied = message.reply_to_message
+    if message.chat.type == ChatType.PRIVATE or (
+        replied and replied.from_user and replied.from_user.id == bot.id
+    ):
+        return True
+    entities = [*(message.entities or ()), *(message.caption_entities or ())]
+    if any(entity.user and entity.user.id == bot.id for entity in entities):
+        return True
+    command, _, whose = (message.text or "").partition(" ")[0].partition("@")
+    if command.startswith("/") and not whose:
+        return True
+    names = _NAMES.findall((message.text or message.caption or "").lower())
+    try:
+        return bool(names) and f"@{(await bot.me()).username}".lower() in names
+    except TelegramAPIError:  # it is asked once, and does not answer
+        return False
 
 
 async def _is_said(message: Message) -> bool:

@@ -1,48 +1,54 @@
-"""One attempt at an update: load, deduplicate, handle, commit, begin to reply."""
+"""One attempt at an update: load, deduplicate, handle, commit, reply."""
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from aiogram import Bot, Dispatcher
-from aiogram.dispatcher.event.bases import UNHANDLED
+from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
+from aiogram.dispatcher.middlewares.manager import MiddlewareManager
 from aiogram.methods import SendMessage, TelegramMethod
-from aiogram.types import Update
+from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateUnavailable
-from bot.runtime.state.codec import clean
-from bot.runtime.state.record import OutboxEntry, UserRecord
-from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
+from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.record import UserRecord
+from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
-from bot.runtime.telegram.outbox import Delivery, Outbox, outbox_changes, replies_of
+from bot.runtime.telegram.outbox import Outbox, outbox_changes, stored_replies
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import Sender
+from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
 
-Begin = Callable[[], None]
-"""Begins what an update's turn handed to `background`."""
+FORGETS = 0
+"""Noted in the place of a queue with an update at which its user was forgotten."""
+
+IDS_A_DAY = 10_000_000
+"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
+goes on anywhere else."""
+
+CLOCKS_DIFFER = 5.0
+"""Seconds by which the store's clock may be ahead of Telegram's."""
+
+IsDone = Callable[[int], bool]
+"""Tells of an update id whether this process has dealt with it, replies included."""
 
 log = structlog.get_logger()
 
 
-def _nothing() -> None:
-    """Begin nothing."""
-
-
 class Transaction:
-    """Handles an update, commits its changes and replies atomically, and begins to send the replies.
-
-    Attributes:
-        outbox: sends them.
-    """
+    """Handles an update, commits its changes and replies atomically, and sends the replies."""
 
     def __init__(
         self,
@@ -70,17 +76,20 @@ class Transaction:
         self._agent = agent
         self._texts = texts
         self._agent_timeout = agent_timeout
-        self.outbox = Outbox(bot, store)
+        self._outbox = Outbox(bot)
+        self._began: LruDict[int] = LruDict()
+        self.lanes = agent.lanes
 
-    async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+    async def run(self, update: Update, sender: Sender, is_done: IsDone) -> str:
         """Run it; start over when another commit to the record was first.
 
         Returns:
-            The outcome, in one or two words, and the replies on their way.
+            The outcome, in one or two words.
 
         Raises:
             StateUnavailable: the store does not answer.
             StateConflict: others committed first, too often in a row.
+            DeliveryFailed: it is committed, and Telegram could not be reached.
         """
         if sender.user_id is None:
             return await self._without_record(update, sender)
@@ -91,41 +100,52 @@ class Transaction:
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
                 turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
-                return "corrupt", self._deliver(
-                    update, sender, *await self._apology(turn, update, sender, error)
-                )
-            self.outbox.take_over(record, _chat_of(sender), self._undelivered(sender))
+                await self._deliver(update, await self._apology(turn, update, sender, error))
+                return "corrupt"
             if update.update_id in record.applied:
                 metrics.DUPLICATES.inc()
-                entry = record.outbox.get(update.update_id)
-                replies = replies_of(entry) if entry else []
-                return "seen", self._deliver(update, sender, replies, entry=entry)
+                await self._deliver(update, stored_replies(record, update.update_id))
+                return "seen"
+            if (began := self._began.get(update.update_id, -1)) < 0:
+                self._began.set(update.update_id, began := record.version)
+            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
-                return await self._commit(update, sender, record)
+                outcome, replies = await self._commit(update, sender, record, is_done, is_late=is_late)
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                continue
+            await self._deliver(update, replies)
+            return outcome
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
     async def _commit(
-        self, update: Update, sender: Sender, record: UserRecord
-    ) -> tuple[str, Delivery | None]:
-        """Handle the update and commit what it changed or, where it failed, an apology."""
+        self, update: Update, sender: Sender, record: UserRecord, is_done: IsDone, *, is_late: bool
+    ) -> tuple[str, list[Reply]]:
+        """Handle the update and commit what it changed or, where it failed, an apology.
+
+        One that is late, because its user has been forgotten since it was sent or begun, is not handled.
+        """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
         turn = Turn(record, self._store.limits, user=sender.user)
 
-        async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
-            outbox, entry = outbox_changes(record, update, replies, self.outbox.is_delivered)
-            noted = replace(changes, applied=(update.update_id,), outbox=outbox)
+        async def write(changes: Changes, replies: list[Reply]) -> None:
+            noted = replace(
+                _noted(changes, record, update, queue_of(update, sender.chat, self._bot.token)),
+                outbox=outbox_changes(record, update, replies, is_done),
+            )
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
-            return entry
 
+        if is_late:
+            log.info("without effect: its user was forgotten meanwhile")
+            replies = await self._outbox.prepare(update, [])
+            await write(Changes(), replies)
+            return "forgotten", replies
         failure: Exception
-        entry: OutboxEntry | None = None
         try:
             outcome = await self._handle(turn, update)
-            replies = await self.outbox.prepare(update, turn.replies)
+            replies = await self._outbox.prepare(update, turn.replies)
             changes = turn.changes()
         except (StateUnavailable, StateConflict):
             raise
@@ -133,97 +153,149 @@ class Transaction:
             failure = error
         else:
             try:
-                # What it says or begins is noted, too, though nothing changed: it is not to be run again.
-                if changes or replies or turn.begins_work:
-                    entry = await write(changes or Changes(), replies)
-                return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
+                if changes:
+                    await write(changes, replies)
+                turn.committed()
+                return outcome, replies
             except StateTooLarge as error:
                 failure = error
         if isinstance(failure, StateTooLarge):
             log.warning("record would be too large", reason=str(failure))
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
-        replies, begin = await self._apology(turn, update, sender, failure)
+        replies = await self._apology(turn, update, sender, failure)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
         with contextlib.suppress(StateTooLarge):
-            entry = await write(Changes(), replies)
-        return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
+            await write(Changes(marks=turn.counter_changes()), replies)
+        return _outcome_of(failure), replies
 
-    async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+    async def _without_record(self, update: Update, sender: Sender) -> str:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
         turn = Turn(UserRecord(sender.lock_key), self._store.limits, is_anonymous=True)
-        begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)
-            replies = await self.outbox.prepare(update, turn.replies)
+            replies = await self._outbox.prepare(update, turn.replies)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
             log.exception("update failed")
             outcome = _outcome_of(error)
-            apology, begin = await self._apology(turn, update, sender, error)
-            replies = apology if update.message else []
-        return outcome, self._deliver(update, sender, replies, begin)
+            apology = await self._apology(turn, update, sender, error)
+            replies = apology if update.message or turn.replies_to_failure() else []
+        else:
+            turn.committed()
+        await self._deliver(update, replies)
+        return outcome
 
     async def _handle(self, turn: Turn, update: Update) -> str:
-        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
+        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
+
+        Raises:
+            Exception: what a handler raised, whoever caught it, unless they chose to keep the turn.
+        """
         with turn.active():
             async with _limited(self._agent_timeout):
-                result = await self._dispatcher.feed_update(self._bot, update)
-        if result is UNHANDLED:
-            return "ignored"
-        for method in result if isinstance(result, list | tuple) else [result]:
-            if isinstance(method, TelegramMethod):
-                turn.reply(method)
-        return "handled"
+                result = None
+                with contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
+                    result = await self._dispatcher.feed_update(self._bot, update)
+                for method in result if isinstance(result, list | tuple) else [result]:
+                    if isinstance(method, TelegramMethod):
+                        turn.reply(method)
+                if turn.failure:
+                    raise turn.failure
+        return "ignored" if result is UNHANDLED else "handled"
 
-    async def _apology(
-        self, turn: Turn, update: Update, sender: Sender, error: Exception
-    ) -> tuple[list[Reply], Begin]:
+    async def _apology(self, turn: Turn, update: Update, sender: Sender, error: Exception) -> list[Reply]:
         """Tell the owner of an error, and prepare what to tell the user."""
         text = _sorry(self._texts.of(sender.language), error)
-        begin = _nothing
         try:
             # In a turn that nobody commits: what is changed now must not get in the way of the apology.
             with (aside := turn.as_loaded()).active():
                 async with _limited(ON_ERROR_SECONDS):
                     chosen = await self._agent.on_error(error)
-            begin = aside.committed
+            aside.committed()
             if chosen is not None:
                 text = clean(chosen)
         except Exception:
             log.exception("on_error failed itself")
+        if answers := turn.replies_to_failure():
+            try:
+                return await self._outbox.prepare(update, answers)
+            except Exception:
+                log.exception("the reply to the failure failed itself")
         methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
-        return await self.outbox.prepare(update, methods), begin
+        return await self._outbox.prepare(update, methods)
 
-    def _deliver(
-        self,
-        update: Update,
-        sender: Sender,
-        replies: list[Reply],
-        begin: Begin = _nothing,
-        *,
-        entry: OutboxEntry | None = None,
-    ) -> Delivery | None:
-        """Begin to send replies, and what is to begin after them; `entry` is what the record has of them."""
-        if not replies:
-            begin()
-            return None
-        delivery = Delivery(
-            update_id=update.update_id,
-            replies=replies,
-            lane=sender.lock_key,
-            user_id=sender.user_id if entry else None,
-            chat=_chat_of(sender),
-            sorry=self._undelivered(sender),
-            then=begin,
-            is_owed=entry is not None and entry.is_owed,
-            failures=entry.failures if entry else 0,
-        )
-        return self.outbox.begin(delivery)
+    async def _deliver(self, update: Update, replies: list[Reply]) -> None:
+        await self._outbox.deliver(update.update_id, replies)
 
-    def _undelivered(self, sender: Sender) -> str:
-        return self._texts.of(sender.language).sorry_undelivered
+
+def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> Changes:
+    """The changes, and that the update is applied.
+
+    Its id stays until it is known to be acknowledged, because another one came from the same queue, or until
+    Telegram has dropped it. Of the ids that are acknowledged the newest stay.
+    """
+    commit = record.version / 1e6  # the last one, by the store's clock
+    noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
+    over = [
+        update_id
+        for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
+        if its_queue == queue or at < commit - FORGOTTEN_SECONDS
+    ]
+    # A clock that is wrong may have an id stay for longer, but not for less.
+    at = int(max(time.time(), commit, date_of(update) or 0))
+    own = dumps([at, FORGETS if changes.forget else queue], "marks")
+    marks = {**changes.marks, **{str(update_id): None for update_id in over}, str(update.update_id): own}
+    return replace(changes, applied=tuple(over), marks=marks)
+
+
+def _is_older_than_forgetting(update: Update, record: UserRecord) -> bool:
+    """Whether the user was forgotten after this was sent.
+
+    Where an update had them forgotten, ids tell: Telegram counts. Where an operator had, the clocks have to.
+    """
+    sent, commit = date_of(update), record.version / 1e6
+    if forgettings := [
+        int(name)
+        for name, mark in record.marks.items()
+        if name.isdecimal() and mark[1] == FORGETS and (sent or commit) < mark[0] + FORGOTTEN_SECONDS
+    ]:
+        return any(0 < each - update.update_id < IDS_A_DAY for each in forgettings)
+    at = record.forgotten / 1e6
+    return sent is not None and at <= time.time() and sent < int(at) - CLOCKS_DIFFER
+
+
+def _watched(
+    middlewares: Sequence[Callable[..., Any]], handler: Callable[..., Any]
+) -> Callable[[TelegramObject, dict[str, Any]], Any]:
+    """A handler in its middlewares, with the turn told of every exception that ends one of these.
+
+    For aiogram's `wrap_middlewares`, by which it calls everything: so no middleware and no handler of errors,
+    at whatever level, can have half a turn kept by catching one.
+    """
+
+    def watch(call: Callable[..., Any]) -> Callable[..., Any]:
+        async def watching(event: TelegramObject, data: dict[str, Any]) -> Any:
+            try:
+                return await call(event, data)
+            except (SkipHandler, CancelHandler):
+                raise
+            except BaseException as error:
+                if turn := current_turn():
+                    turn.fail(error)
+                raise
+
+        return watching
+
+    wrapped: Callable[..., Any] = watch(lambda event, data: handler(event, **data))
+    functools.update_wrapper(wrapped, handler)
+    for middleware in reversed(middlewares):
+        wrapped = watch(functools.partial(middleware, wrapped))
+    return wrapped
+
+
+setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
 
 
 @contextlib.asynccontextmanager
@@ -237,10 +309,6 @@ async def _limited(seconds: float) -> AsyncIterator[None]:
         if task and task.cancelling():
             raise
         raise RuntimeError("waited for something that was cancelled") from error
-
-
-def _chat_of(sender: Sender) -> str:
-    return str(sender.chat.id) if sender.chat else ""
 
 
 def _outcome_of(error: Exception) -> str:

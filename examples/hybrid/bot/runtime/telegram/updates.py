@@ -1,11 +1,9 @@
 """Updates as Telegram sends them, and as aiogram reads them."""
 
-import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -45,6 +43,17 @@ def date_of(update: Update) -> float | None:
 def sent_at(update: Update) -> float:
     """When it was sent or, where it does not say, now; in seconds since 1970."""
     return update.message.date.timestamp() if update.message else time.time()
+
+
+def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
+    """A number for the queue in which Telegram keeps an update; never 0.
+
+    Of each queue Telegram brings an update to a webhook when the one before is acknowledged. There is one per
+    chat for its messages, and one per user for each kind of query: telling them apart by chat and kind is
+    finer, and so safe. The number does not show which chat it is.
+    """
+    name = f"{kind_of(update)}:{chat.id if chat else ''}"
+    return 1 + int.from_bytes(blake2b(name.encode(), key=secret.encode()[:64], digest_size=4).digest())
 
 
 def kind_of(update: Update) -> str | None:
@@ -114,38 +123,3 @@ class LruDict(Generic[V]):
         self._values.move_to_end(update_id)
         if len(self._values) > self._limit:
             self._values.popitem(last=False)
-
-
-@dataclass(slots=True)
-class _Entry:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-class KeyedLock:
-    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
-
-    def __init__(self) -> None:
-        """Make a lock that nobody holds."""
-        self._entries: dict[str, _Entry] = {}
-
-    def __len__(self) -> int:
-        """How many keys are held at this moment."""
-        return len(self._entries)
-
-    def is_held(self, key: str) -> bool:
-        """Whether somebody holds the key, or waits for it."""
-        return key in self._entries
-
-    @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the key, and hold it until the end of the block."""
-        entry = self._entries.setdefault(key, _Entry())
-        entry.users += 1
-        try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]

@@ -6,9 +6,10 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
@@ -45,6 +46,9 @@ class Turn:
         replies: what goes out once the turn is committed.
         is_open: whether changes still count. It ends when the turn is committed or given up.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+        counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
+            clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
+        failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
     """
 
     def __init__(
@@ -65,6 +69,12 @@ class Turn:
         self.replies: list[TelegramMethod[Any]] = []
         self.is_open = True
         self.is_anonymous = is_anonymous
+        now = record.version / 1e6
+        self.counters: dict[str, list[int]] = {
+            name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
+        }
+        self.failure: BaseException | None = None
+        self._replies_before_failure = 0
         self._record = record
         self._limits = limits
         self._loaded_state = _frozen(record.state)
@@ -94,6 +104,23 @@ class Turn:
         self._loaded_state = {}
         self._loaded_fsm = {}
         self._loaded_history = ()
+
+    def fail(self, error: BaseException) -> None:
+        """Note that an exception ended a handler, a filter or a middleware."""
+        if self.failure is None:
+            self.failure = error
+            self._replies_before_failure = len(self.replies)
+
+    def keep(self) -> None:
+        """Keep what the turn has changed, though an exception ended a handler.
+
+        For whoever catches it: a handler of errors, or a middleware.
+        """
+        self.failure = None
+
+    def replies_to_failure(self) -> "list[TelegramMethod[Any]]":
+        """What those who caught the exception reply."""
+        return self.replies[self._replies_before_failure :] if self.failure else []
 
     def personal_data(self) -> dict[str, Any]:
         """What the user may have a copy of, as a JSON object."""
@@ -157,11 +184,22 @@ class Turn:
             messages=messages,
             clear_history=clear,
             keep_history=len(kept),
+            marks=self.counter_changes(),
             forget=self._forget,
             size=content + history_size,
         )
-        is_nothing = not (changes.state or changes.fsm or messages or clear or changes.forget)
+        is_nothing = not (
+            changes.state or changes.fsm or messages or clear or changes.marks or changes.forget
+        )
         return None if is_nothing else changes
+
+    def counter_changes(self) -> dict[str, bytes | None]:
+        """The counters that changed, or whose time is over, as `Changes.marks`."""
+        before = {name: mark for name, mark in self._record.marks.items() if not name.isdecimal()}
+        changed = {
+            name: dumps(mark, name) for name, mark in self.counters.items() if mark != before.get(name)
+        }
+        return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
     def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
         """The newest messages that state and limits leave room for, and their bytes as JSON."""
@@ -189,12 +227,44 @@ def current_turn() -> Turn | None:
     return _current.get()
 
 
+@dataclass(slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Make a lock that nobody holds."""
+        self._entries: dict[str, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many keys are held at this moment."""
+        return len(self._entries)
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key, and hold it until the end of the block."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
+
+
 async def mutate(
     store: StateStore,
     user_id: str,
     change: Callable[[Turn], Awaitable[T]],
     *,
     since: int | None = None,
+    lanes: KeyedLock | None = None,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -203,6 +273,9 @@ async def mutate(
         user_id: whose record.
         change: changes the turn it is given; it may run several times.
         since: a version the caller acts upon; a user forgotten after it stays forgotten.
+        lanes: hold one for each record that is being changed in this process. The change waits for its turn
+            there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
+            of another record's turn it does not wait, as that one may be waiting, too.
 
     Returns:
         What `change` returned.
@@ -213,23 +286,26 @@ async def mutate(
         StateUnavailable: the backend is away; whether the change was applied is unknown.
         StateError: as `StateStore.load` and `StateStore.commit` say.
     """
-    for attempt in range(COMMIT_ATTEMPTS):
-        record = await store.load(user_id)
-        since = record.version if since is None else since
-        if record.forgotten > since:
-            raise StateForgotten("forgotten meanwhile", user_id)
-        turn = Turn(record, store.limits)
-        with turn.active():
-            result = await change(turn)
-        changes = turn.changes()
-        try:
-            if changes is not None:
-                await store.commit(user_id, changes, expect=record.version)
-        except StateConflict:
-            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-        else:
-            turn.committed()
-            return result
+    running = current_turn()
+    is_inside = running and running.is_open and not running.is_anonymous
+    async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
+        for attempt in range(COMMIT_ATTEMPTS):
+            record = await store.load(user_id)
+            since = record.version if since is None else since
+            if record.forgotten > since:
+                raise StateForgotten("forgotten meanwhile", user_id)
+            turn = Turn(record, store.limits)
+            with turn.active():
+                result = await change(turn)
+            changes = turn.changes()
+            try:
+                if changes is not None:
+                    await store.commit(user_id, changes, expect=record.version)
+            except StateConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+            else:
+                turn.committed()
+                return result
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
 
 

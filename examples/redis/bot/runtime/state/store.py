@@ -15,8 +15,8 @@ from bot.runtime.errors import StateTooLarge
 from bot.runtime.state.record import Limits, Message, UserRecord
 
 APPLIED_LIMIT = 256
-"""Applied update ids kept per user. Telegram shows at most 100 unconfirmed updates to a poller and opens
-at most 100 webhook connections, so no more than 200 can be applied and yet unacknowledged."""
+"""Ids kept per user of applied updates that are taken to be acknowledged: that of a poller's 100 unconfirmed
+updates one blocks the others, or that Telegram repeats itself, must not matter."""
 
 FORGOTTEN_SECONDS = 25 * 3600
 """How long a forgotten user's marker stays: longer than the 24 h for which Telegram keeps an update."""
@@ -32,9 +32,11 @@ class Changes:
         messages: messages to append to the history.
         clear_history: drop the messages kept so far, before appending.
         keep_history: how many of the newest messages stay.
-        applied: update ids to note as applied.
+        applied: ids of applied updates to note; of these, the newest `APPLIED_LIMIT` are kept.
         outbox: JSON of the replies of an update; `None` drops them.
-        forget: erase everything first, leaving a marker with the applied ids.
+        marks: JSON of bookkeeping that outlives forgetting, by name; `None` deletes it. One that is named by
+            the id of an update keeps this among the applied ones, whatever their number.
+        forget: erase everything first, leaving a marker with the applied ids and marks.
         size: bytes of state, flows and history after this commit, as far as the writer knows.
         token: names this commit, so that a retry after a lost answer recognises itself.
     """
@@ -46,6 +48,7 @@ class Changes:
     keep_history: int | None = None
     applied: tuple[int, ...] = ()
     outbox: Mapping[int, bytes | None] = field(default_factory=dict)
+    marks: Mapping[str, bytes | None] = field(default_factory=dict)
     forget: bool = False
     size: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
+from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
@@ -154,8 +155,9 @@ async def import_record(
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
             turn.changes() or Changes(),
-            applied=tuple(key for key in record.applied if key not in existing.applied),
+            applied=tuple(key for key in record.acknowledged if key not in existing.applied),
             outbox=outbox,
+            marks=_marks(existing, record),
         )
         try:
             await store.commit(record.user_id, changes, expect=existing.version)
@@ -163,6 +165,15 @@ async def import_record(
             continue
         return True
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
+
+
+def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
+    """The imported marks, but for those of updates that are known to be applied here, and acknowledged."""
+    return {
+        name: dumps(mark, "marks")
+        for name, mark in imported.marks.items()
+        if not name.isdecimal() or int(name) not in existing.acknowledged
+    }
 
 
 def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
@@ -231,6 +242,9 @@ class _Outgoing(_Part):
     failures: Annotated[int, Field(ge=0)] = 0
 
 
+_Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
+
+
 class _Line(_Part):
     user_id: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     state: dict[str, Any]
@@ -238,3 +252,4 @@ class _Line(_Part):
     fsm: dict[str, _Flow]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}

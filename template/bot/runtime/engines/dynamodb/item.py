@@ -6,6 +6,7 @@
     history     JSON of the messages, oldest first
     applied     JSON of the ids of the updates applied last, oldest first
     outbox:<id> JSON of the replies of an update
+    mark:<name> JSON of bookkeeping that outlives forgetting
     version     grows with every commit
     token       names the commit that wrote this version
     forgotten   the version at which the user was last forgotten
@@ -30,7 +31,7 @@ Item = Mapping[str, Mapping[str, Any]]
 """Attributes by name, each with its type, such as `{"version": {"N": "1"}}`."""
 
 KEY = "id"
-STATE, FSM, OUTBOX = "state:", "fsm:", "outbox:"
+STATE, FSM, OUTBOX, MARK = "state:", "fsm:", "outbox:", "mark:"
 EXPIRES = "expires"
 
 ITEM_LIMIT = 400 * 1024
@@ -92,6 +93,7 @@ def decode(user_id: str, item: Item) -> UserRecord:
             applied=tuple(_applied(item)),
             outbox={int(key): value for key, value in _after(OUTBOX, item)},
             forgotten=_forgotten(item),
+            marks=dict(_after(MARK, item)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
@@ -114,10 +116,13 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     old: Item = {} if changes.forget else item
     new = {
         name: value
-        for name, value in old.items()
-        if name.startswith((STATE, FSM, OUTBOX)) or name == "forgotten"
+        for name, value in item.items()
+        if name.startswith(MARK if changes.forget else (STATE, FSM, OUTBOX, MARK))
     }
-    for prefix, values in ((STATE, changes.state), (FSM, changes.fsm), (OUTBOX, changes.outbox)):
+    if "forgotten" in old:
+        new["forgotten"] = old["forgotten"]
+    changed = ((STATE, changes.state), (FSM, changes.fsm), (OUTBOX, changes.outbox), (MARK, changes.marks))
+    for prefix, values in changed:
         for key, value in values.items():
             name = f"{prefix}{key}"
             if value is None:
@@ -136,6 +141,7 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     if applied:
         new["applied"] = {"S": orjson.dumps(applied).decode()}
     owing = {f"{OUTBOX}{key}" for key in applied}
+    owing |= {f"{OUTBOX}{name.removeprefix(MARK)}" for name in new if name.startswith(MARK)}
     new = {name: value for name, value in new.items() if not name.startswith(OUTBOX) or name in owing}
 
     new["version"], new["token"] = {"N": str(version)}, {"S": changes.token}

@@ -3,6 +3,7 @@
 Its fields are
 
     state, fsm, outbox   maps: JSON of each of the owner's keys, of each flow, of each update's replies
+    marks                map: JSON of bookkeeping that outlives forgetting
     history              map: JSON of each message, by its number
     applied              JSON: ids of the updates applied last
     token                names the commit that wrote the document
@@ -14,7 +15,7 @@ The version is no field: it is the time at which the server says it last wrote t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -53,6 +54,7 @@ class Document:
     outbox: Mapping[int, str] = field(default_factory=dict)
     forgotten: int = 0
     expires: datetime | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_marker(self) -> bool:
@@ -79,6 +81,7 @@ class Document:
             applied=self.applied,
             outbox=_encoded(self.outbox),
             forgotten=self._forgotten_at(version),
+            marks=_encoded(self.marks),
         )
 
     def after(self, changes: Changes, *, version: int, now: datetime, ttl: timedelta | None) -> "Document":
@@ -90,18 +93,20 @@ class Document:
             now: the server's time.
             ttl: how long the record is kept; `None` for no limit.
         """
-        before = Document(applied=self.applied) if changes.forget else self
+        before = Document(applied=self.applied, marks=self.marks) if changes.forget else self
         forgotten = _FORGOTTEN_NOW if changes.forget else self._forgotten_at(version)
         applied = (*before.applied, *changes.applied)[-APPLIED_LIMIT:]
         outbox = _merged(before.outbox, changes.outbox)
+        marks = _merged(before.marks, changes.marks)
         after = Document(
             token=changes.token,
             state=_merged(before.state, changes.state),
             fsm=_merged(before.fsm, changes.fsm),
             history=_continued(before.history, changes),
             applied=applied,
-            outbox={update_id: entry for update_id, entry in outbox.items() if update_id in applied},
+            outbox={key: entry for key, entry in outbox.items() if key in applied or str(key) in marks},
             forgotten=forgotten,
+            marks=marks,
         )
         life = timedelta(seconds=FORGOTTEN_SECONDS) if after.is_marker else ttl
         return after if life is None else after._until(now + life)
@@ -109,7 +114,7 @@ class Document:
     def fields(self) -> Fields:
         """The document as Firestore holds it."""
         fields: Fields = {("token",): self.token, ("applied",): dumps(list(self.applied), "applied").decode()}
-        for name, texts in (("state", self.state), ("fsm", self.fsm)):
+        for name, texts in (("state", self.state), ("fsm", self.fsm), ("marks", self.marks)):
             fields |= {(name, _name_of(key)): text for key, text in texts.items()}
         for name, entries in (("history", self.history), ("outbox", self.outbox)):
             fields |= {(name, str(number)): text for number, text in entries.items()}
@@ -125,9 +130,7 @@ class Document:
         return version if self.forgotten == _FORGOTTEN_NOW else self.forgotten
 
     def _until(self, expires: datetime) -> "Document":
-        return Document(
-            self.token, self.state, self.fsm, self.history, self.applied, self.outbox, self.forgotten, expires
-        )
+        return replace(self, expires=expires)
 
 
 def read(user_id: str, fields: Mapping[str, Any]) -> Document:
@@ -146,15 +149,16 @@ def read(user_id: str, fields: Mapping[str, Any]) -> Document:
             outbox={int(number): text for number, text in _texts(fields, "outbox").items()},
             forgotten=fields["forgotten"].integer_value if "forgotten" in fields else 0,
             expires=expiry(fields),
+            marks=_marks(fields),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(user_id, error) from None
 
 
 def read_remains(fields: Mapping[str, Any]) -> Document:
-    """What has to outlive even a document that cannot be read: the ids of updates, if they can."""
+    """What has to outlive even a document that cannot be read: ids of updates and marks, if they can."""
     try:
-        return Document(applied=applied_ids(fields))
+        return Document(applied=applied_ids(fields), marks=_marks(fields))
     except (ValueError, KeyError, TypeError):
         return Document()
 
@@ -165,6 +169,10 @@ def applied_ids(fields: Mapping[str, Any]) -> tuple[int, ...]:
     if not {int}.issuperset(map(type, ids)):
         raise TypeError("not ids")
     return ids
+
+
+def _marks(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {_key_of(name): text for name, text in _texts(fields, "marks").items()}
 
 
 def expiry(fields: Mapping[str, Any]) -> datetime | None:

@@ -8,7 +8,7 @@ from bot.runtime.engines.hybrid.snapshot import Snapshot
 from bot.runtime.engines.postgres.connection import Connection
 from bot.runtime.engines.postgres.store import PostgresStore, decode_row, merge_of
 from bot.runtime.errors import StateCorrupt, StateValueError
-from bot.runtime.state.codec import dumps
+from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import UserRecord, encode_entry
 from bot.runtime.state.store import Changes
 
@@ -22,17 +22,17 @@ WRITE = """
     WITH written AS (
         INSERT INTO {schema}.user_state AS u (
             user_id, version, token, state, fsm, applied, outbox, forgotten,
-            next_message, first_message, expires_at
+            next_message, first_message, expires_at, marks
         )
         VALUES (
             $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $9 - cardinality($10::text[]),
-            to_timestamp(nullif($13::float8, 0) / 1000)
+            to_timestamp(nullif($13::float8, 0) / 1000), $15
         )
         ON CONFLICT (user_id) DO UPDATE SET
             version = excluded.version, token = excluded.token, state = excluded.state, fsm = excluded.fsm,
             applied = excluded.applied, outbox = excluded.outbox, forgotten = excluded.forgotten,
             next_message = excluded.next_message, first_message = excluded.first_message,
-            expires_at = excluded.expires_at, updated_at = now(),
+            expires_at = excluded.expires_at, marks = excluded.marks, updated_at = now(),
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
         WHERE u.version < excluded.version AND (u.version <= $14 OR u.expires_at <= now())
         RETURNING u.version, u.first_message, u.next_message
@@ -67,7 +67,7 @@ HELD = "SELECT version, token FROM {schema}.user_state WHERE user_id = $1"
 HOLD = """
     INSERT INTO {schema}.user_state AS u (user_id, state, version) VALUES ($1, '{}', 0)
     ON CONFLICT (user_id) DO UPDATE SET version = u.version
-    RETURNING applied
+    RETURNING applied, marks
 """
 """Keeps everybody else from the user's row, also from one that is just being inserted."""
 
@@ -114,7 +114,7 @@ class HybridPostgres(PostgresStore):
         """
         if snapshot.is_marker:
 
-            async def the_marker(_: tuple[int, ...]) -> Snapshot:
+            async def the_marker(_: Changes) -> Snapshot:
                 return snapshot
 
             return await self.erase(snapshot.user_id, the_marker)
@@ -122,7 +122,7 @@ class HybridPostgres(PostgresStore):
             lambda connection: self._replace(connection, snapshot), user_id=snapshot.user_id
         )
 
-    async def erase(self, user_id: str, decide: Callable[[tuple[int, ...]], Awaitable[Snapshot]]) -> bool:
+    async def erase(self, user_id: str, decide: Callable[[Changes], Awaitable[Snapshot]]) -> bool:
         """Have `decide` forget a user elsewhere, and then do so here, or do neither.
 
         The user's row is held meanwhile: so it is known that PostgreSQL is there, and no flush that is under
@@ -130,8 +130,8 @@ class HybridPostgres(PostgresStore):
 
         Args:
             user_id: whom.
-            decide: is given the applied ids that stand here, and returns what is to stand here; it may be
-                called again.
+            decide: is given the applied ids and marks that stand here, and returns what is to stand here; it
+                may be called again.
 
         Returns:
             As `write`.
@@ -143,8 +143,10 @@ class HybridPostgres(PostgresStore):
 
         async def work(connection: Connection) -> bool:
             async with connection.transaction():
-                applied: list[int] = await connection.fetchval(hold, user_id)
-                return await self._replace(connection, await decide(tuple(applied)))
+                row = await connection.fetchrow(hold, user_id)
+                marks = {key: dumps(value, "marks") for key, value in loads(row["marks"]).items()}
+                held = Changes(applied=tuple(row["applied"]), marks=marks)
+                return await self._replace(connection, await decide(held))
 
         return await self.database.run(work, user_id=user_id)
 
@@ -175,6 +177,7 @@ class HybridPostgres(PostgresStore):
                 [message.at for message in content.messages],
                 snapshot.expires,
                 snapshot.replaces,
+                merge_of(content.marks)[0],
             )
             if version is not None:
                 return True
@@ -193,8 +196,9 @@ def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
         state={key: dumps(value, f"state[{key!r}]") for key, value in record.state.items()},
         fsm={key: dumps(value, f"fsm[{key!r}]") for key, value in record.fsm.items()},
         messages=tuple(record.history),
-        applied=record.applied,
+        applied=record.acknowledged,
         outbox={key: encode_entry(entry) for key, entry in record.outbox.items()},
+        marks={key: dumps(value, "marks") for key, value in record.marks.items()},
         token=record.token,
     )
     return Snapshot(

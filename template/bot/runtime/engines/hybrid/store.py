@@ -324,12 +324,13 @@ class HybridStore:
         commit: Commit
         decided: Snapshot | None
 
-        async def decide(applied: tuple[int, ...]) -> Snapshot:
+        async def decide(held: Changes) -> Snapshot:
             nonlocal commit, decided
             try:
                 commit = await self.redis.commit_warm(user_id, changes, expect)
             except NotReady:  # PostgreSQL's cannot be read, or Redis has just lost it again
-                carried = replace(changes, applied=tuple(dict.fromkeys((*applied, *changes.applied))))
+                applied = tuple(dict.fromkeys((*held.applied, *changes.applied)))
+                carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
                 commit = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
             if decided is None or not decided.has(commit):

@@ -5,7 +5,7 @@
 --
 -- KEYS  state    hash: JSON per key of the owner's
 --       history  list: JSON per message, oldest first
---       meta     hash: version, token, forgotten, parts, `fsm:<flow>` and `outbox:<update id>`
+--       meta     hash: version, token, forgotten, parts, `fsm:<flow>`, `outbox:<update id>` and `mark:<name>`
 --       applied  string: update ids, oldest first, each with a comma behind it
 -- ARGV  1  token of this commit
 --       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
@@ -65,7 +65,8 @@ local function trim_applied(most)
     newest[ids[index]] = true
   end
   for _, field in ipairs(redis.call('HKEYS', META)) do
-    if field:sub(1, 7) == 'outbox:' and not newest[field:sub(8)] then
+    local id = field:match('^outbox:(.*)')
+    if id and not newest[id] and redis.call('HEXISTS', META, 'mark:' .. id) == 0 then
       redis.call('HDEL', META, field)
     end
   end
@@ -115,7 +116,18 @@ local new_version = string.format('%.0f', math.max((version or 0) + 1, microseco
 -- From here on, nothing fails.
 
 if forget == 1 then
+  local marks = {}
+  if kinds[3] == 'hash' then
+    for _, field in ipairs(redis.call('HKEYS', META)) do
+      if field:sub(1, 5) == 'mark:' then
+        marks[field] = redis.call('HGET', META, field)
+      end
+    end
+  end
   redis.call('UNLINK', STATE, HISTORY, META)
+  for field, value in pairs(marks) do
+    redis.call('HSET', META, field, value)
+  end
   local ids = ''
   if kinds[4] == 'string' then
     for update_id in redis.call('GET', APPLIED):gmatch('[^,]+') do

@@ -35,6 +35,7 @@ PAGE = 500
 
 FSM = "fsm:"
 OUTBOX = "outbox:"
+MARK = "mark:"
 
 FOLDER = Path(__file__).parent
 LOAD = Script((FOLDER / "load.lua").read_bytes())
@@ -238,6 +239,7 @@ def read_record(
         ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
         if not {int}.issuperset(map(type, ids)):
             raise TypeError("not ids")
+        marks = with_prefix(MARK, fields)
         outbox = {int(key): value for key, value in with_prefix(OUTBOX, fields).items()}
         return decode_record(
             user_id,
@@ -247,8 +249,9 @@ def read_record(
             fsm=with_prefix(FSM, fields),
             history=[Message(each["role"], each["text"], each["at"]) for each in messages],
             applied=ids,
-            outbox={key: value for key, value in outbox.items() if key in ids},
+            outbox={key: value for key, value in outbox.items() if key in ids or str(key) in marks},
             forgotten=int(fields["forgotten"]),
+            marks=marks,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
@@ -257,6 +260,7 @@ def read_record(
 def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:
     """The changes as `commit.lua` takes them."""
     flows = {FSM + key: value for key, value in changes.fsm.items()}
+    flows |= {MARK + key: value for key, value in changes.marks.items()}
     dropped = [f"{OUTBOX}{key}" for key, value in changes.outbox.items() if value is None]
     return (
         _flat(changes.state),

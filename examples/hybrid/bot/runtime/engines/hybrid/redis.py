@@ -16,6 +16,7 @@ from bot.runtime.engines.redis.store import (
     COMMIT,
     FSM,
     LOAD,
+    MARK,
     OUTBOX,
     PAGE,
     RedisStore,
@@ -220,8 +221,9 @@ class HybridRedis(RedisStore):
             state=dict(pairs_of(state)),
             fsm=with_prefix(FSM, fields),
             messages=tuple(record.history),
-            applied=record.applied,
+            applied=record.acknowledged,
             outbox={key: value for key, value in outbox.items() if key in record.outbox},
+            marks=with_prefix(MARK, fields),
             token=record.token,
         )
         next_message = int(fields.get("next", len(record.history) + 1))

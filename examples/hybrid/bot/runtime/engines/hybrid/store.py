@@ -18,24 +18,15 @@ Slow reader            Loading takes a lease before PostgreSQL is read. Every lo
 Forget                 PostgreSQL locks the user's row while Redis decides. A later flush is refused by the
                        marker's version. Without PostgreSQL, nothing is decided. Afterwards the marker is
                        dirty, so it is flushed whatever happens.
-Redis restored older   Each record names the run of the server that wrote it; a failover begins another run. A
-                       record from before this run is compared with PostgreSQL's first; the higher version
-                       wins. While PostgreSQL is away it is used as it is, unless HYBRID_ACK=postgres.
+Redis restored older   Each record has the run id of the server that wrote it. One from before this run is
+                       compared with PostgreSQL's first; the higher version wins. While PostgreSQL is away it
+                       is used as it is, unless HYBRID_ACK=postgres.
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
 
-With HYBRID_ACK=postgres a commit returns when PostgreSQL is proven to have it, and `load` shows a record only
-then: an update that was applied but not flushed is not acknowledged when it is delivered again either.
-
-The proof              What is flushed, or clean, is of the commit's lineage (`scripts.lua`), at its version
-                       or a later one. That a record is gone, or not listed as dirty, proves nothing.
-Redis loses commits    PostgreSQL takes a record only in the place of the version it was made of (`base`). One
-                       made of less than PostgreSQL has takes no place: PostgreSQL's is restored.
-Loss during a flush    PostgreSQL may get what Redis no longer has. What is in its place is compared, and a
-                       record that is just being loaded is loaded anew.
-Eviction of what is    Each record says itself whether it is dirty; the list of the dirty ones may go. One
-dirty                  that has lost a part goes as a whole: it was never acknowledged.
+With HYBRID_ACK=postgres a commit returns after its flush, and `load` flushes a dirty record first: an update
+that was applied but not flushed is not acknowledged when it is delivered again either.
 """
 
 import asyncio
@@ -50,8 +41,8 @@ from bot.runtime.config import load
 from bot.runtime.engines.hybrid.doctor import diagnose
 from bot.runtime.engines.hybrid.flusher import Flusher
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
-from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, Cold, HybridRedis, NotReady, Warm
-from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, HybridSettings, Snapshot
+from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, Cold, HybridRedis, NotReady
+from bot.runtime.engines.hybrid.snapshot import Backlog, HybridSettings, Snapshot
 from bot.runtime.engines.postgres.connection import DatabaseSettings
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
@@ -96,13 +87,9 @@ class HybridStore:
         self.redis = redis
         self.postgres = postgres
         self.flusher = Flusher(
-            redis,
-            postgres,
-            interval=settings.hybrid_flush_interval,
-            batch=settings.hybrid_flush_batch,
-            waits=settings.waits,
+            redis, postgres, interval=settings.hybrid_flush_interval, batch=settings.hybrid_flush_batch
         )
-        self._waits = settings.waits
+        self._waits = settings.hybrid_ack == "postgres"
         self._is_connected = False
         self._has_committed = False
         self._reconnecting: asyncio.Task[None] | None = None
@@ -127,7 +114,6 @@ class HybridStore:
                 ttl,
                 cache_ttl=own.hybrid_cache_ttl,
                 delay=own.hybrid_flush_interval,
-                waits=own.waits,
             ),
             HybridPostgres(
                 database.database() or PostgresDevServer(),
@@ -208,12 +194,13 @@ class HybridStore:
                 record, snapshot = await self.postgres.read(user_id)
                 if await self.redis.fill(snapshot, found.lease):
                     return record
-            elif not found.is_verified and await self._compare(user_id, found):
+            elif not found.is_verified and await self._compare(user_id, found.record):
                 continue
+            elif found.is_dirty and self._waits:
+                await self._flush(user_id)
+                return found.record
             else:
-                is_proven = not (self._waits and found.is_dirty)
-                if is_proven or await self._flush(user_id, Commit(found.record.version, found.lineage)):
-                    return found.record
+                return found.record
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
@@ -225,7 +212,7 @@ class HybridStore:
         maybe_applied = trust = False
         for _ in range(ATTEMPTS):
             try:
-                commit = await self.redis.commit_warm(
+                version = await self.redis.commit_warm(
                     user_id,
                     changes,
                     expect,
@@ -237,9 +224,9 @@ class HybridStore:
                 maybe_applied = reason.maybe_applied
                 trust = await self._bring(user_id)
             else:
-                if self._waits and not await self._flush(user_id, commit):
-                    raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
-                return commit.version
+                if self._waits:
+                    await self._flush(user_id)
+                return version
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def forget(self, user_id: str) -> bool:
@@ -289,15 +276,14 @@ class HybridStore:
             _, snapshot = await self.postgres.read(user_id)
             await self.redis.fill(snapshot, found.lease)
             return False
-        return not (found.is_verified or await self._compare(user_id, found))
+        return not (found.is_verified or await self._compare(user_id, found.record))
 
-    async def _compare(self, user_id: str, found: Warm) -> bool:
+    async def _compare(self, user_id: str, record: UserRecord) -> bool:
         """Compare what Redis had when it started with what PostgreSQL has; the newer version wins.
 
         Returns:
             Whether Redis now holds the newest. `False` when PostgreSQL is away and HYBRID_ACK=redis.
         """
-        record = found.record
         try:
             rested, snapshot = await self.postgres.read(user_id)
         except StateUnavailable:
@@ -305,7 +291,7 @@ class HybridStore:
                 raise
             return False
         if rested.version > record.version and rested.token != record.token:
-            await self.redis.replace(snapshot, Commit(record.version, found.lineage))
+            await self.redis.replace(snapshot, record.version)
         else:
             await self.redis.verify(user_id, record.version, is_newer=rested.token != record.token)
         return True
@@ -320,37 +306,34 @@ class HybridStore:
             await self.load(user_id)  # the ids of applied updates outlive the rest
         except StateCorrupt as error:
             log.warning("forgetting a record that cannot be read", reason=str(error))
-        began = time.time()
-        commit: Commit
-        decided: Snapshot | None
+        began, version = time.time(), 0
 
-        async def decide(applied: tuple[int, ...]) -> Snapshot:
-            nonlocal commit, decided
+        async def decide(held: Changes) -> Snapshot:
+            nonlocal version
             try:
-                commit = await self.redis.commit_warm(user_id, changes, expect)
+                version = await self.redis.commit_warm(user_id, changes, expect)
             except NotReady:  # PostgreSQL's cannot be read, or Redis has just lost it again
-                carried = replace(changes, applied=tuple(dict.fromkeys((*applied, *changes.applied))))
-                commit = await self.redis.commit_warm(user_id, carried, expect, trust=True)
+                applied = tuple(dict.fromkeys((*held.applied, *changes.applied)))
+                carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
+                version = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
-            if decided is None or not decided.has(commit):
-                raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
+            assert decided, "it is dirty"
             return decided
 
         if await self.postgres.erase(user_id, decide):
-            assert decided, "it stands in PostgreSQL"
-            await self.redis.mark_clean(decided, began)
-        elif not await self.flusher.flush(user_id, commit):
-            raise StateUnavailable("PostgreSQL has something else instead", user_id)
-        return commit.version
+            await self.redis.mark_clean(user_id, version, began)
+        else:
+            await self.flusher.flush(user_id)
+        return version
 
-    async def _flush(self, user_id: str, commit: Commit) -> bool:
-        """Flush a record, and say whether PostgreSQL has a commit; see `Flusher.flush`.
+    async def _flush(self, user_id: str) -> None:
+        """Flush a record.
 
         Raises:
             StateUnavailable: it does not yet, whatever the reason; the flusher goes on trying.
         """
         try:
-            return await self.flusher.flush(user_id, commit)
+            await self.flusher.flush(user_id)
         except StateError as error:
             await self.flusher.retry_soon(user_id)
             raise StateUnavailable(f"in Redis, but not in PostgreSQL ({error})", user_id) from None

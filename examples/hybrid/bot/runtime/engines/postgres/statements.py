@@ -11,13 +11,13 @@ _LIVE = "(u.expires_at IS NULL OR u.expires_at > now())"
 _IS_MARKER = "(forgotten > 0 AND first_message = next_message AND state = '{}' AND fsm = '{}')"
 
 _COLUMNS = """
-    created_at, updated_at, version, token, state, fsm, applied, outbox, forgotten,
+    created_at, updated_at, version, token, state, fsm, applied, outbox, marks, forgotten,
     first_message, next_message, expires_at
 """
 
 _NOTHING = """
     SELECT now() AS created_at, 0::bigint AS version, '{}'::jsonb AS state, '{}'::jsonb AS fsm,
-        '{}'::bigint[] AS applied, '{}'::jsonb AS outbox, 0::bigint AS forgotten,
+        '{}'::bigint[] AS applied, '{}'::jsonb AS outbox, '{}'::jsonb AS marks, 0::bigint AS forgotten,
         1::bigint AS first_message, 1::bigint AS next_message, NULL::timestamptz AS expires_at
 """
 """What a record is before its first commit."""
@@ -28,16 +28,16 @@ def _committed(before: str) -> str:
 
     Parameters: $1 user, $2 expected version, $3 token, $4 and $5 state set and removed, $6 and $7 flows,
     $8, $9 and $10 roles, texts and times of messages, $11 clear the history, $12 how many messages to keep,
-    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live.
+    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks.
     """
     return f"""
     SELECT
         created_at, now(), version, $3::text, state, fsm, applied,
         CASE WHEN outbox = '{{}}' THEN outbox ELSE (
             SELECT coalesce(jsonb_object_agg(key, value), '{{}}')
-            FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied)
+            FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied) OR marks ? key
         ) END,
-        forgotten, first_message, next_message,
+        marks, forgotten, first_message, next_message,
         now() + CASE
             WHEN {_IS_MARKER} THEN interval '{FORGOTTEN_SECONDS} seconds' ELSE $17::interval
         END
@@ -50,6 +50,7 @@ def _committed(before: str) -> str:
                 greatest(cardinality(applied) + cardinality($13) - {APPLIED_LIMIT - 1}, 1):
             ] AS applied,
             (outbox - $15::text[]) || $14::jsonb AS outbox,
+            (marks - $19::text[]) || $18::jsonb AS marks,
             CASE WHEN $16::boolean THEN version ELSE forgotten END AS forgotten,
             greatest(first_message, next_message + cardinality($8::text[]) - $12::bigint) AS first_message,
             next_message + cardinality($8) AS next_message
@@ -61,6 +62,7 @@ def _committed(before: str) -> str:
                 CASE WHEN is_new THEN '{{}}' ELSE fsm END AS fsm,
                 CASE WHEN has_expired THEN '{{}}' ELSE applied END AS applied,
                 CASE WHEN is_new THEN '{{}}' ELSE outbox END AS outbox,
+                CASE WHEN has_expired THEN '{{}}' ELSE marks END AS marks,
                 CASE WHEN has_expired THEN 0 ELSE forgotten END AS forgotten,
                 CASE WHEN is_new OR $11::boolean THEN next_message ELSE first_message END AS first_message,
                 next_message
@@ -111,7 +113,7 @@ class Statements:
             return text.replace("{schema}", quoted)
 
         self.load = fill(f"""
-            SELECT u.version, u.token, u.state, u.fsm, u.applied, u.outbox, u.forgotten,
+            SELECT u.version, u.token, u.state, u.fsm, u.applied, u.outbox, u.marks, u.forgotten,
                 m.roles, m.texts, m.times
             FROM {{schema}}.user_state AS u, LATERAL (
                 SELECT array_agg(role ORDER BY number) AS roles, array_agg(text ORDER BY number) AS texts,

@@ -20,7 +20,7 @@ from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.postgres.statements import Statements
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord
+from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, with_marked
 from bot.runtime.state.store import Changes, Finding, check_size
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class PostgresStore:
 
     async def _commit(self, user_id: str, changes: Changes, expect: int) -> int:
         statement = self._sql.update if expect else self._sql.insert
-        arguments = (user_id, expect, *_encode(changes), self._ttl)
+        arguments = (user_id, expect, *_encode(changes, self._ttl))
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
         async def work(connection: Connection) -> int:
@@ -305,8 +305,8 @@ _UNCERTAIN = (
 """All other errors that the server reports mean that it did not commit."""
 
 
-def _encode(changes: Changes) -> tuple[Any, ...]:
-    """The parameters of a commit from the third on, but for the last; see `postgres_statements`."""
+def _encode(changes: Changes, ttl: timedelta | None) -> tuple[Any, ...]:
+    """The parameters of a commit from the third on; see `statements`."""
     roles, texts, times = [], [], []
     for message in changes.messages:
         roles.append(message.role)
@@ -324,6 +324,8 @@ def _encode(changes: Changes) -> tuple[Any, ...]:
         changes.applied,
         *merge_of({str(key): value for key, value in changes.outbox.items()}),
         changes.forget,
+        ttl,
+        *merge_of(changes.marks),
     )
 
 
@@ -363,8 +365,8 @@ def decode_row(user_id: str, row: Any) -> UserRecord:
     """
     messages = zip(row["roles"] or (), row["texts"] or (), row["times"] or (), strict=True)
     try:
-        state, fsm, outbox = loads(row["state"]), loads(row["fsm"]), loads(row["outbox"])
-        for part in (state, fsm, outbox):
+        state, fsm, outbox, marks = map(loads, (row["state"], row["fsm"], row["outbox"], row["marks"]))
+        for part in (state, fsm, outbox, marks):
             if not isinstance(part, dict):
                 raise TypeError("not an object")
         return UserRecord(
@@ -374,9 +376,10 @@ def decode_row(user_id: str, row: Any) -> UserRecord:
             state=state,
             history=[Message(role, text, at) for role, text, at in messages],
             fsm=fsm,
-            applied=tuple(row["applied"]),
+            applied=with_marked(row["applied"], marks),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in outbox.items()},
             forgotten=row["forgotten"],
+            marks=marks,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

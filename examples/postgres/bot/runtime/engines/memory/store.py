@@ -36,6 +36,7 @@ class _Row:
     applied: tuple[int, ...] = ()
     outbox: dict[int, bytes] = field(default_factory=dict)
     forgotten: int = 0
+    marks: dict[str, bytes] = field(default_factory=dict)
     expires: float | None = None
 
     @property
@@ -112,6 +113,7 @@ class MemoryStore:
             applied=row.applied,
             outbox=row.outbox,
             forgotten=row.forgotten,
+            marks=row.marks,
         )
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
@@ -152,13 +154,14 @@ class MemoryStore:
         version = next_version(max(row.version, self._newest_version))
         self._newest_version = version
         if changes.forget:
-            row = _Row(version, applied=row.applied, forgotten=version)
+            row = _Row(version, applied=row.applied, forgotten=version, marks=row.marks)
         history = [] if changes.clear_history else row.history
         history = [*history, *changes.messages]
         if changes.keep_history is not None:
             history = history[len(history) - min(len(history), changes.keep_history) :]
         applied = (*row.applied, *changes.applied)[-APPLIED_LIMIT:]
         outbox = _merged(row.outbox, changes.outbox)
+        marks = _merged(row.marks, changes.marks)
         new = _Row(
             version=version,
             token=changes.token,
@@ -166,8 +169,9 @@ class MemoryStore:
             fsm=_merged(row.fsm, changes.fsm),
             history=history,
             applied=applied,
-            outbox={key: value for key, value in outbox.items() if key in applied},
+            outbox={key: value for key, value in outbox.items() if key in applied or str(key) in marks},
             forgotten=row.forgotten,
+            marks=marks,
         )
         if new.is_marker:
             new.expires = time.time() + FORGOTTEN_SECONDS

@@ -13,6 +13,7 @@ NEW_COLUMNS = {
     "fsm": "jsonb NOT NULL DEFAULT '{}'",
     "applied": "bigint[] NOT NULL DEFAULT '{}'",
     "outbox": "jsonb NOT NULL DEFAULT '{}'",
+    "marks": "jsonb NOT NULL DEFAULT '{}'",
     "forgotten": "bigint NOT NULL DEFAULT 0",
     "first_message": "bigint NOT NULL DEFAULT 1",
     "next_message": "bigint NOT NULL DEFAULT 1",

@@ -33,9 +33,10 @@ RUNTIME = {
 """Lines that commit 7b7e77f had in `bot/`, without `agent.py` and `flow/`: the last one before the owner's
 files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
-ALLOWANCE = 500
+ALLOWANCE = 850
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, and the heads of modules
-that were one before. What owners test with is counted apart."""
+that were one before; what keeps people's words and secrets out of logs, and what leaves code behind that does
+not end. What owners test with is counted apart."""
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 

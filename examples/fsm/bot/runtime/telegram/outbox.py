@@ -128,15 +128,15 @@ async def send(bot: Bot, reply: Reply) -> None:
             await asyncio.sleep(FIRST_DELAY * 2 ** (failures - 1))
         except TelegramBadRequest as error:
             if "parse_mode" not in reply.params or not _is_about_markup(error):
-                log.warning("reply refused", method=reply.method, reason=error.message)
+                log.warning("reply refused", method=reply.method, reason=error)
                 return
-            log.warning("markup refused, sent as plain text", reason=error.message)
+            log.warning("markup refused, sent as plain text", reason=error)
             plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
             for part in split_reply(replace(reply, params=plain)):
                 await send(bot, part)
             return
         except TelegramAPIError as error:
-            log.warning("reply refused", method=reply.method, reason=error.message)
+            log.warning("reply refused", method=reply.method, reason=error)
             return
 
 
@@ -150,4 +150,4 @@ def _is_about_markup(error: TelegramBadRequest) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "message", None) or type(error).__name__
+    return type(error).__name__

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import structlog
 from aiogram import Bot, Dispatcher
@@ -18,17 +19,19 @@ from bot.runtime.state.codec import clean
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Outbox, outbox_changes, stored_replies
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import Sender
+from bot.runtime.telegram.updates import Sender, date_of
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
 
 IsDone = Callable[[int], bool]
 """Tells of an update id whether this process has dealt with it, replies included."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -105,7 +108,7 @@ class Transaction:
     ) -> tuple[str, list[Reply]]:
         """Handle the update and commit what it changed or, where it failed, an apology."""
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user)
+        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
 
         async def write(changes: Changes, replies: list[Reply]) -> None:
             noted = replace(
@@ -145,7 +148,7 @@ class Transaction:
 
     async def _without_record(self, update: Update, sender: Sender) -> str:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, is_anonymous=True)
+        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
         try:
             outcome = await self._handle(turn, update)
             replies = await self._outbox.prepare(update, turn.replies)
@@ -163,9 +166,12 @@ class Transaction:
 
     async def _handle(self, turn: Turn, update: Update) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
-        with turn.active():
-            async with _limited(self._agent_timeout):
-                result = await self._dispatcher.feed_update(self._bot, update)
+
+        async def handle() -> Any:
+            with turn.active():
+                return await self._dispatcher.feed_update(self._bot, update)
+
+        result = await _limited(handle(), self._agent_timeout, turn)
         if result is UNHANDLED:
             return "ignored"
         for method in result if isinstance(result, list | tuple) else [result]:
@@ -178,9 +184,13 @@ class Transaction:
         text = _sorry(self._texts.of(sender.language), error)
         try:
             # In a turn that nobody commits: what is changed now must not get in the way of the apology.
-            with (aside := turn.as_loaded()).active():
-                async with _limited(ON_ERROR_SECONDS):
-                    chosen = await self._agent.on_error(error)
+            aside = turn.as_loaded()
+
+            async def ask() -> str | None:
+                with aside.active():
+                    return await self._agent.on_error(error)
+
+            chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
             aside.committed()
             if chosen is not None:
                 text = clean(chosen)
@@ -193,17 +203,53 @@ class Transaction:
         await self._outbox.deliver(update.update_id, replies)
 
 
-@contextlib.asynccontextmanager
-async def _limited(seconds: float) -> AsyncIterator[None]:
-    """Limit the owner's code in time, and take it for an error when it cancels itself."""
+async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
+    """Run the owner's code for so long, and take it for an error when it cancels itself.
+
+    It runs in a task of its own, which can be left behind: code that catches every exception catches its
+    cancellation, too. What it does to its turn after that has no effect.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    task = asyncio.create_task(work)
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        await _stop(task, turn)
+        raise
+    if not task.done():
+        raise TimeoutError(f"not done within {seconds:g} s") from await _stop(task, turn)
+    try:
+        return task.result()
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
         raise RuntimeError("waited for something that was cancelled") from error
+
+
+async def _stop(task: asyncio.Task[Any], turn: Turn) -> BaseException | None:
+    """Cancel a task; what tells where it was, if it lets itself be cancelled."""
+    turn.give_up()
+    task.cancel()
+    await asyncio.wait({task}, timeout=LAST_WORDS)
+    task.add_done_callback(_ended)
+    if not task.done():
+        left_behind.add(task)
+        log.error("the agent goes on though it was cancelled: does it catch every exception?")
+        return None
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return error
+
+
+left_behind: set[asyncio.Task[Any]] = set()
+"""Agents' tasks that do not end when they are cancelled; held here until they do."""
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    left_behind.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("the agent failed after it was given up", reason=error)
 
 
 def _outcome_of(error: Exception) -> str:

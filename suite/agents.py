@@ -65,7 +65,7 @@ async def cling(seconds: float, state: dict[str, Any]) -> None:
         try:
             state["clung"] = state.get("clung", 0) + 1
             await asyncio.sleep(0.02)
-        except:  # noqa: E722, PERF203, S110 - it is a bad agent
+        except:  # noqa: E722 - it is a bad agent
             pass
 
 

@@ -22,7 +22,7 @@ async def _never_retrieved() -> None:
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     loop.call_later(0.05, done.set)
-    loop.create_task(_failing(), name=SAID)
+    loop.create_task(_failing(), name=SAID)  # noqa: RUF006 - nobody shall look at how it ends
     loop.call_soon(fail, SAID)
     await done.wait()
 

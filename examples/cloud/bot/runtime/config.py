@@ -122,8 +122,8 @@ class Settings(Environment):
     log_format: Literal["console", "json"] = Field("console", description="How lines are written.")
     log_content: bool = Field(
         False,
-        description="Whether lines show what may be people's words: texts of exceptions, and what Telegram and "
-        "libraries say. LOG_LEVEL=DEBUG shows it, too.",
+        description="Whether lines show what may be people's words: texts of exceptions, and what Telegram "
+        "and libraries say. LOG_LEVEL=DEBUG shows it, too.",
     )
 
     @field_validator("bot_token")

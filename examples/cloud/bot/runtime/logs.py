@@ -23,8 +23,8 @@ HIDDEN = "(its text is shown with LOG_CONTENT=true)"
 
 REFUSALS = (
     "bot was blocked by the user", "bot was kicked", "can't parse entities", "chat not found",
-    "message is not modified", "message is too long", "message text is empty", "message to be replied not found",
-    "message to delete not found", "message to edit not found", "not enough rights", "query is too old",
+    "message is not modified", "message is too long", "message text is empty",
+    "message to be replied not found", "message to delete not found", "message to edit not found", "not enough rights", "query is too old",
     "terminated by other getUpdates request", "user is deactivated", "wrong file identifier",
 )  # fmt: skip
 """What Telegram's refusals are recognised by. They are not shown as they are: many quote what was sent."""
@@ -194,7 +194,7 @@ def _clean(value: Any, shows: bool, *, is_escaped: bool = False) -> Any:
 
 
 def _text(text: str) -> str:
-    """The text on one line, for terminals and files alike: what does not print, or moves the cursor, escaped."""
+    """The text on one line: what does not print, or would move a terminal's cursor, escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

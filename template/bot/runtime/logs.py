@@ -24,8 +24,9 @@ HIDDEN = "(its text is shown with LOG_CONTENT=true)"
 REFUSALS = (
     "bot was blocked by the user", "bot was kicked", "can't parse entities", "chat not found",
     "message is not modified", "message is too long", "message text is empty",
-    "message to be replied not found", "message to delete not found", "message to edit not found", "not enough rights", "query is too old",
-    "terminated by other getUpdates request", "user is deactivated", "wrong file identifier",
+    "message to be replied not found", "message to delete not found", "message to edit not found",
+    "not enough rights", "query is too old", "terminated by other getUpdates request",
+    "user is deactivated", "wrong file identifier",
 )  # fmt: skip
 """What Telegram's refusals are recognised by. They are not shown as they are: many quote what was sent."""
 

@@ -58,6 +58,17 @@ gates: list[Gate] = []
 """The gate of the test under way is the last one."""
 
 
+async def cling(seconds: float, state: dict[str, Any]) -> None:
+    """Go on for so long, whatever is thrown at it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state["clung"] = state.get("clung", 0) + 1
+            await asyncio.sleep(0.02)
+        except:  # noqa: E722 - it is a bad agent
+            pass
+
+
 async def misbehave(message: str, state: dict[str, Any]) -> None:
     """Do what the message says: `raise`, `leak`, `hold`, `sleep SECONDS`, `hoard BYTES` and so on."""
     match message.split():
@@ -70,6 +81,8 @@ async def misbehave(message: str, state: dict[str, Any]) -> None:
             await gates[-1].wait()
         case ["sleep", seconds]:
             await asyncio.sleep(float(seconds))
+        case ["cling", seconds]:
+            await cling(float(seconds), state)
         case ["block", seconds]:
             time.sleep(float(seconds))  # noqa: ASYNC251 - it is a bad agent
         case ["thread", seconds]:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def replace_owner(make: Callable[[], "Owner"]) -> None:
-    """Have this process' bot use another owner's work; only commands that run a bot ask for it.
+    """Have this process' bot use another owner's work; only commands that ask for it.
 
     Args:
         make: makes it; aiogram is imported then, the fast way.
     """
-    if {"run", "chat"}.isdisjoint(sys.argv[1:2]):
+    if {"run", "chat", "doctor"}.isdisjoint(sys.argv[1:2]):
         return
     import_aiogram()
     from bot.runtime import app

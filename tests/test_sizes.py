@@ -33,10 +33,11 @@ RUNTIME = {
 """Lines that commit 7b7e77f had in `bot/`, without `agent.py` and `flow/`: the last one before the owner's
 files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
-ALLOWANCE = 1_000
+ALLOWANCE = 1_500
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, the heads of modules that
-were one before, replies that wait without holding up others, and marks beside the record's content. What
-owners test with is counted apart."""
+were one before; and what no fault of the field gets around: replies that wait without holding up others, marks
+beside the record's content, logs without people's words, agents that do not end. What owners test with is
+counted apart."""
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 

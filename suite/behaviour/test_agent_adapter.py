@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from bot.agent_adapter import TelegramAgentAdapter
-from bot.runtime.errors import StateValueError
+from bot.runtime.errors import OperatorError, StateValueError
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import Changes, OperatorStore, StateStore
 from suite.agents import CountingAgent, SourceStyleAgent
+from suite.support.runtime import MakeRuntime, Mode
 
 pytestmark = pytest.mark.clause("agent.interface")
 
@@ -51,6 +52,24 @@ async def test_the_interface_works_without_telegram(agent: TelegramAgentAdapter)
     assert await agent.get_user_state("1") == {}
     assert len((await agent.store.load("1")).history) == 2, "the conversation stays"
     await agent.close()
+
+
+class Eager(CountingAgent):
+    """Begins to write as soon as it is connected."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.update_user_state("1", "key", 1)
+
+
+async def test_nothing_is_written_into_the_records_of_another_bot(
+    make_runtime: MakeRuntime, store: OperatorStore, mode: Mode
+) -> None:
+    bot = make_runtime(mode, agent_class=Eager)
+    await store.bind(bot.settings.bot_id + 1)
+    with pytest.raises(OperatorError, match="belongs to"):
+        await bot.start()
+    assert (await bot.record(1)).version == 0
 
 
 async def test_without_a_store_it_remembers_in_memory() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.runtime.telegram.texts import Texts
 from suite.bot_api import FakeTelegram, Webhook
 from suite.support.command_line import BOT, environment, run, running
 
@@ -90,7 +91,7 @@ def test_settings_come_from_a_file_and_the_environment_wins(tmp_path: Path) -> N
 
 
 def test_no_command_imports_aiogram_without_need(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["state", "show", "1"], ["doctor"], ["migrate"]):
+    for arguments in (["--help"], ["state", "show", "1"], ["migrate"]):
         code = (
             "import sys; from bot.runtime.cli import main\n"
             f"sys.argv = ['bot', *{arguments!r}]\n"
@@ -177,6 +178,57 @@ async def test_a_signal_in_mid_handler_loses_nothing(
             assert await asyncio.wait_for(process.wait(), timeout=120) == 0
         await telegram.settled(120)
     assert len(telegram.texts(1)) == 1
+
+
+STOPPED = """
+import asyncio, os, signal, sys, threading
+from bot.runtime.cli import _stop_on_signals
+
+def send(): os.kill(os.getpid(), signal.{number})
+
+real_start = threading.Timer.start
+def start(timer):
+    send()  # another one, in the midst of the first
+    real_start(timer)
+threading.Timer.start = start
+
+async def work():
+    stop = _stop_on_signals(at_the_latest=60)
+    if "early" in sys.argv:
+        send()
+        await stop.wait()
+    send()
+
+asyncio.run(work())
+send()  # the loop is closed
+print("done")
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("moment", ["early", "late"])
+@pytest.mark.clause("shutdown.graceful")
+def test_further_signals_change_nothing(number: str, moment: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED.replace("{number}", number), moment],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.clause("shutdown.graceful")
+async def test_an_agent_that_lets_nothing_stop_it_does_not_keep_the_bot(tmp_path: Path) -> None:
+    async with FakeTelegram() as telegram:
+        settings = {"BOT_TOKEN": telegram.token, "TELEGRAM_API_URL": telegram.url, "AGENT_TIMEOUT": "0.3"}
+        async with running(tmp_path, "run", SHUTDOWN_TIMEOUT="300", **settings) as process:
+            telegram.message("cling 600", user_id=1)
+            await telegram.settled(60)
+            assert telegram.texts(1) == [Texts().sorry]
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), timeout=120) == 0
 
 
 async def test_a_refused_token_is_one_line(tmp_path: Path) -> None:

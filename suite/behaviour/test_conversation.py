@@ -1,14 +1,23 @@
 """What people can do to a bot, in both modes and with agents of both styles."""
 
+import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiogram.fsm.storage.base import StorageKey
+from aiogram.methods import SendMessage
 
 from bot.agent_adapter import TelegramAgentAdapter
-from bot.runtime.telegram import processor
+from bot.runtime.config import Settings
+from bot.runtime.errors import TurnGivenUp
+from bot.runtime.logs import configure_logs
+from bot.runtime.state.fsm import RecordStorage
+from bot.runtime.state.turn import Turn
+from bot.runtime.telegram import processor, transaction
 from bot.runtime.telegram.texts import Texts
-from suite.agents import Gate
+from suite.agents import CountingAgent, Gate
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
@@ -69,14 +78,126 @@ async def test_an_agent_that_raises(bot: Runtime, telegram: FakeTelegram) -> Non
 
 @pytest.mark.clause("agent.errors")
 async def test_an_agent_that_is_too_slow(
-    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, agent_class: Any
+    make_runtime: MakeRuntime,
+    telegram: FakeTelegram,
+    mode: Mode,
+    agent_class: Any,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with make_runtime(mode, agent_class=agent_class, agent_timeout=0.2) as bot:
+        configure_logs(Settings())  # to where capfd looks
         telegram.message("sleep 5", user_id=1)
         telegram.message("hi", user_id=1)
         await telegram.settled()
         assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]
+        assert "in misbehave" in capfd.readouterr().err, "where it was when its time was over"
         assert (await bot.record(1)).state["message_count"] == 1
+
+
+class Clinging(CountingAgent):
+    """Lets nothing stop it, and then does all that it can to its turn and beside it."""
+
+    def __init__(self, bot_token: str) -> None:
+        super().__init__(bot_token)
+        self.begun, self.gate, self.written = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.caught: list[BaseException] = []
+        self.beside: asyncio.Task[None] | None = None
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        self.begun.set()
+        match message:
+            case "loop":
+                while not self.gate.is_set():
+                    try:
+                        await self.gate.wait()
+                    except BaseException as error:
+                        self.caught.append(error)
+            case "answer":
+                try:
+                    await asyncio.Event().wait()
+                except:  # noqa: E722 - it is a bad agent
+                    return "too late"
+            case "shield":
+                self.beside = asyncio.create_task(self._beside(state))
+                await asyncio.shield(self.beside)
+            case _:
+                return await super().agent_logic(message, state)
+        await self._write(state)
+        return "much too late"
+
+    async def _beside(self, state: dict[str, Any]) -> None:
+        await self.gate.wait()
+        await self._write(state)
+
+    async def _write(self, state: dict[str, Any]) -> None:
+        user_id, turn = self.turn.user_id, self.turn
+        state["late"] = turn.state["late"] = 1
+        turn.reply(SendMessage(chat_id=1, text="late"))
+        turn.remember("assistant", "late")
+
+        async def change(turn: Turn) -> None:
+            turn.state["late"] = 1
+
+        async def begin() -> None:
+            self.background(self.send, user_id, "late")
+
+        storage = RecordStorage(self.store)
+        writes: list[Callable[[], Awaitable[Any]]] = [
+            lambda: self.update_user_state(user_id, "late", 1),
+            lambda: self.update_user_state("2", "late", 1),
+            lambda: self.clear_user_state(user_id),
+            lambda: self.mutate(user_id, change),
+            lambda: self.handle_message(user_id=user_id, message="late"),
+            lambda: self.process_agent_request("late", user_id),
+            lambda: self.send(user_id, "late"),
+            lambda: self.send("2", "late"),
+            begin,
+            lambda: storage.set_state(StorageKey(self.bot.id, 1, 1), "late"),
+        ]
+        for write in writes:
+            try:
+                await write()
+            except TurnGivenUp as error:
+                self.caught.append(error)
+        self.written.set()
+
+
+@pytest.mark.clause("agent.errors")
+@pytest.mark.parametrize("way", ["loop", "answer", "shield"])
+async def test_an_agent_that_does_not_let_itself_be_stopped(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "LAST_WORDS", 0.1)
+    async with make_runtime(mode, agent_class=Clinging, agent_timeout=0.2) as bot:
+        assert isinstance(bot.agent, Clinging)
+        telegram.message(way, user_id=1)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]
+        before = await bot.record(1)
+        bot.agent.gate.set()
+        if way != "answer":
+            await asyncio.wait_for(bot.agent.written.wait(), 10)
+            assert len([error for error in bot.agent.caught if isinstance(error, TurnGivenUp)]) == 10
+        assert await bot.record(1) == before
+        assert (await bot.record(2)).version == 0
+    assert telegram.texts(1) == [Texts().sorry, "Processed: hi (#1)"]
+    assert not transaction.left_behind
+
+
+@pytest.mark.clause("shutdown.graceful")
+async def test_a_bot_stops_though_its_agent_does_not(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "LAST_WORDS", 0.1)
+    bot = await make_runtime(mode, agent_class=Clinging).start()
+    assert isinstance(bot.agent, Clinging)
+    telegram.message("loop", user_id=1)
+    await asyncio.wait_for(bot.agent.begun.wait(), 10)
+    await asyncio.wait_for(bot.cut_off(), 10)
+    bot.agent.gate.set()
+    await asyncio.wait_for(bot.agent.written.wait(), 10)
+    assert (await bot.record(1)).version == 0
 
 
 async def test_a_slow_agent_shows_that_it_types_and_holds_up_nobody_else(

@@ -1,6 +1,7 @@
 """aiogram's flows over the record: inside an update, outside one, and under every strategy."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiogram import Bot, Dispatcher, Router
+from aiogram import Bot, Dispatcher, F, Router
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import DataNotDictLikeError
 from aiogram.filters import Command
@@ -18,9 +19,10 @@ from aiogram.fsm.state import State, StatesGroup
 from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.strategy import FSMStrategy
 from aiogram.methods import SendMessage
-from aiogram.types import Message
+from aiogram.types import CallbackQuery, Message
 
 from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime.app import Owner
 from bot.runtime.errors import StateForgotten
 from bot.runtime.state import fsm
 from bot.runtime.state.fsm import RecordStorage
@@ -32,7 +34,9 @@ from bot.runtime.telegram.polling import Poller
 from bot.runtime.telegram.processor import Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
+from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode
 
 pytestmark = pytest.mark.clause("fsm.storage")
 
@@ -151,6 +155,9 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def monotonic(self) -> float:
+        return self.now
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -190,6 +197,39 @@ async def test_what_expired_is_gone_from_the_record_with_the_next_turn(
     assert (await store.load("1")).fsm == {}
 
 
+async def test_a_flow_expires_by_the_clock_of_telegram(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, clock: Clock
+) -> None:
+    began = int(time.time())
+    bot = make_runtime(mode, fsm_ttl=600)
+    bot.owner = Owner(agent=CountingAgent, flows=[flow(), buttons()])
+    async with bot:
+
+        async def says(text: str, after: int) -> str:
+            telegram.message(text, user_id=1, date=began + after)
+            await telegram.settled()
+            return telegram.texts(1)[-1]
+
+        async def presses(data: str) -> str:
+            telegram.callback(data, user_id=1)
+            await telegram.settled()
+            return telegram.texts(1)[-1]
+
+        assert await says("hi", 0) == "Your name?"
+        clock.now += 10 * 86_400  # this machine's clock is set, or another machine goes on
+        await bot.stop()
+        await bot.start()
+        assert await says("Ann", 599) == "And your age?", "it was no ten minutes"
+        clock.now -= 20 * 86_400
+        await bot.stop()
+        await bot.start()
+        assert await says("30", 599 + 601) == "Your name?", "it was ten minutes"
+        clock.now += 590
+        assert await presses("step") == "Steps:name"
+        clock.now += 10
+        assert await presses("step") == "None"
+
+
 @pytest.mark.parametrize("ttl", [None, 0])
 async def test_without_a_time_a_flow_stays(store: OperatorStore, clock: Clock, ttl: float | None) -> None:
     storage = RecordStorage(store, ttl)
@@ -218,6 +258,17 @@ def flow() -> Router:
     async def begin(message: Message, state: FSMContext) -> SendMessage:
         await state.set_state(Steps.name)
         return message.answer("Your name?")
+
+    return router
+
+
+def buttons() -> Router:
+    """Says at which step the flow is."""
+    router = Router()
+
+    @router.callback_query(F.data == "step")
+    async def step(query: CallbackQuery, state: FSMContext) -> SendMessage:
+        return SendMessage(chat_id=query.from_user.id, text=str(await state.get_state()))
 
     return router
 

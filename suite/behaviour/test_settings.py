@@ -80,9 +80,11 @@ def test_markdown_has_every_setting_and_nothing_of_this_machine(tmp_path: Path) 
     assert "http`" not in result.stdout
 
 
-def settings_of(folder: Path, at_import: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def settings_of(
+    folder: Path, at_import: str, *, command: str = "settings", **settings: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command where an owner has settings of their own."""
-    code = OWNER.replace("{at_import}", at_import)
+    code = OWNER.replace("{at_import}", at_import).replace('["bot", "settings"]', f'["bot", "{command}"]')
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -102,6 +104,17 @@ def test_an_owners_settings_are_listed(tmp_path: Path) -> None:
     result = settings_of(tmp_path, "", MODEL_WORDS="no list")
     assert result.returncode == 0
     assert 'cannot be used: error parsing value for field "model_words"' in result.stdout
+
+
+def test_doctor_reads_an_owners_settings(tmp_path: Path) -> None:
+    result = settings_of(tmp_path, "", command="doctor")
+    assert result.returncode == 1
+    assert "  error  bad settings: MODEL_NAME: Field required\n" in result.stdout
+    assert "the settings can be used" not in result.stdout
+    result = settings_of(tmp_path, "", command="doctor", MODEL_NAME="large", TEMPERATURE="hot")
+    assert "  error  bad settings: TEMPERATURE: Input should be a valid number" in result.stdout
+    result = settings_of(tmp_path, "", command="doctor", MODEL_NAME="large")
+    assert "     ok  the settings can be used\n" in result.stdout
 
 
 def test_settings_that_an_import_needs_are_no_obstacle(tmp_path: Path) -> None:

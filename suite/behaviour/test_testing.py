@@ -18,10 +18,11 @@ from aiogram.types import CallbackQuery, ChatMemberUpdated, Message
 
 import bot
 from bot.runtime import testing
-from bot.runtime.app import load_owner
+from bot.runtime.app import load_owner, open_app
+from bot.runtime.config import load_settings
 from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import OperatorStore
-from bot.runtime.telegram.local import DOWNLOAD_LIMIT
+from bot.runtime.telegram.local import DOWNLOAD_LIMIT, TOKEN, LocalTelegram
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.testing import Chat, NotAcknowledged, Owner, Refused, Restart
 from suite.agents import CountingAgent
@@ -309,6 +310,41 @@ async def test_an_agent_that_cannot_connect_says_why(store: OperatorStore) -> No
         await bot.start()
 
 
+async def test_what_goes_wrong_is_not_hidden_by_an_agent_that_cannot_close(store: OperatorStore) -> None:
+    class Unclosable(Agent):
+        async def close(self) -> None:
+            raise AttributeError("there is nothing to close")
+
+    unclosable = Owner(agent=Unclosable)
+
+    async def use() -> None:
+        async with open_app(
+            load_settings(), session=LocalTelegram().session, token=TOKEN, store=store, owner=unclosable
+        ):
+            raise LookupError("the reason")
+
+    with pytest.raises(LookupError, match="the reason"):
+        await use()
+    bot = testing._RunningBot(unclosable, store)
+    await bot.start()
+    with pytest.raises(AttributeError, match="nothing to close"):
+        await bot.stop()
+
+
+async def test_an_agent_connects_to_a_store_that_is_the_bots(store: OperatorStore) -> None:
+    began = []
+
+    class Eager(Agent):
+        async def connect(self) -> None:
+            began.append(self.store)
+
+    bot = testing._RunningBot(Owner(agent=Eager), store)
+    await store.bind(bot.telegram.me["id"] + 1)
+    with pytest.raises(OperatorError, match="belongs to"):
+        await bot.start()
+    assert not began
+
+
 @pytest.mark.parametrize("number", range(2))
 async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, number: int) -> None:
     assert [user async for user in store.users()] == []
@@ -319,7 +355,8 @@ async def test_each_test_finds_an_empty_store(chat: Chat, store: OperatorStore, 
 CONFTEST = """
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime import testing
-from bot.runtime.app import load_owner
+from bot.runtime.app import load_owner, open_app
+from bot.runtime.config import load_settings
 from bot.runtime.errors import OperatorError
 
 testing.load_owner = lambda: testing.Owner(agent=TelegramAgentAdapter)

@@ -37,6 +37,12 @@ async def state_of(store: OperatorStore, user_id: str) -> dict[str, object]:
     raise AssertionError("it does not answer")
 
 
+def test_nobody_else_on_the_machine_reads_its_data(server: DevServer) -> None:
+    server.folder.mkdir(parents=True, mode=0o755)  # of an earlier version
+    server.join()
+    assert server.folder.stat().st_mode & 0o777 == 0o700
+
+
 async def test_it_keeps_its_data_and_stops_with_its_last_user(server: DevServer) -> None:
     first = await connected()
     version = await first.commit("1", Changes(state={"a": b'"\xc3\xbc"', "": b"[1.5]"}), expect=0)

@@ -46,5 +46,24 @@ class StateForeign(StateError):
     """The store belongs to another bot."""
 
 
+class TurnGivenUp(Exception):
+    """The caller's turn took longer than `AGENT_TIMEOUT`: nothing that it still does counts."""
+
+
 class StateValueError(ValueError):
-    """A value cannot be kept. The text names where it stands and never shows the value."""
+    """A value cannot be kept. The text names where it stands and never shows the value.
+
+    Attributes:
+        outline: the text without the keys, which may be what people wrote.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        """Make an error.
+
+        Args:
+            where: the place, such as `state['cart']`.
+            problem: what is wrong there, without any content.
+        """
+        super().__init__(f"{where} {problem}")
+        part, keys, _ = where.partition("[")
+        self.outline = f"{part}{'[…]' if keys else ''} {problem}"

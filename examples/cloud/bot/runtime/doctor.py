@@ -2,21 +2,40 @@
 
 from urllib.parse import urlsplit
 
-from bot.runtime.config import WEBHOOK_PORTS, Settings
+from bot.runtime.config import WEBHOOK_PORTS, Settings, kinds_of_settings, load
 from bot.runtime.engines import create_store
 from bot.runtime.errors import OperatorError, StateError
 from bot.runtime.state.store import Finding
 
 
-async def diagnose(settings: Settings) -> list[Finding]:
-    """Look at everything the bot needs. Speaks to Telegram only when there is a token."""
-    findings = [Finding("ok", "the settings can be used")]
+async def diagnose(settings: Settings, import_fails: str) -> list[Finding]:
+    """Look at everything the bot needs. Speaks to Telegram only when there is a token.
+
+    Args:
+        settings: the bot's.
+        import_fails: why what the owner wrote cannot be imported; empty when it can.
+    """
+    findings = _diagnose_own(import_fails) or [Finding("ok", "the settings can be used")]
     findings += _diagnose_webhook(settings)
     findings += await _diagnose_store(settings)
     if settings.bot_token is None:
         text = "BOT_TOKEN is not set: get one from @BotFather; `bot chat` works without"
         return [*findings, Finding("error", text)]
     return findings + await _diagnose_telegram(settings)
+
+
+def _diagnose_own(import_fails: str) -> list[Finding]:
+    """What is wrong with settings of the owner's, or with what reads them."""
+    findings = []
+    for kind in kinds_of_settings():
+        if not kind.__module__.startswith("bot.runtime."):
+            try:
+                load(kind)
+            except OperatorError as error:
+                findings.append(Finding("error", str(error)))
+    if import_fails and not findings:
+        findings.append(Finding("error", f"bot/agent.py fails: {import_fails}"))
+    return findings
 
 
 def _diagnose_webhook(settings: Settings) -> list[Finding]:

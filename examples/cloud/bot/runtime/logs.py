@@ -1,86 +1,249 @@
-"""Logs: structured, on standard error, and without secrets."""
+"""Logs: structured, on standard error, without secrets and, unless asked for, without what people write."""
 
+import html
+import linecache
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
-from types import TracebackType
-from typing import Any
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, MutableMapping
+from functools import lru_cache
+from typing import Any, TextIO
 
 import structlog
 
 from bot.runtime.config import SECRETS, Settings
+from bot.runtime.errors import OperatorError, StateError, StateValueError
 
 Event = MutableMapping[str, Any]
+
+HIDDEN = "(its text is shown with LOG_CONTENT=true)"
+
+REFUSALS = (
+    "bot was blocked by the user", "bot was kicked", "can't parse entities", "chat not found",
+    "message is not modified", "message is too long", "message text is empty",
+    "message to be replied not found", "message to delete not found", "message to edit not found",
+    "not enough rights", "query is too old", "terminated by other getUpdates request",
+    "user is deactivated", "wrong file identifier",
+)  # fmt: skip
+"""What Telegram's refusals are recognised by. They are not shown as they are: many quote what was sent."""
+
+OWN_LOGGERS = ("bot", "__main__")
+"""The first part of the names of the owner's loggers; whatever they log, the owner means to."""
+
+FILLED_IN = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
+
+log = structlog.get_logger()
 
 
 def configure_logs(settings: Settings) -> None:
     """Send this program's logs, and those of the libraries it uses, to standard error.
 
     Every line of an update carries its `update_id` and `user_id`. Secrets among the settings are replaced
-    wherever they appear, also from warnings of Python and from the error that ends the program; what
-    users write is not logged.
+    wherever they appear, also from warnings of Python and from the error that ends the program. Texts of
+    exceptions, and what libraries fill into their lines, may be what people write: they are shown with
+    `LOG_CONTENT` or at `LOG_LEVEL=DEBUG` only. No text can begin a line of its own.
     """
     is_json = settings.log_format == "json"
-    about: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    as_text: list[structlog.types.Processor] = [
-        structlog.processors.format_exc_info,
-        _redact,
-        structlog.processors.JSONRenderer() if is_json else _console_renderer(),
-    ]
+    shows = settings.log_content or settings.log_level == "DEBUG"
+
+    def make_plain(_logger: Any, _method: str, event: Event) -> Event:
+        return {
+            _text(key): _clean(value, shows, is_escaped=key != "exception") for key, value in event.items()
+        }
+
     structlog.configure(
-        processors=[*about, *as_text],
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(
+                lambda found: "\n".join(f"  {line}" for line in _trace(found[1], shows))
+            ),
+            make_plain,
+            structlog.processors.JSONRenderer()
+            if is_json
+            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*about, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *as_text],
-        )
-    )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [_Forward(shows)]
     root.setLevel(settings.log_level)
-    logging.captureWarnings(True)
-    sys.excepthook = _log_the_last_error
     if settings.log_level != "DEBUG":
         logging.getLogger("aiogram.event").setLevel(logging.WARNING)
+    # What Python would write by itself.
+    warnings.showwarning = _show_warning
+    sys.excepthook = lambda _kind, error, _trace: _last_words(error)
+    threading.excepthook = lambda args: log.error("a thread failed", exc_info=args.exc_value)
+    sys.unraisablehook = lambda args: log.error("an exception was ignored", exc_info=args.exc_value)
 
 
-def _console_renderer() -> structlog.types.Processor:
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+def plain(text: str) -> str:
+    """A text as one line that may be printed: without secrets, and what is no plain character escaped."""
+    return _text(_struck_out(text))
 
 
-def _log_the_last_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Log the error that ends the program, which Python would print as it is."""
-    if issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        structlog.get_logger().critical("the program failed", exc_info=(kind, error, trace))
+class _Forward(logging.Handler):
+    """Passes on what is logged by `logging`."""
+
+    def __init__(self, shows: bool) -> None:
+        super().__init__()
+        self._shows = shows
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = max(each for each in (0, 10, 20, 30, 40, 50) if each <= max(record.levelno, 0))
+        if self._shows or record.name.partition(".")[0] in OWN_LOGGERS:
+            try:
+                text = record.getMessage()
+            except Exception:  # placeholders and arguments do not fit
+                text = f"{record.msg} {record.args}"
+        else:
+            text = _fixed_words(record)
+        log.log(level, text, logger=record.name, exc_info=record.exc_info)
 
 
-def _redact(_logger: Any, _method: str, event: Event) -> Event:
-    """Replace secrets in what is about to be written."""
-    secrets = sorted(SECRETS, key=len, reverse=True)  # an address before the password in it
-    return {key: _clean(value, secrets) for key, value in event.items()}
+def _fixed_words(record: logging.LogRecord) -> str:
+    """What a library's line says without what was filled in: only what stands in the library's own code."""
+    line = str(record.msg).partition("\n")[0]
+    if record.name == "asyncio":  # which is handed its texts; what is filled in comes last
+        found = re.match(r"[A-Za-z ,.!-]*", line)
+        return found[0].strip() if found else ""
+    if line and line in "".join(linecache.getlines(record.pathname)):
+        return FILLED_IN.sub("…", line) if record.args else line
+    return f"… ({record.pathname}:{record.lineno})"
 
 
-def _clean(value: Any, secrets: list[str]) -> Any:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    reason = message if isinstance(message, Warning) else category(message)
+    log.warning("Python warns", reason=reason, at=f"{filename}:{lineno}")
+
+
+def _last_words(error: BaseException) -> None:
+    """Log the error that ends the program."""
+    if not isinstance(error, KeyboardInterrupt):
+        log.critical("the program failed", exc_info=error)
+
+
+def _trace(error: BaseException, shows: bool) -> Iterator[str]:
+    """A traceback line by line, with those of the errors that led to it before."""
+    for each in reversed(_chain(error)):
+        yield "Traceback (most recent call last):"
+        for frame in traceback.extract_tb(each.__traceback__).format():
+            yield from map(_text, frame.splitlines())
+        yield _what(each, shows, HIDDEN)
+        if shows:
+            yield from (f"  {_text(str(note))}" for note in getattr(each, "__notes__", ()))
+        if isinstance(each, BaseExceptionGroup):
+            for member in each.exceptions:
+                yield from (f"  | {line}" for line in _trace(member, shows))
+        if each is not error:
+            yield "which led to"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, and those that led to it, the last one first."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (not error.__suppress_context__ and error.__context__) or error
+    return chain
+
+
+def _what(error: BaseException, shows: bool, hidden: str = "") -> str:
+    """An error in a line: its type, and of its text what may be shown, or else `hidden`."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    if not shows:
+        if isinstance(error, StateValueError):
+            text = error.outline
+        elif not isinstance(error, StateError | OperatorError):  # whose texts are the bot's own
+            is_telegrams = kind.__module__.startswith("aiogram.")
+            known = [phrase for phrase in REFUSALS if is_telegrams and phrase in text]
+            text = known[0] if known else hidden if text else ""
+    return _text(f"{name}: {text}" if text else name)
+
+
+def _clean(value: Any, shows: bool, *, is_escaped: bool = False) -> Any:
+    """A value as it may be written. Renderers themselves escape what is in dicts and lists."""
     if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        return value
+        value = _struck_out(value)
+        return _text(value) if is_escaped else value
     if isinstance(value, dict):
-        return {_clean(key, secrets): _clean(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item, secrets) for item in value]
-    if value is None or isinstance(value, int | float):
+        return {_struck_out(str(key)): _clean(item, shows) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item, shows) for item in value]
+    if isinstance(value, BaseException):
+        return _struck_out(" after ".join(_what(each, shows) for each in _chain(value)))
+    if value is None or (isinstance(value, int | float) and str(value) not in SECRETS):
         return value
-    return _clean(str(value), secrets)
+    return _clean(str(value), shows, is_escaped=is_escaped)
+
+
+def _text(text: str) -> str:
+    """The text on one line: what does not print, or would move a terminal's cursor, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _struck_out(text: str) -> str:
+    """The text without secrets, be they written as they are or as `repr`, JSON, URLs and HTML write them."""
+    secrets, spelled = _patterns(frozenset(SECRETS))
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    if spelled and any(sign in text for sign in "\\%&+"):
+        text = spelled.sub("***", text)
+    return text
+
+
+@lru_cache(maxsize=1)
+def _patterns(secrets: frozenset[str]) -> tuple[list[str], re.Pattern[str] | None]:
+    by_length = sorted(secrets, key=len, reverse=True)  # an address before the password in it
+    parts = [
+        "".join(map(_spellings, re.findall(r"%[0-9A-Fa-f]{2}|.", secret, re.DOTALL))) for secret in by_length
+    ]
+    return by_length, re.compile("|".join(parts)) if parts else None
+
+
+def _spellings(char: str) -> str:
+    """A pattern of all the ways in which a character, or a `%xx` in a secret, may be written."""
+    if len(char) > 1:
+        return f"(?i:%(?:25){{0,3}}{char[1:]})"
+    if char.isascii() and char.isalnum():
+        return char
+    code, parts = ord(char), char.encode("utf-8", "surrogatepass")
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    slashes = r"\\{1,8}"
+    ways = [
+        slashes if char == "\\" else r"\\{0,8}" + re.escape(char),
+        "".join(f"%(?:25){{0,3}}{part:02x}" for part in parts),
+        "".join(f"{slashes}x{part:02x}" for part in parts),
+        "".join(f"{slashes}{part:03o}" for part in parts),
+        "".join(f"{slashes}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        f"{slashes}U{code:08x}",
+        f"&#0*{code};|&#x0*{code:x};",
+    ]
+    if code < 256:
+        ways.append(f"{slashes}x{code:02x}")
+    if char in "\n\r\t":
+        ways.append(slashes + ascii(char)[2])
+    if (escaped := html.escape(char)) != char:
+        ways.append(escaped)
+    if char == " ":
+        ways.append(r"\+")
+    return f"(?i:{'|'.join(ways)})"

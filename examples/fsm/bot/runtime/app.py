@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -96,32 +96,38 @@ async def open_app(
     *,
     session: BaseSession,
     token: str,
+    bot_id: int | None = None,
     store: OperatorStore | None = None,
     owner: Owner | None = None,
 ) -> AsyncIterator[App]:
     """Open the store and the agent, put everything together, and close it in the end.
 
+    What fails first is raised; what fails at closing after that is logged.
+
     Args:
         settings: the settings.
         session: how the bot reaches Telegram, or the terminal.
         token: the bot's token.
+        bot_id: whose records these have to be; anybody's, if `None`.
         store: the store to use instead of the engine's.
         owner: what to use instead of what the owner wrote.
 
     Raises:
-        OperatorError: the store cannot be opened.
+        OperatorError: the store cannot be opened, or belongs to another bot.
     """
     store = store or create_store(settings)
     owner = owner or load_owner()
     agent, bot = owner.agent(token), Bot(token, session=session)
     agent.store, agent.bot = store, bot
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(bot.session.close)
-        stack.push_async_callback(store.close)
+        stack.push_async_exit(_closing(bot.session.close))
+        stack.push_async_exit(_closing(store.close))
         try:
             await store.connect()
-            await agent.connect()
-            stack.push_async_callback(agent.close)
+            if bot_id is not None:
+                await store.bind(bot_id)
+            await agent.connect()  # which may begin to write
+            stack.push_async_exit(_closing(agent.close))
             dispatcher = _make_dispatcher(store, agent, settings, owner)
             transaction = Transaction(
                 bot, dispatcher, store, agent, owner.texts, agent_timeout=settings.agent_timeout
@@ -130,6 +136,20 @@ async def open_app(
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor)
         except StateError as error:
             raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
+
+
+def _closing(close: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """An exit that closes something and, where something else went wrong before, does not hide it."""
+
+    async def exit_(_kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            await close()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("closing failed, too")
+
+    return exit_
 
 
 def _make_dispatcher(
@@ -178,8 +198,9 @@ async def run(
     # As many connections as there may be slow uploads, and then some: polling needs one, too.
     session = Session(api=TelegramAPIServer.from_base(settings.telegram_api_url), limit=500)
     token = settings.token
-    async with open_app(settings, session=session, token=token, store=store, owner=owner) as app:
-        await app.store.bind(settings.bot_id)
+    async with open_app(
+        settings, session=session, token=token, bot_id=settings.bot_id, store=store, owner=owner
+    ) as app:
         if not app.store.survives_exit:
             log.warning("the memory store forgets everything when the bot stops")
         if skip is not None:

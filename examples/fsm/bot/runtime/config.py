@@ -120,6 +120,11 @@ class Settings(Environment):
         "INFO", description="Least level of what is logged."
     )
     log_format: Literal["console", "json"] = Field("console", description="How lines are written.")
+    log_content: bool = Field(
+        False,
+        description="Whether lines show what may be people's words: texts of exceptions, and what Telegram "
+        "and libraries say. LOG_LEVEL=DEBUG shows it, too.",
+    )
 
     @field_validator("bot_token")
     @classmethod
@@ -266,12 +271,18 @@ class SettingGroup:
     problem: str
 
 
-def describe_settings() -> Iterator[SettingGroup]:
-    """Describe the settings of every subclass of `Environment` that has been imported, good values or bad."""
+def kinds_of_settings() -> list[type[Environment]]:
+    """Every subclass of `Environment` that has been imported, an owner's own included."""
     kinds = list(Environment.__subclasses__())
-    seen: set[str] = set()
     for kind in kinds:
         kinds += [each for each in kind.__subclasses__() if each not in kinds]
+    return kinds
+
+
+def describe_settings() -> Iterator[SettingGroup]:
+    """Describe the settings of every subclass of `Environment` that has been imported, good values or bad."""
+    seen: set[str] = set()
+    for kind in kinds_of_settings():
         group = _describe(kind)
         settings = [setting for setting in group.settings if setting.name not in seen]
         seen.update(setting.name for setting in settings)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,8 +34,14 @@ def main() -> None:
     try:
         cli()
     except OperatorError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_plain(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    from bot.runtime.logs import plain
+
+    return plain(text)
 
 
 @cli.command()
@@ -53,10 +60,13 @@ def run(
     _ = settings.token
     _import_aiogram()
     from bot.runtime import app
+    from bot.runtime.telegram.transaction import left_behind
 
     async def work() -> None:
         stop = _stop_on_signals(at_the_latest=settings.shutdown_timeout + LAST_SECONDS)
         await app.run(settings, stop, skip=skip)
+        if left_behind:
+            os._exit(0)  # the event loop would wait for them
 
     run_async(work())
 
@@ -101,7 +111,7 @@ def doctor() -> None:
     from bot.runtime.doctor import diagnose
 
     async def work() -> None:
-        findings = await diagnose(read_settings(log_level="ERROR"))
+        findings = await diagnose(read_settings(log_level="ERROR"), _import_settings())
         for finding in findings:
             _print_finding(finding)
         if any(finding.level == "error" for finding in findings):
@@ -117,7 +127,11 @@ def settings(
     """List every setting: its default, what it means, and whether it is set. Shows no values."""
     from bot.runtime.config import describe_settings
 
-    _import_settings()
+    if reason := _import_settings():
+        print(
+            f"warning: settings of your own may be missing, bot/agent.py fails: {_plain(reason)}",
+            file=sys.stderr,
+        )
     groups = [group for group in describe_settings() if group.settings]
     if markdown:
         _print_markdown(groups)
@@ -125,8 +139,12 @@ def settings(
         _print_table(groups)
 
 
-def _import_settings() -> None:
-    """Import every module that may define settings: of the engine, of the provider, of the owner."""
+def _import_settings() -> str:
+    """Import every module that may define settings: of the engine, of the provider, of the owner.
+
+    Returns:
+        Why what the owner wrote cannot be imported; empty when it can.
+    """
     from importlib import import_module
 
     from bot.runtime.chosen import STORE
@@ -138,8 +156,8 @@ def _import_settings() -> None:
     try:
         load_owner()
     except Exception as error:  # what the owner's modules do when they are imported may need good settings
-        reason = str(error) if isinstance(error, OperatorError) else type(error).__name__
-        print(f"warning: settings of your own may be missing, bot/agent.py fails: {reason}", file=sys.stderr)
+        return str(error) if isinstance(error, OperatorError) else type(error).__name__
+    return ""
 
 
 def _print_table(groups: "list[SettingGroup]") -> None:
@@ -184,11 +202,14 @@ def _stop_on_signals(at_the_latest: float) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     end = threading.Timer(at_the_latest, os._exit, [0])
     end.daemon = True
+    is_asked = threading.Lock()
 
     def ask(*_: object) -> None:
-        if not end.is_alive():
-            end.start()
-        loop.call_soon_threadsafe(stop.set)
+        # Another signal may come in the midst of this, or when the loop is closed.
+        if is_asked.acquire(blocking=False):
+            with suppress(RuntimeError):
+                end.start()
+                loop.call_soon_threadsafe(stop.set)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
@@ -198,4 +219,4 @@ def _stop_on_signals(at_the_latest: float) -> asyncio.Event:
 def _print_finding(finding: "Finding") -> None:
     colours = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "error": typer.colors.RED}
     typer.secho(f"{finding.level:>7}", fg=colours[finding.level], nl=False)
-    typer.echo(f"  {finding.text}")
+    typer.echo(f"  {_plain(finding.text)}")

@@ -61,12 +61,14 @@ def export(
     Records that cannot be read are named on standard error. The others are then in FILE.partial, and FILE is
     left as it was.
     """
+    from bot.runtime.logs import plain
+
     unreadable = 0
 
     def tell(error: Exception) -> None:
         nonlocal unreadable
         unreadable += 1
-        print(error, file=sys.stderr)
+        print(plain(str(error)), file=sys.stderr)
 
     async def work(store: "OperatorStore") -> None:
         from bot.runtime.state.transfer import export_lines

@@ -29,7 +29,7 @@ import structlog
 
 from bot.runtime.app import App, Owner, load_owner, open_app
 from bot.runtime.chosen import STORE
-from bot.runtime.config import KEEPS_APART, Environment, load_settings
+from bot.runtime.config import KEEPS_APART, kinds_of_settings, load_settings
 from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import Message
@@ -106,6 +106,7 @@ class _RunningBot:
             load_settings(),
             session=self.telegram.session,
             token=TOKEN,
+            bot_id=self.telegram.me["id"],
             store=self.store,
             owner=self._owner,
         )
@@ -238,20 +239,14 @@ def _isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unset every setting: the bot's, the backend's, and the owner's own."""
     import_module(STORE.partition(":")[0])
     load_owner()
-    for kind in _kinds_of_settings():
+    for kind in kinds_of_settings():
         for name in kind.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.setitem(kind.model_config, "env_file", None)
 
 
 def _settings_that_keep_apart() -> Iterator[str]:
-    for kind in _kinds_of_settings():
+    for kind in kinds_of_settings():
         for name, field in kind.model_fields.items():
             if field.json_schema_extra is KEEPS_APART:
                 yield name.upper()
-
-
-def _kinds_of_settings(kind: type[Environment] = Environment) -> Iterator[type[Environment]]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from _kinds_of_settings(each)

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
-from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
+from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
@@ -26,7 +26,9 @@ class UnusableLine(ValueError):
     def __init__(self, number: int, reason: Exception, imported: int) -> None:
         """Name the line, counted from 1, and say how many users are imported."""
         users = "1 user is" if imported == 1 else f"{imported} users are"
-        super().__init__(f"line {number}: {reason} ({users} imported; fix the line and import again)")
+        # Keys may be what people wrote. The line has them.
+        text = reason.outline if isinstance(reason, StateValueError) else str(reason)
+        super().__init__(f"line {number}: {text} ({users} imported; fix the line and import again)")
 
 
 async def export_lines(
@@ -113,7 +115,7 @@ def read_line(line: bytes) -> UserRecord:
         # Not orjson, which reads integers beyond 64 bits as floats.
         _Line.model_validate(value := from_json(line, allow_inf_nan=False))
     except ValidationError as error:
-        raise ValueError(f"not an exported record: {_what_is_wrong(error)}") from None
+        raise _what_is_wrong(error) from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     return UserRecord.from_json(value)
@@ -201,14 +203,15 @@ def _is_gone(record: UserRecord) -> bool:
     return record.is_empty and (record.version == 0 or record.forgotten > 0)
 
 
-def _what_is_wrong(error: ValidationError) -> str:
-    """Where and what, as `StateValueError` says it: without the value."""
+def _what_is_wrong(error: ValidationError) -> ValueError:
+    """Where and what: without the value."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     what, *_ = first["msg"].split(" or instance of ")
     if not first["loc"]:
-        return what
-    part, *below = first["loc"]
-    return f"{part}{''.join(f'[{each!r}]' for each in below)}: {what}"
+        return ValueError(f"not an exported record: {what}")
+    part, *below = first["loc"] if first["loc"][0] in _Line.model_fields else ("", *first["loc"])
+    where = f"{part}{''.join(f'[{each!r}]' for each in below)}"
+    return StateValueError(where, f"is not as exported: {what}")
 
 
 class _Part(BaseModel):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import StateConflict, StateForgotten
+from bot.runtime.errors import StateConflict, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Limits, Message, UserRecord
 from bot.runtime.state.store import Changes, StateStore
@@ -43,8 +43,10 @@ class Turn:
         history: the conversation, oldest message first; append to it with `remember`.
         fsm: conversation flows, see `bot.runtime.state.fsm`.
         user: who wrote, when the turn belongs to a Telegram update.
+        at: when its update came, in seconds since 1970 by Telegram's clock; `None` when that is not known.
         replies: what goes out once the turn is committed.
         is_open: whether changes still count. It ends when the turn is committed or given up.
+        is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
         counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
             clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
@@ -57,6 +59,7 @@ class Turn:
         limits: Limits,
         *,
         user: "User | None" = None,
+        at: float | None = None,
         is_anonymous: bool = False,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
@@ -66,8 +69,10 @@ class Turn:
         self.history = record.history
         self.fsm = record.fsm
         self.user = user
+        self.at = at
         self.replies: list[TelegramMethod[Any]] = []
         self.is_open = True
+        self.is_given_up = False
         self.is_anonymous = is_anonymous
         now = record.version / 1e6
         self.counters: dict[str, list[int]] = {
@@ -145,7 +150,7 @@ class Turn:
             history=list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
         )
-        return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
+        return Turn(record, self._limits, user=self.user, at=self.at, is_anonymous=self.is_anonymous)
 
     def when_committed(self, begin: Callable[[], None]) -> None:
         """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
@@ -155,6 +160,10 @@ class Turn:
     def begins_work(self) -> bool:
         """Whether something waits for the commit."""
         return bool(self._afterwards)
+
+    def give_up(self) -> None:
+        """End the turn though its code may still run: whatever that does from now on is without effect."""
+        self.is_open, self.is_given_up = False, True
 
     def committed(self) -> None:
         """Begin what waits for the commit. In an update it waits for the replies, too."""
@@ -287,9 +296,11 @@ async def mutate(
     Raises:
         StateConflict: others committed first, too often in a row.
         StateForgotten: the user was forgotten meanwhile.
+        TurnGivenUp: the caller's own turn took too long.
         StateUnavailable: the backend is away; whether the change was applied is unknown.
         StateError: as `StateStore.load` and `StateStore.commit` say.
     """
+    _check_time()
     running = current_turn()
     is_inside = running and running.is_open and not running.is_anonymous
     async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
@@ -302,6 +313,7 @@ async def mutate(
             with turn.active():
                 result = await change(turn)
             changes = turn.changes()
+            _check_time()
             try:
                 if changes is not None:
                     await store.commit(user_id, changes, expect=record.version)
@@ -311,6 +323,11 @@ async def mutate(
                 turn.committed()
                 return result
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
+
+
+def _check_time() -> None:
+    if (turn := _current.get()) and turn.is_given_up:
+        raise TurnGivenUp
 
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:

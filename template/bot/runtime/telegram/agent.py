@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.errors import StateError, StateForgotten
+from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORDS = 1.0
-"""Seconds that cancelled background work has for cleaning up."""
+"""Seconds that what was cancelled has for cleaning up."""
 
 log = structlog.get_logger()
 
@@ -238,6 +238,8 @@ class TelegramAgentAdapter:
             self._background.start(run(), context)
 
         turn = current_turn()
+        if turn and turn.is_given_up:
+            raise TurnGivenUp
         if turn and turn.is_open:
             turn.when_committed(begin)
         else:
@@ -273,6 +275,8 @@ class TelegramAgentAdapter:
         if turn and turn.is_open:
             turn.reply(method)
             return
+        if (earlier := current_turn()) and earlier.is_given_up:
+            raise TurnGivenUp
         if turn and (await self.store.load(user_id)).forgotten > turn.version:
             log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
             return

@@ -381,7 +381,7 @@ class Outbox:
                 sorry = SendMessage(chat_id=chat, text=delivery.sorry)
                 await self._bot(sorry, request_timeout=SORRY_SECONDS)
             except Exception as failure:  # whatever it is, it was an attempt
-                log.info("not told either", reason=_reason(failure))
+                log.info("not told either", reason=failure)
 
 
 def replies_of(entry: OutboxEntry) -> list[Reply]:
@@ -461,11 +461,11 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
         except TelegramMigrateToChat as error:
             moved_to = str(error.migrate_to_chat_id)
             if reply.params.get("chat_id") == moved_to:
-                raise DeliveryFailed("refused", error.message) from error
+                raise DeliveryFailed("refused", _reason(error)) from error
             reply = replace(reply, params={**reply.params, "chat_id": moved_to})
         except Exception as error:
             if "parse_mode" in reply.params and _is_about_markup(error):
-                log.warning("markup refused, sent as plain text", reason=_reason(error))
+                log.warning("markup refused, sent as plain text", reason=error)
                 plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
                 for part in split_reply(replace(reply, params=plain)):
                     await deliver(bot, part, pause)
@@ -529,11 +529,11 @@ def _is_about_markup(error: Exception) -> bool:
 
 def _note_failure(reply: Reply, error: DeliveryFailed) -> None:
     if reply.method == "answerCallbackQuery" and error.kind == "refused":
-        log.info("too late to stop the button from spinning", reason=str(error))
+        log.info("too late to stop the button from spinning", reason=error.__cause__ or error)
         return
     metrics.GIVEN_UP.labels(error.kind).inc()
-    log.warning("reply given up", method=reply.method, kind=error.kind, reason=str(error))
+    log.warning("reply given up", method=reply.method, kind=error.kind, reason=error.__cause__ or error)
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "message", None) or type(error).__name__
+    return type(error).__name__

@@ -5,9 +5,9 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiogram import Bot, Dispatcher
@@ -22,7 +22,7 @@ from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.record import OutboxEntry, UserRecord
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
@@ -43,6 +43,8 @@ CLOCKS_DIFFER = 5.0
 
 Begin = Callable[[], None]
 """Begins what an update's turn handed to `background`."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -134,7 +136,7 @@ class Transaction:
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user)
+        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
         queue = queue_of(update, sender.chat, self._bot.token)
 
         async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
@@ -179,7 +181,7 @@ class Transaction:
 
     async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, is_anonymous=True)
+        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
         begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)
@@ -199,16 +201,17 @@ class Transaction:
         Raises:
             Exception: what a handler raised, whoever caught it, unless they chose to keep the turn.
         """
-        with turn.active():
-            async with _limited(self._agent_timeout):
-                result = None
-                with contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
-                    result = await self._dispatcher.feed_update(self._bot, update)
-                for method in result if isinstance(result, list | tuple) else [result]:
-                    if isinstance(method, TelegramMethod):
-                        turn.reply(method)
-                if turn.failure:
-                    raise turn.failure
+
+        async def handle() -> Any:
+            with turn.active(), contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
+                return await self._dispatcher.feed_update(self._bot, update)
+
+        result = await _limited(handle(), self._agent_timeout, turn)
+        for method in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(method, TelegramMethod):
+                turn.reply(method)
+        if turn.failure:
+            raise turn.failure
         return "ignored" if result is UNHANDLED else "handled"
 
     async def _apology(
@@ -219,9 +222,13 @@ class Transaction:
         begin = _nothing
         try:
             # In a turn that nobody commits: what is changed now must not get in the way of the apology.
-            with (aside := turn.as_loaded()).active():
-                async with _limited(ON_ERROR_SECONDS):
-                    chosen = await self._agent.on_error(error)
+            aside = turn.as_loaded()
+
+            async def ask() -> str | None:
+                with aside.active():
+                    return await self._agent.on_error(error)
+
+            chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
             begin = aside.committed
             if chosen is not None:
                 text = clean(chosen)
@@ -333,17 +340,53 @@ def _watched(
 setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
 
 
-@contextlib.asynccontextmanager
-async def _limited(seconds: float) -> AsyncIterator[None]:
-    """Limit the owner's code in time, and take it for an error when it cancels itself."""
+async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
+    """Run the owner's code for so long, and take it for an error when it cancels itself.
+
+    It runs in a task of its own, which can be left behind: code that catches every exception catches its
+    cancellation, too. What it does to its turn after that has no effect.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    task = asyncio.create_task(work)
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        await _stop(task, turn)
+        raise
+    if not task.done():
+        raise TimeoutError(f"not done within {seconds:g} s") from await _stop(task, turn)
+    try:
+        return task.result()
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
         raise RuntimeError("waited for something that was cancelled") from error
+
+
+async def _stop(task: asyncio.Task[Any], turn: Turn) -> BaseException | None:
+    """Cancel a task; what tells where it was, if it lets itself be cancelled."""
+    turn.give_up()
+    task.cancel()
+    await asyncio.wait({task}, timeout=LAST_WORDS)
+    task.add_done_callback(_ended)
+    if not task.done():
+        left_behind.add(task)
+        log.error("the agent goes on though it was cancelled: does it catch every exception?")
+        return None
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return error
+
+
+left_behind: set[asyncio.Task[Any]] = set()
+"""Agents' tasks that do not end when they are cancelled; held here until they do."""
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    left_behind.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("the agent failed after it was given up", reason=error)
 
 
 def _chat_of(sender: Sender) -> str:

@@ -198,7 +198,7 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
         except (TelegramAPIError, ClientDecodeError) as error:  # the latter: a page of HTML
             if isinstance(error, TelegramRetryAfter):
                 delay = error.retry_after
-            log.warning("webhook not registered", reason=error.message, retry_in=delay)
+            log.warning("webhook not registered", reason=error, retry_in=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, LONGEST_BACKOFF)
 

@@ -98,6 +98,7 @@ class DevServer(ABC):
         if not self._use:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self.folder.chmod(0o700)  # what people write is in there
                 self._use = (self.folder / "users.lock").open("ab")
             except OSError as error:
                 raise OperatorError(

@@ -10,8 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
-from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
-from bot.runtime.state.codec import dumps
+from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.record import Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
@@ -26,7 +25,9 @@ class UnusableLine(ValueError):
     def __init__(self, number: int, reason: Exception, imported: int) -> None:
         """Name the line, counted from 1, and say how many users are imported."""
         users = "1 user is" if imported == 1 else f"{imported} users are"
-        super().__init__(f"line {number}: {reason} ({users} imported; fix the line and import again)")
+        # Keys may be what people wrote. The line has them.
+        text = reason.outline if isinstance(reason, StateValueError) else str(reason)
+        super().__init__(f"line {number}: {text} ({users} imported; fix the line and import again)")
 
 
 async def export_lines(
@@ -113,7 +114,7 @@ def read_line(line: bytes) -> UserRecord:
         # Not orjson, which reads integers beyond 64 bits as floats.
         _Line.model_validate(value := from_json(line, allow_inf_nan=False))
     except ValidationError as error:
-        raise ValueError(f"not an exported record: {_what_is_wrong(error)}") from None
+        raise _what_is_wrong(error) from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     return UserRecord.from_json(value)
@@ -155,9 +156,8 @@ async def import_record(
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
             turn.changes() or Changes(),
-            applied=tuple(key for key in record.acknowledged if key not in existing.applied),
+            applied=tuple(key for key in record.applied if key not in existing.applied),
             outbox=outbox,
-            marks=_marks(existing, record),
         )
         try:
             await store.commit(record.user_id, changes, expect=existing.version)
@@ -165,15 +165,6 @@ async def import_record(
             continue
         return True
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
-
-
-def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
-    """The imported marks, but for those of updates that are known to be applied here, and acknowledged."""
-    return {
-        name: dumps(mark, "marks")
-        for name, mark in imported.marks.items()
-        if not name.isdecimal() or int(name) not in existing.acknowledged
-    }
 
 
 def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
@@ -201,14 +192,15 @@ def _is_gone(record: UserRecord) -> bool:
     return record.is_empty and (record.version == 0 or record.forgotten > 0)
 
 
-def _what_is_wrong(error: ValidationError) -> str:
-    """Where and what, as `StateValueError` says it: without the value."""
+def _what_is_wrong(error: ValidationError) -> ValueError:
+    """Where and what: without the value."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     what, *_ = first["msg"].split(" or instance of ")
     if not first["loc"]:
-        return what
-    part, *below = first["loc"]
-    return f"{part}{''.join(f'[{each!r}]' for each in below)}: {what}"
+        return ValueError(f"not an exported record: {what}")
+    part, *below = first["loc"] if first["loc"][0] in _Line.model_fields else ("", *first["loc"])
+    where = f"{part}{''.join(f'[{each!r}]' for each in below)}"
+    return StateValueError(where, f"is not as exported: {what}")
 
 
 class _Part(BaseModel):
@@ -238,11 +230,6 @@ class _Reply(_Part):
 class _Outgoing(_Part):
     replies: list[_Reply]
     at: FiniteFloat | None
-    owed: bool = False
-    failures: Annotated[int, Field(ge=0)] = 0
-
-
-_Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
 
 
 class _Line(_Part):
@@ -252,4 +239,3 @@ class _Line(_Part):
     fsm: dict[str, _Flow]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
-    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}

@@ -283,9 +283,9 @@ def _turn() -> Turn:
 
 
 async def _show_typing(bot: Bot, message: Message) -> None:
-    """Show in the message's chat that the bot is typing, for as long as this runs."""
+    """Show in the message's chat that the bot is typing, for as long as this and the turn last."""
     thread_id = message.message_thread_id if message.is_topic_message else None
     action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
-    while True:
+    while _turn().is_open:
         await bot(action)
         await asyncio.sleep(TYPING_LASTS - 0.5)

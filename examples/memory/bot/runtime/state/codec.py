@@ -59,23 +59,23 @@ def _check(value: Any, where: str, depth: int) -> None:
         return
     if kind is str:
         if not is_storable(value):
-            raise StateValueError(f"{where} holds a NUL or a lone surrogate")
+            raise StateValueError(where, "holds a NUL or a lone surrogate")
     elif kind is int:
         if value not in _INT_RANGE:
-            raise StateValueError(f"{where} is an integer beyond 64 bits; keep it as a str")
+            raise StateValueError(where, "is an integer beyond 64 bits; keep it as a str")
     elif kind is float:
         if not math.isfinite(value):
-            raise StateValueError(f"{where} is NaN or infinite, which JSON cannot express")
+            raise StateValueError(where, "is NaN or infinite, which JSON cannot express")
     elif kind is list or kind is dict:
         if depth == MAX_DEPTH:
-            raise StateValueError(f"{where} is nested more than {MAX_DEPTH} levels deep")
+            raise StateValueError(where, f"is nested more than {MAX_DEPTH} levels deep")
         if kind is list:
             for index, item in enumerate(value):
                 _check(item, f"{where}[{index}]", depth + 1)
         else:
             for key, item in value.items():
                 if type(key) is not str or not is_storable(key):
-                    raise StateValueError(f"{where} has a key that is not plain text")
+                    raise StateValueError(where, "has a key that is not plain text")
                 _check(item, f"{where}[{key!r}]", depth + 1)
     else:
-        raise StateValueError(f"{where} is a {kind.__name__}, which JSON cannot give back")
+        raise StateValueError(where, f"is a {kind.__name__}, which JSON cannot give back")

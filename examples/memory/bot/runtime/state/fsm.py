@@ -19,7 +19,8 @@ from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 
 T = TypeVar("T")
 Flow = dict[str, Any]
-"""One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970.
+"""One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970
+by Telegram's clock.
 What is missing was never set."""
 
 
@@ -41,6 +42,8 @@ class RecordStorage(BaseStorage):
         self._store = store
         self._lanes = lanes
         self._ttl = ttl
+        self._ahead: float | None = None
+        """How far Telegram's time is ahead of this machine's monotonic clock, which nobody sets."""
 
     async def close(self) -> None:
         """Do nothing: the store is closed by whoever opened it."""
@@ -86,18 +89,17 @@ class RecordStorage(BaseStorage):
         return await self._change(key, merge)
 
     async def _read(self, key: StorageKey) -> Flow:
-        turn = _turn_of(key)
-        flows = turn.fsm if turn else (await self._store.load(str(key.user_id))).fsm
-        return self._live(flows, key)
+        turn = _turn_of(key) or Turn(await self._store.load(str(key.user_id)), self._store.limits)
+        return self._live(turn, key)
 
     async def _change(self, key: StorageKey, change: Callable[[Flow], T]) -> T:
         async def apply(turn: Turn) -> T:
-            flow = self._live(turn.fsm, key)
+            flow = self._live(turn, key)
             result = change(flow)
             if flow.get("state") is None and not flow.get("data"):
                 turn.fsm.pop(flow_name(key), None)
             else:
-                turn.fsm[flow_name(key)] = flow | {"at": time.time()}
+                turn.fsm[flow_name(key)] = flow | {"at": self._now(turn)}
             return result
 
         if turn := _turn_of(key):
@@ -106,11 +108,25 @@ class RecordStorage(BaseStorage):
         since = earlier.version if earlier and earlier.user_id == str(key.user_id) else None
         return await mutate(self._store, str(key.user_id), apply, since=since, lanes=self._lanes)
 
-    def _live(self, flows: dict[str, Flow], key: StorageKey) -> Flow:
+    def _now(self, turn: Turn) -> float:
+        """Telegram's time, as the dates of updates tell it; before the first of them, this machine's.
+
+        Replicas, and a bot that was down, so agree on it. A pressed button has no date of its own.
+        """
+        if turn.at is None:
+            return time.time() if self._ahead is None else time.monotonic() + self._ahead
+        ahead = turn.at - time.monotonic()
+        self._ahead = ahead if self._ahead is None else max(ahead, self._ahead)
+        return turn.at
+
+    def _live(self, turn: Turn, key: StorageKey) -> Flow:
         """The flow; one that has expired is dropped, for good if this is a turn that is committed."""
-        flow = flows.get(flow_name(key), {})
-        if flow and self._ttl and flow["at"] + self._ttl <= time.time():
-            del flows[flow_name(key)]
+        flow: Flow = turn.fsm.get(flow_name(key), {})
+        now = self._now(turn)
+        # Telegram's dates are rounded down to seconds: what may still be in time is.
+        is_rounded = turn.at is not None
+        if flow and self._ttl and now - flow["at"] >= self._ttl + is_rounded:
+            del turn.fsm[flow_name(key)]
             return {}
         return flow
 

@@ -6,15 +6,14 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import StateConflict, StateForgotten
+from bot.runtime.errors import StateConflict, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Limits, Message, UserRecord
 from bot.runtime.state.store import Changes, StateStore
@@ -43,12 +42,11 @@ class Turn:
         history: the conversation, oldest message first; append to it with `remember`.
         fsm: conversation flows, see `bot.runtime.state.fsm`.
         user: who wrote, when the turn belongs to a Telegram update.
+        at: when its update came, in seconds since 1970 by Telegram's clock; `None` when that is not known.
         replies: what goes out once the turn is committed.
         is_open: whether changes still count. It ends when the turn is committed or given up.
+        is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
-        counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
-            clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
-        failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
     """
 
     def __init__(
@@ -57,6 +55,7 @@ class Turn:
         limits: Limits,
         *,
         user: "User | None" = None,
+        at: float | None = None,
         is_anonymous: bool = False,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
@@ -66,15 +65,11 @@ class Turn:
         self.history = record.history
         self.fsm = record.fsm
         self.user = user
+        self.at = at
         self.replies: list[TelegramMethod[Any]] = []
         self.is_open = True
+        self.is_given_up = False
         self.is_anonymous = is_anonymous
-        now = record.version / 1e6
-        self.counters: dict[str, list[int]] = {
-            name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
-        }
-        self.failure: BaseException | None = None
-        self._replies_before_failure = 0
         self._record = record
         self._limits = limits
         self._loaded_state = _frozen(record.state)
@@ -105,23 +100,6 @@ class Turn:
         self._loaded_fsm = {}
         self._loaded_history = ()
 
-    def fail(self, error: BaseException) -> None:
-        """Note that an exception ended a handler, a filter or a middleware."""
-        if self.failure is None:
-            self.failure = error
-            self._replies_before_failure = len(self.replies)
-
-    def keep(self) -> None:
-        """Keep what the turn has changed, though an exception ended a handler.
-
-        For whoever catches it: a handler of errors, or a middleware.
-        """
-        self.failure = None
-
-    def replies_to_failure(self) -> "list[TelegramMethod[Any]]":
-        """What those who caught the exception reply."""
-        return self.replies[self._replies_before_failure :] if self.failure else []
-
     def personal_data(self) -> dict[str, Any]:
         """What the user may have a copy of, as a JSON object."""
         return UserRecord(self.user_id, state=self.state, history=self.history, fsm=self.fsm).personal_data()
@@ -145,19 +123,18 @@ class Turn:
             history=list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
         )
-        return Turn(record, self._limits, user=self.user, is_anonymous=self.is_anonymous)
+        return Turn(record, self._limits, user=self.user, at=self.at, is_anonymous=self.is_anonymous)
 
     def when_committed(self, begin: Callable[[], None]) -> None:
-        """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
+        """Have `begin` called once the turn is committed; not at all, when it is given up."""
         self._afterwards.append(begin)
 
-    @property
-    def begins_work(self) -> bool:
-        """Whether something waits for the commit."""
-        return bool(self._afterwards)
+    def give_up(self) -> None:
+        """End the turn though its code may still run: whatever that does from now on is without effect."""
+        self.is_open, self.is_given_up = False, True
 
     def committed(self) -> None:
-        """Begin what waits for the commit. In an update it waits for the replies, too."""
+        """Note that the turn is kept, and begin what waits for that."""
         for begin in self._afterwards:
             begin()
 
@@ -184,22 +161,11 @@ class Turn:
             messages=messages,
             clear_history=clear,
             keep_history=len(kept),
-            marks=self.counter_changes(),
             forget=self._forget,
             size=content + history_size,
         )
-        is_nothing = not (
-            changes.state or changes.fsm or messages or clear or changes.marks or changes.forget
-        )
+        is_nothing = not (changes.state or changes.fsm or messages or clear or changes.forget)
         return None if is_nothing else changes
-
-    def counter_changes(self) -> dict[str, bytes | None]:
-        """The counters that changed, or whose time is over, as `Changes.marks`."""
-        before = {name: mark for name, mark in self._record.marks.items() if not name.isdecimal()}
-        changed = {
-            name: dumps(mark, name) for name, mark in self.counters.items() if mark != before.get(name)
-        }
-        return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
     def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
         """The newest messages that state and limits leave room for, and their bytes as JSON."""
@@ -227,44 +193,12 @@ def current_turn() -> Turn | None:
     return _current.get()
 
 
-@dataclass(slots=True)
-class _Entry:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-class KeyedLock:
-    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
-
-    def __init__(self) -> None:
-        """Make a lock that nobody holds."""
-        self._entries: dict[str, _Entry] = {}
-
-    def __len__(self) -> int:
-        """How many keys are held at this moment."""
-        return len(self._entries)
-
-    @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Wait for the key, and hold it until the end of the block."""
-        entry = self._entries.setdefault(key, _Entry())
-        entry.users += 1
-        try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]
-
-
 async def mutate(
     store: StateStore,
     user_id: str,
     change: Callable[[Turn], Awaitable[T]],
     *,
     since: int | None = None,
-    lanes: KeyedLock | None = None,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -273,9 +207,6 @@ async def mutate(
         user_id: whose record.
         change: changes the turn it is given; it may run several times.
         since: a version the caller acts upon; a user forgotten after it stays forgotten.
-        lanes: hold one for each record that is being changed in this process. The change waits for its turn
-            there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
-            of another record's turn it does not wait, as that one may be waiting, too.
 
     Returns:
         What `change` returned.
@@ -283,30 +214,35 @@ async def mutate(
     Raises:
         StateConflict: others committed first, too often in a row.
         StateForgotten: the user was forgotten meanwhile.
+        TurnGivenUp: the caller's own turn took too long.
         StateUnavailable: the backend is away; whether the change was applied is unknown.
         StateError: as `StateStore.load` and `StateStore.commit` say.
     """
-    running = current_turn()
-    is_inside = running and running.is_open and not running.is_anonymous
-    async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
-        for attempt in range(COMMIT_ATTEMPTS):
-            record = await store.load(user_id)
-            since = record.version if since is None else since
-            if record.forgotten > since:
-                raise StateForgotten("forgotten meanwhile", user_id)
-            turn = Turn(record, store.limits)
-            with turn.active():
-                result = await change(turn)
-            changes = turn.changes()
-            try:
-                if changes is not None:
-                    await store.commit(user_id, changes, expect=record.version)
-            except StateConflict:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-            else:
-                turn.committed()
-                return result
+    _check_time()
+    for attempt in range(COMMIT_ATTEMPTS):
+        record = await store.load(user_id)
+        since = record.version if since is None else since
+        if record.forgotten > since:
+            raise StateForgotten("forgotten meanwhile", user_id)
+        turn = Turn(record, store.limits)
+        with turn.active():
+            result = await change(turn)
+        changes = turn.changes()
+        _check_time()
+        try:
+            if changes is not None:
+                await store.commit(user_id, changes, expect=record.version)
+        except StateConflict:
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        else:
+            turn.committed()
+            return result
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
+
+
+def _check_time() -> None:
+    if (turn := _current.get()) and turn.is_given_up:
+        raise TurnGivenUp
 
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:

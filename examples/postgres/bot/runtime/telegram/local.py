@@ -87,7 +87,7 @@ class LocalTelegram:
     def __init__(self) -> None:
         """Know nobody, and no bot to bring updates to."""
         self.session = _LocalSession(self)
-        self.me = {
+        self.me: Json = {
             "id": int(TOKEN.partition(":")[0]),
             "is_bot": True,
             "first_name": "Bot",

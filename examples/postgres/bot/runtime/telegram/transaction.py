@@ -2,47 +2,36 @@
 
 import asyncio
 import contextlib
-import functools
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiogram import Bot, Dispatcher
-from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
-from aiogram.dispatcher.middlewares.manager import MiddlewareManager
+from aiogram.dispatcher.event.bases import UNHANDLED
 from aiogram.methods import SendMessage, TelegramMethod
-from aiogram.types import TelegramObject, Update
+from aiogram.types import Update
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateUnavailable
-from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.codec import clean
 from bot.runtime.state.record import UserRecord
-from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
+from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Outbox, outbox_changes, stored_replies
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
+from bot.runtime.telegram.updates import Sender, date_of
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
 
-FORGETS = 0
-"""Noted in the place of a queue with an update at which its user was forgotten."""
-
-IDS_A_DAY = 10_000_000
-"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
-goes on anywhere else."""
-
-CLOCKS_DIFFER = 5.0
-"""Seconds by which the store's clock may be ahead of Telegram's."""
-
 IsDone = Callable[[int], bool]
 """Tells of an update id whether this process has dealt with it, replies included."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -77,8 +66,6 @@ class Transaction:
         self._texts = texts
         self._agent_timeout = agent_timeout
         self._outbox = Outbox(bot)
-        self._began: LruDict[int] = LruDict()
-        self.lanes = agent.lanes
 
     async def run(self, update: Update, sender: Sender, is_done: IsDone) -> str:
         """Run it; start over when another commit to the record was first.
@@ -106,11 +93,8 @@ class Transaction:
                 metrics.DUPLICATES.inc()
                 await self._deliver(update, stored_replies(record, update.update_id))
                 return "seen"
-            if (began := self._began.get(update.update_id, -1)) < 0:
-                self._began.set(update.update_id, began := record.version)
-            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
-                outcome, replies = await self._commit(update, sender, record, is_done, is_late=is_late)
+                outcome, replies = await self._commit(update, sender, record, is_done)
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
@@ -120,28 +104,21 @@ class Transaction:
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
     async def _commit(
-        self, update: Update, sender: Sender, record: UserRecord, is_done: IsDone, *, is_late: bool
+        self, update: Update, sender: Sender, record: UserRecord, is_done: IsDone
     ) -> tuple[str, list[Reply]]:
-        """Handle the update and commit what it changed or, where it failed, an apology.
-
-        One that is late, because its user has been forgotten since it was sent or begun, is not handled.
-        """
+        """Handle the update and commit what it changed or, where it failed, an apology."""
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user)
+        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
 
         async def write(changes: Changes, replies: list[Reply]) -> None:
             noted = replace(
-                _noted(changes, record, update, queue_of(update, sender.chat, self._bot.token)),
+                changes,
+                applied=(update.update_id,),
                 outbox=outbox_changes(record, update, replies, is_done),
             )
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
 
-        if is_late:
-            log.info("without effect: its user was forgotten meanwhile")
-            replies = await self._outbox.prepare(update, [])
-            await write(Changes(), replies)
-            return "forgotten", replies
         failure: Exception
         try:
             outcome = await self._handle(turn, update)
@@ -166,12 +143,12 @@ class Transaction:
         replies = await self._apology(turn, update, sender, failure)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
         with contextlib.suppress(StateTooLarge):
-            await write(Changes(marks=turn.counter_changes()), replies)
+            await write(Changes(), replies)
         return _outcome_of(failure), replies
 
     async def _without_record(self, update: Update, sender: Sender) -> str:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, is_anonymous=True)
+        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
         try:
             outcome = await self._handle(turn, update)
             replies = await self._outbox.prepare(update, turn.replies)
@@ -181,48 +158,44 @@ class Transaction:
             log.exception("update failed")
             outcome = _outcome_of(error)
             apology = await self._apology(turn, update, sender, error)
-            replies = apology if update.message or turn.replies_to_failure() else []
+            replies = apology if update.message else []
         else:
             turn.committed()
         await self._deliver(update, replies)
         return outcome
 
     async def _handle(self, turn: Turn, update: Update) -> str:
-        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
+        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
 
-        Raises:
-            Exception: what a handler raised, whoever caught it, unless they chose to keep the turn.
-        """
-        with turn.active():
-            async with _limited(self._agent_timeout):
-                result = None
-                with contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
-                    result = await self._dispatcher.feed_update(self._bot, update)
-                for method in result if isinstance(result, list | tuple) else [result]:
-                    if isinstance(method, TelegramMethod):
-                        turn.reply(method)
-                if turn.failure:
-                    raise turn.failure
-        return "ignored" if result is UNHANDLED else "handled"
+        async def handle() -> Any:
+            with turn.active():
+                return await self._dispatcher.feed_update(self._bot, update)
+
+        result = await _limited(handle(), self._agent_timeout, turn)
+        if result is UNHANDLED:
+            return "ignored"
+        for method in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(method, TelegramMethod):
+                turn.reply(method)
+        return "handled"
 
     async def _apology(self, turn: Turn, update: Update, sender: Sender, error: Exception) -> list[Reply]:
         """Tell the owner of an error, and prepare what to tell the user."""
         text = _sorry(self._texts.of(sender.language), error)
         try:
             # In a turn that nobody commits: what is changed now must not get in the way of the apology.
-            with (aside := turn.as_loaded()).active():
-                async with _limited(ON_ERROR_SECONDS):
-                    chosen = await self._agent.on_error(error)
+            aside = turn.as_loaded()
+
+            async def ask() -> str | None:
+                with aside.active():
+                    return await self._agent.on_error(error)
+
+            chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
             aside.committed()
             if chosen is not None:
                 text = clean(chosen)
         except Exception:
             log.exception("on_error failed itself")
-        if answers := turn.replies_to_failure():
-            try:
-                return await self._outbox.prepare(update, answers)
-            except Exception:
-                log.exception("the reply to the failure failed itself")
         methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
         return await self._outbox.prepare(update, methods)
 
@@ -230,85 +203,53 @@ class Transaction:
         await self._outbox.deliver(update.update_id, replies)
 
 
-def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> Changes:
-    """The changes, and that the update is applied.
+async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
+    """Run the owner's code for so long, and take it for an error when it cancels itself.
 
-    Its id stays until it is known to be acknowledged, because another one came from the same queue, or until
-    Telegram has dropped it. Of the ids that are acknowledged the newest stay.
+    It runs in a task of its own, which can be left behind: code that catches every exception catches its
+    cancellation, too. What it does to its turn after that has no effect.
+
+    Raises:
+        TimeoutError: it took longer.
     """
-    commit = record.version / 1e6  # the last one, by the store's clock
-    noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
-    over = [
-        update_id
-        for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
-        if its_queue == queue or at < commit - FORGOTTEN_SECONDS
-    ]
-    # A clock that is wrong may have an id stay for longer, but not for less.
-    at = int(max(time.time(), commit, date_of(update) or 0))
-    own = dumps([at, FORGETS if changes.forget else queue], "marks")
-    marks = {**changes.marks, **{str(update_id): None for update_id in over}, str(update.update_id): own}
-    return replace(changes, applied=tuple(over), marks=marks)
-
-
-def _is_older_than_forgetting(update: Update, record: UserRecord) -> bool:
-    """Whether the user was forgotten after this was sent.
-
-    Where an update had them forgotten, ids tell: Telegram counts. Where an operator had, the clocks have to.
-    """
-    sent, commit = date_of(update), record.version / 1e6
-    if forgettings := [
-        int(name)
-        for name, mark in record.marks.items()
-        if name.isdecimal() and mark[1] == FORGETS and (sent or commit) < mark[0] + FORGOTTEN_SECONDS
-    ]:
-        return any(0 < each - update.update_id < IDS_A_DAY for each in forgettings)
-    at = record.forgotten / 1e6
-    return sent is not None and at <= time.time() and sent < int(at) - CLOCKS_DIFFER
-
-
-def _watched(
-    middlewares: Sequence[Callable[..., Any]], handler: Callable[..., Any]
-) -> Callable[[TelegramObject, dict[str, Any]], Any]:
-    """A handler in its middlewares, with the turn told of every exception that ends one of these.
-
-    For aiogram's `wrap_middlewares`, by which it calls everything: so no middleware and no handler of errors,
-    at whatever level, can have half a turn kept by catching one.
-    """
-
-    def watch(call: Callable[..., Any]) -> Callable[..., Any]:
-        async def watching(event: TelegramObject, data: dict[str, Any]) -> Any:
-            try:
-                return await call(event, data)
-            except (SkipHandler, CancelHandler):
-                raise
-            except BaseException as error:
-                if turn := current_turn():
-                    turn.fail(error)
-                raise
-
-        return watching
-
-    wrapped: Callable[..., Any] = watch(lambda event, data: handler(event, **data))
-    functools.update_wrapper(wrapped, handler)
-    for middleware in reversed(middlewares):
-        wrapped = watch(functools.partial(middleware, wrapped))
-    return wrapped
-
-
-setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
-
-
-@contextlib.asynccontextmanager
-async def _limited(seconds: float) -> AsyncIterator[None]:
-    """Limit the owner's code in time, and take it for an error when it cancels itself."""
+    task = asyncio.create_task(work)
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        await _stop(task, turn)
+        raise
+    if not task.done():
+        raise TimeoutError(f"not done within {seconds:g} s") from await _stop(task, turn)
+    try:
+        return task.result()
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
         raise RuntimeError("waited for something that was cancelled") from error
+
+
+async def _stop(task: asyncio.Task[Any], turn: Turn) -> BaseException | None:
+    """Cancel a task; what tells where it was, if it lets itself be cancelled."""
+    turn.give_up()
+    task.cancel()
+    await asyncio.wait({task}, timeout=LAST_WORDS)
+    task.add_done_callback(_ended)
+    if not task.done():
+        left_behind.add(task)
+        log.error("the agent goes on though it was cancelled: does it catch every exception?")
+        return None
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return error
+
+
+left_behind: set[asyncio.Task[Any]] = set()
+"""Agents' tasks that do not end when they are cancelled; held here until they do."""
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    left_behind.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("the agent failed after it was given up", reason=error)
 
 
 def _outcome_of(error: Exception) -> str:

@@ -242,4 +242,4 @@ async def _ignoring_refusals(work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
     except TelegramAPIError as error:
-        log.debug("side work refused", reason=error.message)
+        log.debug("side work refused", reason=error)

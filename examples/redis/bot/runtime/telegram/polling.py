@@ -118,7 +118,7 @@ class Poller:
         except (TelegramAPIError, ClientDecodeError) as error:
             log.warning(
                 "not confirmed; updates that are delivered again are recognised by their ids",
-                reason=str(error),
+                reason=error,
             )
 
     async def _fetch(self) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ class Poller:
         delay = backoff * random.uniform(0.8, 1.2)
         if isinstance(error, TelegramRetryAfter):
             delay = error.retry_after
-        log.warning("polling failed", reason=error.message, retry_in=round(delay, 1))
+        log.warning("polling failed", reason=error, retry_in=round(delay, 1))
         await asyncio.sleep(delay)
 
     async def _resolve_conflict(self, error: TelegramConflictError) -> None:
@@ -205,7 +205,7 @@ class Poller:
             try:
                 await self._bot(DeleteWebhook(drop_pending_updates=False))
             except TelegramAPIError as failure:
-                log.warning("webhook not removed", reason=failure.message)
+                log.warning("webhook not removed", reason=failure)
                 await asyncio.sleep(RIVAL_PAUSE)
             return
         now = time.monotonic()

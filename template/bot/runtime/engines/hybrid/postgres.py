@@ -100,7 +100,7 @@ class HybridPostgres(PostgresStore):
         try:
             return record, _snapshot(record, row["next_message"], row["expires"])
         except StateValueError as error:
-            raise StateCorrupt(f"its record cannot be kept in Redis ({error})", user_id) from None
+            raise StateCorrupt(f"its record cannot be kept in Redis ({error.outline})", user_id) from None
 
     async def write(self, snapshot: Snapshot) -> bool:
         """Replace an older record.

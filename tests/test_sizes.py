@@ -34,10 +34,10 @@ RUNTIME = {
 files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
 ALLOWANCE = 1_500
-"""Lines added since: texts per language, `bot settings`, `bot state import --merge`, the heads of modules that
-were one before; and what no fault of the field gets around: replies that wait without holding up others, marks
-beside the record's content, logs without people's words, agents that do not end. What owners test with is
-counted apart."""
+"""Lines added since: texts per language, `bot settings`, `bot state import --merge`, heads of modules that
+were one before; and what mends faults of the field: replies that wait without holding up others, marks beside
+the record's content, logs without people's words, agents that do not end, files of replies kept beside the
+record. What owners test with is counted apart."""
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
-from bot.runtime.telegram import processor
-from bot.runtime.telegram.outbox import DeliveryFailed, Outbox
+from bot.runtime.telegram import outbox
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode
 
@@ -16,7 +15,11 @@ CHATS = APPLIED_LIMIT + 44
 
 
 async def not_delivered(*_: object) -> None:
-    raise DeliveryFailed("Telegram is away")
+    await asyncio.Event().wait()
+
+
+async def not_released(*_: object) -> bool:
+    return False
 
 
 async def test_what_is_applied_and_could_not_be_answered_is_not_applied_again(
@@ -24,8 +27,9 @@ async def test_what_is_applied_and_could_not_be_answered_is_not_applied_again(
 ) -> None:
     """Telegram takes no reply until all of the updates are applied; then the bot is killed."""
     with pytest.MonkeyPatch.context() as outage:
-        outage.setattr(Outbox, "deliver", not_delivered)
-        outage.setattr(processor, "RETRY_DELAYS", (0.01, 0.01))
+        outage.setattr(outbox, "deliver", not_delivered)
+        outage.setattr(outbox, "LANE_SECONDS", 0.001)
+        outage.setattr(outbox.Outbox, "released", not_released)
         bot = await make_runtime("webhook").start()
         for number in range(CHATS):
             telegram.message("hi", user_id=1, chat_id=-1_000 - number)

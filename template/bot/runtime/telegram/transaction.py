@@ -141,7 +141,7 @@ class Transaction:
 
         async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
             outbox, entry = outbox_changes(record, update, replies, self.outbox.is_delivered)
-            noted = replace(_noted(changes, record, update, queue), outbox=outbox)
+            noted = _noted(replace(changes, outbox=outbox), record, update, queue)
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
             return entry
@@ -149,8 +149,7 @@ class Transaction:
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
-            entry = await write(Changes(), replies)
-            return "forgotten", self._deliver(update, sender, replies, entry=entry)
+            return "forgotten", self._deliver(update, sender, replies, entry=await write(Changes(), replies))
         failure: Exception
         entry: OutboxEntry | None = None
         try:
@@ -203,15 +202,18 @@ class Transaction:
         """
 
         async def handle() -> Any:
-            with turn.active(), contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
-                return await self._dispatcher.feed_update(self._bot, update)
+            with turn.active():
+                result = None
+                with contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
+                    result = await self._dispatcher.feed_update(self._bot, update)
+                for method in result if isinstance(result, list | tuple) else [result]:
+                    if isinstance(method, TelegramMethod):
+                        turn.reply(method)
+                if turn.failure:
+                    raise turn.failure
+                return result
 
         result = await _limited(handle(), self._agent_timeout, turn)
-        for method in result if isinstance(result, list | tuple) else [result]:
-            if isinstance(method, TelegramMethod):
-                turn.reply(method)
-        if turn.failure:
-            raise turn.failure
         return "ignored" if result is UNHANDLED else "handled"
 
     async def _apology(
@@ -280,10 +282,11 @@ def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> 
     """
     commit = record.version / 1e6  # the last one, by the store's clock
     noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
+    waiting = {key for key in record.outbox if changes.outbox.get(key, b"") is not None}
     over = [
         update_id
         for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
-        if (its_queue == queue and update_id not in record.outbox) or at < commit - FORGOTTEN_SECONDS
+        if (its_queue == queue and update_id not in waiting) or at < commit - FORGOTTEN_SECONDS
     ]
     # A clock that is wrong may have an id stay for longer, but not for less.
     at = int(max(time.time(), commit, date_of(update) or 0))

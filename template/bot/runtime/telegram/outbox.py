@@ -204,7 +204,7 @@ class Outbox:
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
         ]
-        for update_id in sorted(owed, key=[*record.applied, *owed].index):
+        for update_id in sorted(owed):  # Telegram counts
             entry = record.outbox[update_id]
             log.info("sending what is owed", owed_update_id=update_id)
             self.begin(

@@ -1,8 +1,11 @@
 """Replies: split as Telegram demands, kept as they will be sent."""
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from aiogram import Bot
 from aiogram.client.default import DefaultBotProperties
@@ -30,7 +33,15 @@ from aiogram.types import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.runtime.telegram.calls import TEXT_LIMIT, Reply, Session, prepare, split_text
+from bot.runtime.telegram.calls import (
+    TEXT_LIMIT,
+    Reply,
+    Session,
+    prepare,
+    split_reply,
+    split_text,
+    with_files,
+)
 from bot.runtime.telegram.outbox import send
 from suite.bot_api import FakeTelegram
 
@@ -59,6 +70,16 @@ def test_a_split_prefers_line_breaks_then_spaces() -> None:
     assert [piece for _, piece in split_text("aaa bbb\nccc ddd", 9)] == ["aaa bbb", "ccc ddd"]
     assert [piece for _, piece in split_text("aaa bbb ccc", 8)] == ["aaa bbb", "ccc"]
     assert [piece for _, piece in split_text("aaaaaaaaa", 4)] == ["aaaa", "aaaa", "a"]
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "👩 " * 400_000, " \n" * 500_000, "word " * 200_000])
+def test_a_long_text_takes_no_time_that_grows_with_its_square(text: str) -> None:
+    entities = [{"type": "bold", "offset": 10 * n, "length": 5} for n in range(10_000)]
+    params = {"text": f"a{text}", "entities": orjson.dumps(entities).decode()}
+    began = time.thread_time()
+    parts = list(split_reply(Reply("sendMessage", params)))
+    assert time.thread_time() - began < 4, "it took 13 s and more"
+    assert sum(len(part.params["text"]) for part in parts) <= len(text) + 1
 
 
 @pytest.fixture
@@ -114,7 +135,8 @@ METHODS: list[TelegramMethod[Any]] = [
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 async def test_a_reply_is_kept_without_loss(bot: Bot, method: TelegramMethod[Any]) -> None:
     (reply,) = await prepare(bot, method)
-    assert Reply.from_json(reply.to_json()) == reply
+    assert Reply.from_json(reply.to_json()) == replace(reply, files={})
+    assert reply.files.keys() == reply.sources.keys()
     assert reply.method == method.__api_method__
     for key, (_, content) in reply.files.items():
         assert f"attach://{key}" in "".join(reply.params.values())
@@ -162,5 +184,10 @@ async def test_a_file_reaches_telegram_from_the_outbox() -> None:
         async with Bot(telegram.token, session=session) as bot:
             method = SendDocument(chat_id=1, document=BufferedInputFile(b"\x00\xff", "a.bin"))
             (reply,) = await prepare(bot, method)
-            await send(bot, Reply.from_json(reply.to_json()))
+            files = reply.kept_files()
+
+            async def kept(file: str) -> bytes | None:
+                return files[file]
+
+            await send(bot, await with_files(bot, Reply.from_json(reply.to_json()), kept))
     assert telegram.sent[0].files == {"a.bin": b"\x00\xff"}

@@ -363,17 +363,19 @@ async def test_a_record_beyond_the_limit_is_refused(harness: Harness) -> None:
 
 
 @pytest.mark.clause("record.limit")
-async def test_bookkeeping_does_not_count_towards_the_limit(harness: Harness) -> None:
-    store = await harness.open(Limits(max_bytes=1_000))
-    # Altogether more than the limit by far, and less than what the smallest engine can hold of anything.
+async def test_replies_that_wait_count_towards_the_limit_and_ids_do_not(harness: Harness) -> None:
+    store = await harness.open(Limits(max_bytes=2_000))
     reply = encode_entry(OutboxEntry([{"method": "sendMessage", "text": "x" * 1_000}], 1.0))
-    version, at_once = 0, 8
-    for n in range(0, APPLIED_LIMIT, at_once):
-        ids = tuple(range(n, n + at_once))
-        changes = Changes(applied=ids, outbox=dict.fromkeys(ids, reply))
-        version = await store.commit("1", changes, expect=version)
+    changes = Changes(applied=tuple(range(10**9, 10**9 + APPLIED_LIMIT)), outbox={10**9: reply})
+    await store.commit("1", changes, expect=0)
+    await say(store, "1", *(f"{n} {'x' * 90}" for n in range(20)))
+    assert 2 < len((await store.load("1")).history) < 9, "the conversation gives way to them"
     await put(store, "1", a="x" * 900)
-    assert len((await store.load("1")).outbox) == APPLIED_LIMIT
+    with pytest.raises(StateTooLarge):
+        await put(store, "1", b="x" * 100)
+    version = (await store.load("1")).version
+    await store.commit("1", Changes(outbox={10**9: None}), expect=version)
+    await put(store, "1", b="x" * 100)
 
 
 @pytest.mark.clause("update.once")

@@ -9,6 +9,7 @@ import pytest
 
 from suite.torture.ledger import Balance, Ledger, Place, table
 from suite.torture.link import Link
+from suite.torture.names import file_of
 
 pytestmark = pytest.mark.clause("kit.torture")
 
@@ -84,6 +85,17 @@ def test_who_was_forgotten_has_no_effects_from_before() -> None:
 
 def test_no_order_is_expected_of_what_was_shuffled() -> None:
     assert balance(["p2", "p1", "g3"], ["p2 #1", "p1 #2"], None, frozenset({1})).is_clean
+
+
+def test_files_are_there_and_whole() -> None:
+    ledger = Ledger()
+    for number, name in enumerate(["p1", "p10", "p20"], start=1):
+        ledger.write(PLACE, name, number)
+    whole = {(1, name): [file_of(name) or b""] for name in ("p10", "p20")}
+    assert ledger.files(whole).is_clean
+    assert ledger.files(whole | {(1, "p10"): []}).row == [0, 0, 0, 1, 0, 0]
+    assert ledger.files(whole | {(1, "p20"): [whole[1, "p20"][0], b"half"]}).row == [0, 0, 0, 0, 1, 0]
+    assert ledger.files(whole | {(1, "p1"): [b"none"]}).row == [0, 0, 0, 0, 1, 0]
 
 
 class Echo:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.cli import main
 from suite.owner import replace_owner
+from suite.torture.names import file_of
 
 if TYPE_CHECKING:
     from bot.runtime.app import Owner
@@ -26,10 +27,16 @@ class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        from aiogram.methods import SendDocument
+        from aiogram.types import BufferedInputFile
+
         name, seconds = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))
         effects.append(name)
+        if content := file_of(name):
+            chat_id = int(self.turn.user_id) if name[0] == "p" else -1_000 - int(self.turn.user_id)
+            self.turn.reply(SendDocument(chat_id=chat_id, document=BufferedInputFile(content, name)))
         return f"{name} #{len(effects)}"
 
 

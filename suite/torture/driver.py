@@ -175,9 +175,20 @@ async def torture(
         finally:
             writing.cancel()
         outcome.balance = ledger.balance(exports, _said(telegram, ledger))
+        if setup.bot == Setup.bot:
+            outcome.balance += ledger.files(_files(telegram))
         await asyncio.gather(*(each.stop() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome
+
+
+def _files(telegram: FakeTelegram) -> dict[tuple[int, str], list[bytes]]:
+    """By chat and name, each file that the bot sent."""
+    found: dict[tuple[int, str], list[bytes]] = {}
+    for sent in telegram.sent:
+        for name, content in sent.files.items():
+            found.setdefault((sent.chat_id, name), []).append(content)
+    return found
 
 
 async def _progress(telegram: FakeTelegram, updates: int) -> None:

@@ -137,6 +137,12 @@ async def lost_answers(stage: Stage, chance: Random) -> None:
     stage.telegram.drop_answer("sendMessage", times=chance.randint(1, 10))
 
 
+async def failing_uploads(stage: Stage, chance: Random) -> None:
+    stage.telegram.fail("sendDocument", status=500, times=chance.randint(1, 3))
+    stage.telegram.drop_answer("sendDocument", times=chance.randint(1, 3))
+    stage.telegram.delay("sendDocument", chance.uniform(0.1, 2), times=chance.randint(1, 5))
+
+
 async def slow_answers(stage: Stage, chance: Random) -> None:
     stage.telegram.delay("sendMessage", chance.uniform(0.1, 2), times=chance.randint(1, 30))
 
@@ -256,6 +262,7 @@ OF_TELEGRAM = {
     "Telegram: poison replies": poison_replies,
     "Telegram: slow uploads": slow_uploads,
     "Telegram: answers lost": lost_answers,
+    "Telegram: uploads fail": failing_uploads,
     "Telegram: slow": slow_answers,
     "Telegram: away": away,
     "Telegram: duplicates": duplicates,

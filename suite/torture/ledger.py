@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from suite.torture.names import file_of
+
 # What an owner's agent says besides is its own affair.
 _REPLY = re.compile(r"[pg]\d+ #\d+")
 _SORRY = re.compile(r"[pg]\d+ sorry")
@@ -103,6 +105,22 @@ class Ledger:
             balance += _history(user_id, effects, exports[user_id].get("history", ()))
             for place in places:
                 balance += self._replies(place, effects, said.get(place.chat_id, ()))
+        return balance
+
+    def files(self, sent: Mapping[tuple[int, str], Sequence[bytes]]) -> Balance:
+        """Compare the files that came with replies.
+
+        Args:
+            sent: by chat and name, the contents, which are to be the same when one comes again.
+        """
+        balance = Balance()
+        for place, names in self.written.items():
+            for name in names:
+                expected, found = file_of(name), sent.get((place.chat_id, name), ())
+                if expected and not found and self.is_certain(place, name):
+                    balance.missing.append(f"file of {name} of user {place.user_id}")
+                if any(content != expected for content in found):
+                    balance.untrue.append(f"file of {name} of user {place.user_id}")
         return balance
 
     def _effects(

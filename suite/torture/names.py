@@ -7,5 +7,14 @@ OWNERS_BOT = "suite.torture.owners_bot"
 ASK = "/what-the-torture-noted"
 """The message at which the bot tells every name it noted about a user."""
 
+FILE_BYTES = 300_000
+"""Of the file that comes with some replies: more than one part."""
+
+
+def file_of(name: str) -> bytes | None:
+    """The content of the file that comes with the reply to a message, if one does: to one in ten."""
+    return name.encode().ljust(FILE_BYTES, b"\xff") if name.endswith("0") else None
+
+
 NAME = re.compile(r"[pg]\d+(?= \d+\.\d+$)")
 """The name of a message, as people under torture write it."""

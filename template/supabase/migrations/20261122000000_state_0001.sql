@@ -87,6 +87,16 @@ CREATE TABLE user_message (
 
 COMMENT ON COLUMN user_message.at IS 'seconds since 1970';
 
+CREATE TABLE user_file (
+            user_id text NOT NULL REFERENCES user_state ON DELETE CASCADE,
+            name text NOT NULL,
+            content bytea NOT NULL,
+            at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (user_id, name)
+        );
+
+ALTER TABLE user_file ALTER content SET STORAGE EXTERNAL;
+
 CREATE TABLE user_state_owner (
             is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
             bot_id bigint NOT NULL
@@ -99,7 +109,7 @@ DECLARE
     of_ours text;
     api_role text;
 BEGIN
-    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_state_owner}'::text[] LOOP
+    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_file,user_state_owner}'::text[] LOOP
         IF to_regclass(of_ours) IS NULL THEN
             CONTINUE;
         END IF;

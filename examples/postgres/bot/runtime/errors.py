@@ -34,6 +34,13 @@ class StateTooLarge(StateError):
     """The record would exceed `STATE_MAX_BYTES`. Nothing was written."""
 
 
+class ReplyTooLarge(StateTooLarge):
+    """A reply does not fit into `STATE_MAX_BYTES`, or a file of it into `REPLY_FILE_BYTES`.
+
+    Nothing was written.
+    """
+
+
 class StateCorrupt(StateError):
     """What is stored is not a record of ours. It is left as it is."""
 

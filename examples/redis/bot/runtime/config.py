@@ -92,7 +92,13 @@ class Settings(Environment):
         description="Seconds after its last step that a flow left half-way is dropped; 0: with the record.",
     )
     state_max_bytes: int = Field(
-        262_144, ge=1_024, description="Most bytes of state and conversation kept per user."
+        262_144, ge=1_024, description="Most bytes of state, conversation and waiting replies per user."
+    )
+    reply_file_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of a file that the agent sends from memory. "
+        "Unset: 52428800, as much as Telegram takes; 1048576 on DynamoDB and Firestore.",
     )
     history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")
     namespace: str = Field(

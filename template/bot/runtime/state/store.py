@@ -7,7 +7,7 @@ writer, and an update whose id stands among the applied ones is never applied ag
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -22,6 +22,13 @@ FORGOTTEN_SECONDS = 25 * 3600
 """How long a forgotten user's marker stays: longer than the 24 h for which Telegram keeps an update."""
 
 
+FILE_SECONDS = FORGOTTEN_SECONDS
+"""How long the file of a reply stays at most: so long can Telegram make the bot send the reply again."""
+
+FILE_PART = 256 * 1024
+"""Bytes of a file that are written and read at a time: less than any engine's limit, and soon copied."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What one commit writes: only what changed.
@@ -34,10 +41,13 @@ class Changes:
         keep_history: how many of the newest messages stay.
         applied: ids of applied updates to note; of these, the newest `APPLIED_LIMIT` are kept.
         outbox: JSON of the replies of an update; `None` drops them.
+        files: content of the files of those replies, by the id of each (see `new_file_id`). They are kept
+            beside the record, as long as its outbox has replies of their update. Files need a commit that
+            names the version it expects.
         marks: JSON of bookkeeping that outlives forgetting, by name; `None` deletes it. One that is named by
             the id of an update keeps this among the applied ones, whatever their number.
         forget: erase everything first, leaving a marker with the applied ids and marks.
-        size: bytes of state, flows and history after this commit, as far as the writer knows.
+        size: bytes of state, flows, history and outbox after this commit, as far as the writer knows.
         token: names this commit, so that a retry after a lost answer recognises itself.
     """
 
@@ -49,6 +59,7 @@ class Changes:
     applied: tuple[int, ...] = ()
     outbox: Mapping[int, bytes | None] = field(default_factory=dict)
     marks: Mapping[str, bytes | None] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
     forget: bool = False
     size: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -122,6 +133,20 @@ class StateStore(Protocol):
             StateUnavailable: nobody knows whether it was applied.
         """
 
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """The content of a file of a reply; `None` when it is gone, or not all of it is there.
+
+        Raises:
+            StateUnavailable: the backend did not answer.
+        """
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies that were delivered. The record stays as it is.
+
+        Raises:
+            StateUnavailable: the backend did not answer; they go with their replies, or `FILE_SECONDS` later.
+        """
+
     async def forget(self, user_id: str) -> bool:
         """Erase everything about a user, in every place it is kept, corrupt or not.
 
@@ -160,6 +185,35 @@ class OperatorStore(StateStore, Protocol):
 def next_version(previous: int) -> int:
     """The version after `previous`: the time in microseconds, or one more when the clock is behind."""
     return max(previous + 1, time.time_ns() // 1000)
+
+
+def new_file_id(update_id: int, content: bytes) -> str:
+    """A new id for a file of a reply: `<update id>/<random>/<bytes>`."""
+    return f"{update_id}/{secrets.token_hex(8)}/{len(content)}"
+
+
+def update_of(file: str) -> int:
+    """The id of the update that a file is a reply to."""
+    return int(file.partition("/")[0])
+
+
+def parts_of(file: str) -> list[str]:
+    """The names of the parts in which a file is kept: its id, and their numbers."""
+    size = int(file.rpartition("/")[2])
+    return [f"{file}/{number}" for number in range(-(-size // FILE_PART))]
+
+
+def cut(file: str, content: bytes) -> Iterator[tuple[str, memoryview]]:
+    """The parts of a file, by name."""
+    view = memoryview(content)
+    for number, name in enumerate(parts_of(file)):
+        yield name, view[number * FILE_PART : (number + 1) * FILE_PART]
+
+
+def joined(file: str, parts: Iterable[bytes | None]) -> bytes | None:
+    """The content of a file of its parts; `None` when one is missing."""
+    content = b"".join(part for part in parts if part is not None)
+    return content if len(content) == int(file.rpartition("/")[2]) else None
 
 
 def check_size(user_id: str, changes: Changes, limits: Limits) -> None:

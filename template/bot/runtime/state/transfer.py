@@ -156,10 +156,11 @@ async def import_record(
             turn.state, turn.fsm, turn.history = record.state, record.fsm, record.history
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
-            turn.changes() or Changes(),
+            turn.changes(outbox) or Changes(),
             applied=tuple(key for key in record.acknowledged if key not in existing.applied),
             outbox=outbox,
             marks=_marks(existing, record),
+            files=record.files,
         )
         try:
             await store.commit(record.user_id, changes, expect=existing.version)
@@ -194,6 +195,9 @@ async def _lines(
         elif isinstance(result, BaseException):
             raise result
         elif not _is_gone(result):
+            for file in (file for entry in result.outbox.values() for file in entry.kept_files()):
+                if (content := await store.read_file(result.user_id, file)) is not None:
+                    result.files[file] = content
             lines.append(orjson.dumps(result.to_json()) + b"\n")
     return lines
 
@@ -232,10 +236,21 @@ class _Flow(_Part):
     at: FiniteFloat
 
 
+FileId = Annotated[str, Field(pattern=r"^[0-9]{1,19}/[0-9a-f]{16}/[0-9]{1,10}$")]
+
+
+class _File(_Part):
+    name: str
+    kept: FileId | None = None
+    path: str | None = None
+    url: str | None = None
+    headers: dict[str, str] | None = None
+
+
 class _Reply(_Part):
     method: str
     params: dict[str, str]
-    files: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+    files: dict[str, _File] = {}
 
 
 class _Outgoing(_Part):
@@ -256,3 +271,4 @@ class _Line(_Part):
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
     marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}
+    files: dict[FileId, str] = {}

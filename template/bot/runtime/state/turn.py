@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import StateConflict, StateForgotten, TurnGivenUp
+from bot.runtime.errors import ReplyTooLarge, StateConflict, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Limits, Message, UserRecord
+from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 
 if TYPE_CHECKING:
@@ -170,15 +170,23 @@ class Turn:
         for begin in self._afterwards:
             begin()
 
-    def changes(self) -> Changes | None:
+    def changes(self, outbox: Mapping[int, bytes | None] | None = None) -> Changes | None:
         """What to commit; `None` when nothing changed.
+
+        Args:
+            outbox: what the record's outbox gains and loses with it, which alone is no change.
 
         Raises:
             StateValueError: a value cannot be kept; the text names its key.
+            ReplyTooLarge: the state fits, but not with the replies that wait.
         """
         state, state_size = _compare(self._loaded_state, self.state, "state")
         fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
-        content = state_size + fsm_size
+        before = {} if self._forget else self._record.outbox
+        waiting = {key: encode_entry(entry) for key, entry in before.items()} | dict(outbox or {})
+        content = state_size + fsm_size + sum(len(entry) for entry in waiting.values() if entry)
+        if state_size + fsm_size <= self._limits.max_bytes < content:
+            raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
         kept, history_size = self._fitting_history(self._limits.max_bytes - content)
 
         loaded = self._loaded_history
@@ -194,6 +202,7 @@ class Turn:
             clear_history=clear,
             keep_history=len(kept),
             marks=self.counter_changes(),
+            outbox=outbox or {},
             forget=self._forget,
             size=content + history_size,
         )

@@ -268,7 +268,7 @@ class TelegramAgentAdapter:
         from aiogram.methods import SendMessage
 
         from bot.runtime.telegram.calls import prepare
-        from bot.runtime.telegram.outbox import send
+        from bot.runtime.telegram.outbox import completed, send
 
         method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
         turn = turn_of(user_id)
@@ -281,7 +281,8 @@ class TelegramAgentAdapter:
             log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
             return
         for reply in await prepare(self.bot, method):
-            await send(self.bot, reply)
+            if complete := await completed(self.bot, reply):
+                await send(self.bot, complete)
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

@@ -16,7 +16,7 @@ import orjson
 from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 
-from bot.runtime.telegram.calls import Reply, StoredCall, prepare
+from bot.runtime.telegram.calls import Reply, StoredCall, prepare, with_files
 from bot.runtime.telegram.processor import Processor
 from bot.runtime.telegram.updates import parse_update
 
@@ -375,7 +375,7 @@ async def _prepare_one(bot: Bot, method: "TelegramMethod[Any]") -> Reply:
     calls = await prepare(bot, method)
     if len(calls) > 1:
         raise Refused(400, "Bad Request: message is too long")
-    return calls[0]
+    return await with_files(bot, calls[0])
 
 
 def _kind_of(call: Reply) -> str:

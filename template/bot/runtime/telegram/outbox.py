@@ -36,11 +36,18 @@ from aiogram.types import Update
 from aiohttp import ClientConnectorError, ClientError
 
 from bot.runtime import metrics
-from bot.runtime.errors import StateConflict, StateError
+from bot.runtime.errors import StateConflict, StateError, StateUnavailable
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
-from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply
+from bot.runtime.telegram.calls import (
+    FileGone,
+    Reply,
+    StoredCall,
+    prepare,
+    split_reply,
+    with_files,
+)
 from bot.runtime.telegram.updates import LruDict, date_of
 
 OUTBOX_SECONDS = 25 * 3600
@@ -51,6 +58,8 @@ ATTEMPTS = 20
 """Failed attempts after which a reply is given up, about a quarter of an hour after the first."""
 COST_OF_UNKNOWN, COST_OF_UPLOAD = 4, 7
 """For how many attempts one counts of which nobody knows how it ended: each may be one more copy."""
+FILE_ATTEMPTS = 5
+"""Failed attempts to read a file from an address after which its reply is given up."""
 FIRST_DELAY, DOUBLINGS = 0.5, 7
 """Seconds before the second attempt, and how often they are doubled."""
 AWAY_DELAY, AWAY_SECONDS = 30.0, 24 * 3600.0
@@ -177,11 +186,21 @@ class Outbox:
         return self._sent.get(update_id, 0) == ALL
 
     async def prepare(self, update: Update, methods: Sequence[TelegramMethod[Any]]) -> list[Reply]:
-        """Turn methods into replies; a pressed button is answered in any case."""
+        """Turn methods into replies; a pressed button is answered in any case.
+
+        Raises:
+            ReplyTooLarge: a file has more bytes than may be kept.
+            TimeoutError: reading a file takes too long.
+        """
         query = update.callback_query
         if query and not any(isinstance(method, AnswerCallbackQuery) for method in methods):
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
-        return [reply for method in methods for reply in await prepare(self._bot, method)]
+        most = self._store.limits.file_bytes
+        return [
+            reply
+            for method in methods
+            for reply in await prepare(self._bot, method, update_id=update.update_id, file_bytes=most)
+        ]
 
     def begin(self, delivery: Delivery) -> Delivery:
         """Begin to deliver.
@@ -277,6 +296,7 @@ class Outbox:
             delivery.is_over = True
             delivery.then()
             delivery.moved.set()
+            await self._drop_files(delivery)
             if delivery.user_id and (delivery.is_owed or delivery.is_amended):
                 # Killed before this, they come again. It takes its turn, for which the update waits, too.
                 asyncio.get_running_loop().call_later(AMEND_DELAY, delivery.hurry.set)
@@ -291,12 +311,22 @@ class Outbox:
             delivery.moved.set()
             delivery.hurry.set()
 
+    async def _drop_files(self, delivery: Delivery) -> None:
+        """Delete the files of replies that are out."""
+        files = [file for reply in delivery.replies for file in reply.kept_files()]
+        if files and delivery.user_id:
+            try:
+                await self._store.drop_files(delivery.user_id, files)
+            except Exception as error:  # whatever a driver raises: they go with the replies then
+                log.warning("files not deleted yet", reason=type(error).__name__)
+
     async def _send_all(self, delivery: Delivery) -> None:
         """Send what this process has not sent yet, in order. What cannot be sent is given up."""
         already = self._sent.get(delivery.update_id, 0)
         for number, reply in enumerate(delivery.replies[already:], start=already + 1):
             try:
-                await deliver(self._bot, reply, partial(self._pause, delivery), delivery.failures)
+                if complete := await self._completed(delivery, reply):
+                    await deliver(self._bot, complete, partial(self._pause, delivery), delivery.failures)
             except DeliveryFailed as error:
                 await self._give_up(delivery, reply, error)
             except _Gone:
@@ -304,6 +334,31 @@ class Outbox:
                 return
             delivery.failures = 0
             self._sent.set(delivery.update_id, number)
+
+    async def _completed(self, delivery: Delivery, reply: Reply) -> Reply | None:
+        """The reply with the contents of its files; `None` when one is gone that was kept.
+
+        Raises:
+            DeliveryFailed: one cannot be read.
+        """
+
+        async def kept(file: str) -> bytes | None:
+            return await self._store.read_file(delivery.user_id, file) if delivery.user_id else None
+
+        failures = 0
+        while True:
+            try:
+                return await with_files(self._bot, reply, kept)
+            except FileGone as error:
+                if error.was_kept:
+                    log.warning("reply dropped for its file", method=reply.method, reason=str(error))
+                    return None
+                failures += 1
+                if failures == FILE_ATTEMPTS:
+                    raise DeliveryFailed("unreachable", f"a file {error}") from error
+            except StateUnavailable as error:
+                log.warning("the file of a reply is waited for", reason=str(error))
+            await self._pause(delivery, FIRST_DELAY * 2 ** min(failures, DOUBLINGS), delivery.failures)
 
     async def _pause(self, delivery: Delivery, seconds: float, failures: int) -> None:
         """Wait before another attempt, by itself when that takes long.
@@ -389,6 +444,16 @@ def replies_of(entry: OutboxEntry) -> list[Reply]:
     return [Reply.from_json(reply) for reply in entry.replies]
 
 
+def files_of(replies: Sequence[Reply]) -> dict[str, bytes]:
+    """The files that are kept with replies, by id."""
+    return {
+        file: content
+        for reply in replies
+        for file, content in reply.kept_files().items()
+        if content is not None
+    }
+
+
 def outbox_changes(
     record: UserRecord, update: Update, replies: Sequence[Reply], is_delivered: Callable[[int], bool]
 ) -> tuple[Mapping[int, bytes | None], OutboxEntry | None]:
@@ -415,6 +480,15 @@ def outbox_changes(
     entry = OutboxEntry([reply.to_json() for reply in replies], now, is_owed=now is None)
     changes[update.update_id] = encode_entry(entry)
     return changes, entry
+
+
+async def completed(bot: Bot, reply: Reply) -> Reply | None:
+    """A reply that waits in no record, with the contents of its files; `None` when one cannot be read."""
+    try:
+        return await with_files(bot, reply)
+    except FileGone as error:
+        _note_failure(reply, DeliveryFailed("unreachable", str(error)))
+        return None
 
 
 async def send(bot: Bot, reply: Reply) -> None:

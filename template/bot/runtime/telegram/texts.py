@@ -31,6 +31,7 @@ class Texts:
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
         sorry: an update failed.
         sorry_too_large: the record would exceed `STATE_MAX_BYTES`.
+        sorry_reply_too_large: the reply does not fit, or a file of it exceeds `REPLY_FILE_BYTES`.
         sorry_corrupt: the record cannot be read.
         sorry_undelivered: a reply could not be sent, in place of it.
         menu: what each command does: Telegram's menu and `/help`, in this order.
@@ -56,6 +57,7 @@ class Texts:
         "Sorry, I cannot remember any more. "
         "Send /reset to clear what I know, or /export to keep a copy first."
     )
+    sorry_reply_too_large: str = "Sorry, what I wanted to send you is too large."
     sorry_corrupt: str = "Sorry, I cannot read what I know about you. The person who runs me has been told."
     sorry_undelivered: str = "Sorry, I have an answer for you that I could not send."
     menu: Mapping[str, str] = field(default_factory=lambda: dict(MENU))

@@ -17,14 +17,20 @@ from aiogram.methods import SendMessage, TelegramMethod
 from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
-from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateUnavailable
+from bot.runtime.errors import (
+    ReplyTooLarge,
+    StateConflict,
+    StateCorrupt,
+    StateTooLarge,
+    StateUnavailable,
+)
 from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.record import OutboxEntry, UserRecord
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
-from bot.runtime.telegram.outbox import Delivery, Outbox, outbox_changes, replies_of
+from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
 
@@ -141,7 +147,8 @@ class Transaction:
 
         async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
             outbox, entry = outbox_changes(record, update, replies, self.outbox.is_delivered)
-            noted = _noted(replace(changes, outbox=outbox), record, update, queue)
+            kept = replace(changes, outbox=outbox, files=files_of(replies))
+            noted = _noted(kept, record, update, queue)
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
             return entry
@@ -155,7 +162,8 @@ class Transaction:
         try:
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
-            changes = turn.changes()
+            owed, _ = outbox_changes(record, update, replies, self.outbox.is_delivered)
+            changes = turn.changes(owed)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
@@ -169,7 +177,7 @@ class Transaction:
             except StateTooLarge as error:
                 failure = error
         if isinstance(failure, StateTooLarge):
-            log.warning("record would be too large", reason=str(failure))
+            log.warning("record or reply would be too large", reason=str(failure))
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
         replies, begin = await self._apology(turn, update, sender, failure)
@@ -412,6 +420,8 @@ def _outcome_of(error: Exception) -> str:
 def _sorry(texts: Texts, error: Exception) -> str:
     """The usual apology for an error."""
     match error:
+        case ReplyTooLarge():
+            return texts.sorry_reply_too_large
         case StateTooLarge():
             return texts.sorry_too_large
         case StateCorrupt():

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.errors import StateForgotten, TurnGivenUp
+from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.store import StateStore
-from bot.runtime.state.turn import Turn, current_turn, mutate, turn_of
+from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
 if TYPE_CHECKING:
     from aiogram import Bot
@@ -36,6 +36,7 @@ class TelegramAgentAdapter:
         bot_token: the bot's token.
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
+        lanes: one per user, in which everything that changes the user's record runs, one after another.
     """
 
     bot: Bot
@@ -49,6 +50,7 @@ class TelegramAgentAdapter:
         """
         self.bot_token = bot_token
         self.store: StateStore = store or MemoryStore()
+        self.lanes = KeyedLock()
         self._background = _Background()
 
     async def connect(self) -> None:
@@ -93,8 +95,12 @@ class TelegramAgentAdapter:
         """
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
+            _refuse_inside_another_turn(user_id)
             return await mutate(
-                self.store, user_id, lambda _: self.handle_message(user_id=user_id, message=message)
+                self.store,
+                user_id,
+                lambda _: self.handle_message(user_id=user_id, message=message),
+                lanes=self.lanes,
             )
         turn.remember("user", message)
         reply = await self.process_agent_request(message, user_id)
@@ -188,8 +194,9 @@ class TelegramAgentAdapter:
     async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
         """Read a user's record and change it as one step, inside a turn or outside one.
 
-        Outside a turn, `change` runs again when another commit was first. A background task that outlives
-        its turn changes nothing once the user was forgotten.
+        Outside a turn, it waits for the user's turn under way, and `change` runs again when another commit
+        was first. A background task that outlives its turn changes nothing once the user was forgotten.
+        Inside a turn only its own record can be changed.
 
         Args:
             user_id: Telegram's id, as text.
@@ -199,13 +206,15 @@ class TelegramAgentAdapter:
             What `change` returned; `None` when the user was forgotten.
 
         Raises:
-            StateError: the record could not be loaded or committed.
+            StateError: the record could not be loaded or committed, or is not the one of the turn.
         """
         turn = turn_of(user_id)
         if turn and (turn.is_open or turn.is_anonymous):
             return await change(turn)
+        _refuse_inside_another_turn(user_id)
         try:
-            return await mutate(self.store, user_id, change, since=turn.version if turn else None)
+            since = turn.version if turn else None
+            return await mutate(self.store, user_id, change, since=since, lanes=self.lanes)
         except StateForgotten:
             log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
             return None
@@ -213,11 +222,12 @@ class TelegramAgentAdapter:
     def background(
         self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Run `work(*args, **kwargs)` in the background; inside a turn, it starts once the turn is committed.
+        """Run `work(*args, **kwargs)` in the background.
 
-        A turn that is run again begins its work once, one that fails not at all. An error of the work is
-        logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is cancelled then; when
-        the bot is killed, it is gone.
+        Inside a turn it starts once the turn is committed and its replies are out, so that nothing which it
+        sends overtakes them. A turn that is run again begins its work once, one that fails not at all. An
+        error of the work is logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is
+        cancelled then; when the bot is killed, it is gone.
         """
         context = copy_context()
 
@@ -242,22 +252,23 @@ class TelegramAgentAdapter:
     async def send(self, user_id: str, message: str | TelegramMethod[Any]) -> None:
         """Send something to a user, now or, inside the user's turn, as one of its replies.
 
-        It waits as long as Telegram asks it to. A background task that outlives its turn sends nothing once
-        the user was forgotten. Nothing is sent again if the bot is killed meanwhile.
+        It waits as long as Telegram asks it to, up to an hour, or cannot be connected to, up to a day. A
+        background task that outlives its turn sends nothing once the user was forgotten. Nothing is sent
+        again if the bot is killed meanwhile.
 
         Args:
             user_id: Telegram's id, as text.
             message: a text, which is split where it is too long, or an aiogram method, un-awaited.
 
         Raises:
-            DeliveryFailed: Telegram could not be reached.
+            DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
             StateUnavailable: the store does not answer.
         """
         # Here, because aiogram takes a while to import and an agent without Telegram can do without.
         from aiogram.methods import SendMessage
 
         from bot.runtime.telegram.calls import prepare
-        from bot.runtime.telegram.outbox import send
+        from bot.runtime.telegram.outbox import completed, send
 
         method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
         turn = turn_of(user_id)
@@ -270,7 +281,16 @@ class TelegramAgentAdapter:
             log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
             return
         for reply in await prepare(self.bot, method):
-            await send(self.bot, reply)
+            if complete := await completed(self.bot, reply):
+                await send(self.bot, complete)
+
+
+def _refuse_inside_another_turn(user_id: str) -> None:
+    """Refuse to change one record in a turn of another: two that wait for each other would never end."""
+    turn = current_turn()
+    if turn and turn.is_open and not turn.is_anonymous and turn.user_id != user_id:
+        reason = f"its record cannot be changed in a turn of user {turn.user_id}: use `background` for that"
+        raise StateError(reason, user_id)
 
 
 class _Background:

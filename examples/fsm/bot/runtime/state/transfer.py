@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
+from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
@@ -155,9 +156,11 @@ async def import_record(
             turn.state, turn.fsm, turn.history = record.state, record.fsm, record.history
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
-            turn.changes() or Changes(),
-            applied=tuple(key for key in record.applied if key not in existing.applied),
+            turn.changes(outbox) or Changes(),
+            applied=tuple(key for key in record.acknowledged if key not in existing.applied),
             outbox=outbox,
+            marks=_marks(existing, record),
+            files=record.files,
         )
         try:
             await store.commit(record.user_id, changes, expect=existing.version)
@@ -165,6 +168,15 @@ async def import_record(
             continue
         return True
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
+
+
+def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
+    """The imported marks, but for those of updates that are known to be applied here, and acknowledged."""
+    return {
+        name: dumps(mark, "marks")
+        for name, mark in imported.marks.items()
+        if not name.isdecimal() or int(name) not in existing.acknowledged
+    }
 
 
 def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
@@ -183,6 +195,9 @@ async def _lines(
         elif isinstance(result, BaseException):
             raise result
         elif not _is_gone(result):
+            for file in (file for entry in result.outbox.values() for file in entry.kept_files()):
+                if (content := await store.read_file(result.user_id, file)) is not None:
+                    result.files[file] = content
             lines.append(orjson.dumps(result.to_json()) + b"\n")
     return lines
 
@@ -221,15 +236,31 @@ class _Flow(_Part):
     at: FiniteFloat
 
 
+FileId = Annotated[str, Field(pattern=r"^[0-9]{1,19}/[0-9a-f]{16}/[0-9]{1,10}$")]
+
+
+class _File(_Part):
+    name: str
+    kept: FileId | None = None
+    path: str | None = None
+    url: str | None = None
+    headers: dict[str, str] | None = None
+
+
 class _Reply(_Part):
     method: str
     params: dict[str, str]
-    files: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+    files: dict[str, _File] = {}
 
 
 class _Outgoing(_Part):
     replies: list[_Reply]
     at: FiniteFloat | None
+    owed: bool = False
+    failures: Annotated[int, Field(ge=0)] = 0
+
+
+_Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
 
 
 class _Line(_Part):
@@ -239,3 +270,5 @@ class _Line(_Part):
     fsm: dict[str, _Flow]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}
+    files: dict[FileId, str] = {}

@@ -6,16 +6,17 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import StateConflict, StateForgotten, TurnGivenUp
+from bot.runtime.errors import ReplyTooLarge, StateConflict, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Limits, Message, UserRecord
+from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Turn:
         is_open: whether changes still count. It ends when the turn is committed or given up.
         is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+        counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
+            clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
+        failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
     """
 
     def __init__(
@@ -70,6 +74,12 @@ class Turn:
         self.is_open = True
         self.is_given_up = False
         self.is_anonymous = is_anonymous
+        now = record.version / 1e6
+        self.counters: dict[str, list[int]] = {
+            name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
+        }
+        self.failure: BaseException | None = None
+        self._replies_before_failure = 0
         self._record = record
         self._limits = limits
         self._loaded_state = _frozen(record.state)
@@ -100,6 +110,23 @@ class Turn:
         self._loaded_fsm = {}
         self._loaded_history = ()
 
+    def fail(self, error: BaseException) -> None:
+        """Note that an exception ended a handler, a filter or a middleware."""
+        if self.failure is None:
+            self.failure = error
+            self._replies_before_failure = len(self.replies)
+
+    def keep(self) -> None:
+        """Keep what the turn has changed, though an exception ended a handler.
+
+        For whoever catches it: a handler of errors, or a middleware.
+        """
+        self.failure = None
+
+    def replies_to_failure(self) -> "list[TelegramMethod[Any]]":
+        """What those who caught the exception reply."""
+        return self.replies[self._replies_before_failure :] if self.failure else []
+
     def personal_data(self) -> dict[str, Any]:
         """What the user may have a copy of, as a JSON object."""
         return UserRecord(self.user_id, state=self.state, history=self.history, fsm=self.fsm).personal_data()
@@ -126,27 +153,40 @@ class Turn:
         return Turn(record, self._limits, user=self.user, at=self.at, is_anonymous=self.is_anonymous)
 
     def when_committed(self, begin: Callable[[], None]) -> None:
-        """Have `begin` called once the turn is committed; not at all, when it is given up."""
+        """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
         self._afterwards.append(begin)
+
+    @property
+    def begins_work(self) -> bool:
+        """Whether something waits for the commit."""
+        return bool(self._afterwards)
 
     def give_up(self) -> None:
         """End the turn though its code may still run: whatever that does from now on is without effect."""
         self.is_open, self.is_given_up = False, True
 
     def committed(self) -> None:
-        """Note that the turn is kept, and begin what waits for that."""
+        """Begin what waits for the commit. In an update it waits for the replies, too."""
         for begin in self._afterwards:
             begin()
 
-    def changes(self) -> Changes | None:
+    def changes(self, outbox: Mapping[int, bytes | None] | None = None) -> Changes | None:
         """What to commit; `None` when nothing changed.
+
+        Args:
+            outbox: what the record's outbox gains and loses with it, which alone is no change.
 
         Raises:
             StateValueError: a value cannot be kept; the text names its key.
+            ReplyTooLarge: the state fits, but not with the replies that wait.
         """
         state, state_size = _compare(self._loaded_state, self.state, "state")
         fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
-        content = state_size + fsm_size
+        before = {} if self._forget else self._record.outbox
+        waiting = {key: encode_entry(entry) for key, entry in before.items()} | dict(outbox or {})
+        content = state_size + fsm_size + sum(len(entry) for entry in waiting.values() if entry)
+        if state_size + fsm_size <= self._limits.max_bytes < content:
+            raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
         kept, history_size = self._fitting_history(self._limits.max_bytes - content)
 
         loaded = self._loaded_history
@@ -161,11 +201,23 @@ class Turn:
             messages=messages,
             clear_history=clear,
             keep_history=len(kept),
+            marks=self.counter_changes(),
+            outbox=outbox or {},
             forget=self._forget,
             size=content + history_size,
         )
-        is_nothing = not (changes.state or changes.fsm or messages or clear or changes.forget)
+        is_nothing = not (
+            changes.state or changes.fsm or messages or clear or changes.marks or changes.forget
+        )
         return None if is_nothing else changes
+
+    def counter_changes(self) -> dict[str, bytes | None]:
+        """The counters that changed, or whose time is over, as `Changes.marks`."""
+        before = {name: mark for name, mark in self._record.marks.items() if not name.isdecimal()}
+        changed = {
+            name: dumps(mark, name) for name, mark in self.counters.items() if mark != before.get(name)
+        }
+        return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
     def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
         """The newest messages that state and limits leave room for, and their bytes as JSON."""
@@ -193,12 +245,48 @@ def current_turn() -> Turn | None:
     return _current.get()
 
 
+@dataclass(slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Make a lock that nobody holds."""
+        self._entries: dict[str, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many keys are held at this moment."""
+        return len(self._entries)
+
+    def is_held(self, key: str) -> bool:
+        """Whether somebody holds the key, or waits for it."""
+        return key in self._entries
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key, and hold it until the end of the block."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
+
+
 async def mutate(
     store: StateStore,
     user_id: str,
     change: Callable[[Turn], Awaitable[T]],
     *,
     since: int | None = None,
+    lanes: KeyedLock | None = None,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -207,6 +295,9 @@ async def mutate(
         user_id: whose record.
         change: changes the turn it is given; it may run several times.
         since: a version the caller acts upon; a user forgotten after it stays forgotten.
+        lanes: hold one for each record that is being changed in this process. The change waits for its turn
+            there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
+            of another record's turn it does not wait, as that one may be waiting, too.
 
     Returns:
         What `change` returned.
@@ -219,24 +310,27 @@ async def mutate(
         StateError: as `StateStore.load` and `StateStore.commit` say.
     """
     _check_time()
-    for attempt in range(COMMIT_ATTEMPTS):
-        record = await store.load(user_id)
-        since = record.version if since is None else since
-        if record.forgotten > since:
-            raise StateForgotten("forgotten meanwhile", user_id)
-        turn = Turn(record, store.limits)
-        with turn.active():
-            result = await change(turn)
-        changes = turn.changes()
-        _check_time()
-        try:
-            if changes is not None:
-                await store.commit(user_id, changes, expect=record.version)
-        except StateConflict:
-            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-        else:
-            turn.committed()
-            return result
+    running = current_turn()
+    is_inside = running and running.is_open and not running.is_anonymous
+    async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
+        for attempt in range(COMMIT_ATTEMPTS):
+            record = await store.load(user_id)
+            since = record.version if since is None else since
+            if record.forgotten > since:
+                raise StateForgotten("forgotten meanwhile", user_id)
+            turn = Turn(record, store.limits)
+            with turn.active():
+                result = await change(turn)
+            changes = turn.changes()
+            _check_time()
+            try:
+                if changes is not None:
+                    await store.commit(user_id, changes, expect=record.version)
+            except StateConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+            else:
+                turn.committed()
+                return result
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
 
 

@@ -1,15 +1,18 @@
 """Calls to the Bot API: replies as they are stored, and calls made while something else runs.
 
 A stored call is the very parameters of the HTTP request, so what is sent after a crash is what would have
-been sent before it.
+been sent before it. The bytes of its files are kept beside it; a path or an address is kept as it is, and
+read when the call is sent.
 """
 
 import asyncio
-import base64
+import io
 import re
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
@@ -23,10 +26,13 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
 )
 from aiogram.methods import Response, TelegramMethod
-from aiogram.types import InputFile
+from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
 from aiohttp import FormData
 
+from bot.runtime.errors import ReplyTooLarge
 from bot.runtime.state.codec import clean
+from bot.runtime.state.record import Limits
+from bot.runtime.state.store import new_file_id
 
 if TYPE_CHECKING:
     from aiogram.methods.base import TelegramType
@@ -36,8 +42,33 @@ TEXT_LIMIT = 4096
 
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
+READ_SECONDS = 60.0
+"""How long reading the files of an update's replies may take, and later each that has an address or a path."""
+
+UPLOAD_BYTES = Limits().file_bytes
+"""Most bytes that Telegram takes: https://core.telegram.org/bots/api#sending-files"""
 
 log = structlog.get_logger()
+
+KeptFiles = Callable[[str], Awaitable[bytes | None]]
+"""Reads a file that is kept beside a record, by its id."""
+
+
+async def kept_nowhere(_: str) -> None:
+    """Read no file: this reply waits in no record."""
+
+
+class FileGone(Exception):
+    """The file of a reply cannot be read.
+
+    Attributes:
+        was_kept: whether it was kept with the reply: then it was sent.
+    """
+
+    def __init__(self, reason: str, *, was_kept: bool = False) -> None:
+        """Make an error; neither a path nor an address belongs into `reason`."""
+        super().__init__(reason)
+        self.was_kept = was_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +78,35 @@ class Reply:
     Attributes:
         method: its name, such as `sendMessage`.
         params: its parameters as form fields.
-        files: per attached name, the file's name and content.
+        files: per attached name, the file's name and content, where that is in this process.
+        sources: per attached name, the file's `name`, and where it is: `kept` beside the record by this id,
+            or at this `path` or `url`.
     """
 
     method: str
     params: Mapping[str, str]
     files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The reply as a JSON object."""
         value: dict[str, Any] = {"method": self.method, "params": dict(self.params)}
-        if self.files:
-            value["files"] = {
-                key: [name, base64.b64encode(content).decode()] for key, (name, content) in self.files.items()
-            }
+        if self.sources:
+            value["files"] = {key: dict(source) for key, source in self.sources.items()}
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        files = {
-            key: (name, base64.b64decode(content)) for key, (name, content) in value.get("files", {}).items()
+        return cls(value["method"], value["params"], sources=value.get("files", {}))
+
+    def kept_files(self) -> dict[str, bytes | None]:
+        """The files that are to be kept beside the record: content by id; `None` where it is not here."""
+        return {
+            source["kept"]: self.files[key][1] if key in self.files else None
+            for key, source in self.sources.items()
+            if "kept" in source
         }
-        return cls(value["method"], value["params"], files)
 
 
 _ANSWER = Response[Any]
@@ -98,7 +135,7 @@ class Session(AiohttpSession):
         for key, value in method.reply.params.items():
             form.add_field(key, value)
         for key, (name, content) in method.reply.files.items():
-            form.add_field(key, content, filename=name)
+            form.add_field(key, io.BytesIO(content), filename=name)  # which is not sent in one go
         return form
 
     def check_response(
@@ -123,12 +160,20 @@ class Session(AiohttpSession):
             await self._session.close()
 
 
-async def prepare(bot: Bot, method: TelegramMethod[Any]) -> list[Reply]:
+async def prepare(
+    bot: Bot, method: TelegramMethod[Any], *, update_id: int = 0, file_bytes: int = UPLOAD_BYTES
+) -> list[Reply]:
     """Turn a method into replies: several when its text is longer than Telegram takes.
 
     Args:
         bot: whose defaults (such as its parse mode) fill what the method leaves open.
         method: un-awaited, as handlers return them.
+        update_id: the update that it is a reply to.
+        file_bytes: most bytes of a file that is kept with the reply.
+
+    Raises:
+        ReplyTooLarge: a file has more.
+        TimeoutError: reading the files takes too long.
     """
     files: dict[str, InputFile] = {}
     params: dict[str, str] = {}
@@ -136,11 +181,36 @@ async def prepare(bot: Bot, method: TelegramMethod[Any]) -> list[Reply]:
         prepared = bot.session.prepare_value(value, bot=bot, files=files)
         if prepared:
             params[key] = clean(prepared)
-    contents = {
-        key: (_file_name(file.filename or key), b"".join([chunk async for chunk in file.read(bot)]))
-        for key, file in files.items()
-    }
-    return list(split_reply(Reply(method.__api_method__, params, contents)))
+    contents: dict[str, tuple[str, bytes]] = {}
+    sources: dict[str, Mapping[str, Any]] = {}
+    async with asyncio.timeout(READ_SECONDS):
+        for key, file in files.items():
+            name = _file_name(file.filename or key)
+            if type(file) is URLInputFile:
+                headers = {name: str(value) for name, value in file.headers.items()}
+                sources[key] = {"name": name, "url": file.url, "headers": headers}
+            elif type(file) is FSInputFile:
+                path = Path(file.path).absolute()
+                await _check_size(path, max(file_bytes, UPLOAD_BYTES))
+                sources[key] = {"name": name, "path": str(path)}
+            else:
+                content = await _content(bot, file, file_bytes)
+                contents[key] = name, content
+                sources[key] = {"name": name, "kept": new_file_id(update_id, content)}
+    return list(split_reply(Reply(method.__api_method__, params, contents, sources)))
+
+
+async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> Reply:
+    """The reply with the contents of all its files.
+
+    Raises:
+        FileGone: one cannot be read.
+    """
+    files = dict(reply.files)
+    for key, source in reply.sources.items():
+        if key not in files:
+            files[key] = source["name"], await _read(bot, source, kept)
+    return replace(reply, files=files)
 
 
 def split_reply(reply: Reply) -> Iterator[Reply]:
@@ -154,17 +224,16 @@ def split_reply(reply: Reply) -> Iterator[Reply]:
     if not is_splittable or _utf16_length(text) <= TEXT_LIMIT:
         yield reply
         return
-    entities = orjson.loads(reply.params.get("entities", "[]"))
     pieces = list(split_text(text))
-    for number, (offset, piece) in enumerate(pieces):
+    entities = _entities_of(pieces, orjson.loads(reply.params.get("entities", "[]")))
+    for number, (_, piece) in enumerate(pieces):
         params = {**reply.params, "text": piece}
         if number > 0:
             params.pop("reply_parameters", None)
         if number < len(pieces) - 1:
             params.pop("reply_markup", None)
-        if entities:
-            inside = _entities_within(entities, offset, offset + _utf16_length(piece))
-            params["entities"] = orjson.dumps(list(inside)).decode()
+        if "entities" in params:
+            params["entities"] = orjson.dumps(entities[number]).decode()
         yield replace(reply, params=params)
 
 
@@ -178,17 +247,19 @@ def split_text(text: str, limit: int = TEXT_LIMIT) -> Iterator[tuple[int, str]]:
     Yields:
         Each piece that has something to show, after the place in the text where it begins, in UTF-16 units.
     """
-    offset = 0
-    while text:
-        end = _fitting(text, limit)
+    offset = start = 0
+    while start < len(text):
+        end = _fitting(text, start, limit)
         if end < len(text):
-            cuts = (text.rfind(separator, end // 2, end + 1) for separator in ("\n", " "))
-            end = next((cut for cut in cuts if cut > 0), end)
-        piece, rest = text[:end], text[end:].lstrip(" \n")
+            cuts = (text.rfind(separator, (start + end) // 2, end + 1) for separator in ("\n", " "))
+            end = next((cut for cut in cuts if cut > start), end)
+        piece, following = text[start:end], end
+        while following < len(text) and text[following] in " \n":
+            following += 1
         if piece.strip():
             yield offset, piece
-        offset += _utf16_length(text) - _utf16_length(rest)
-        text = rest
+        offset += _utf16_length(piece) + following - end
+        start = following
 
 
 @contextmanager
@@ -209,23 +280,70 @@ def run_alongside(delay: float, work: Callable[[], Awaitable[None]]) -> Iterator
             task.cancel()
 
 
-def _entities_within(entities: list[dict[str, Any]], start: int, end: int) -> Iterator[dict[str, Any]]:
-    """The entities of a piece that stands from `start` to `end`, in UTF-16 units, counted from its start."""
+async def _content(bot: Bot, file: InputFile, most: int) -> bytes:
+    """What a file holds that only its object can read."""
+    if type(file) is BufferedInputFile:
+        content = bytes(file.data)  # no copy, where that is what it is
+        size = len(content)
+    else:
+        chunks, size = [], 0
+        async for chunk in file.read(bot):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > most:
+                break
+        content = b"".join(chunks)
+    if size > most:
+        raise ReplyTooLarge(f"a file of a reply has more bytes than {most}, see REPLY_FILE_BYTES")
+    return content
+
+
+async def _check_size(path: Path, most: int) -> None:
+    if (await asyncio.to_thread(path.stat)).st_size > most:
+        raise ReplyTooLarge(f"a file of a reply has more bytes than {most}, see REPLY_FILE_BYTES")
+
+
+async def _read(bot: Bot, source: Mapping[str, Any], kept: KeptFiles) -> bytes:
+    """What the file of a stored call holds."""
+    if "kept" in source:
+        content = await kept(source["kept"])
+        if content is None:
+            raise FileGone("it was sent before, or is older than a day", was_kept=True)
+        return content
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            if "path" in source:
+                return await asyncio.to_thread(Path(source["path"]).read_bytes)
+            file = URLInputFile(source["url"], source["headers"], timeout=int(READ_SECONDS))
+            return await _content(bot, file, UPLOAD_BYTES)
+    except Exception as error:  # whatever the session raises
+        raise FileGone(f"it cannot be read ({type(error).__name__})") from error
+
+
+def _entities_of(pieces: list[tuple[int, str]], entities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Of each piece of a text, the entities in it, counted from its start."""
+    starts = [start for start, _ in pieces]
+    ends = [start + _utf16_length(piece) for start, piece in pieces]
+    found: list[list[dict[str, Any]]] = [[] for _ in pieces]
     for entity in entities:
-        first = max(entity["offset"], start)
-        last = min(entity["offset"] + entity["length"], end)
-        if first < last:
-            yield {**entity, "offset": first - start, "length": last - first}
+        begin, end = entity["offset"], entity["offset"] + entity["length"]
+        for number in range(max(bisect_right(starts, begin) - 1, 0), len(pieces)):
+            if starts[number] >= end:
+                break
+            first, last = max(begin, starts[number]), min(end, ends[number])
+            if first < last:
+                found[number].append({**entity, "offset": first - starts[number], "length": last - first})
+    return found
 
 
-def _fitting(text: str, limit: int) -> int:
-    """How many of the first characters fit into `limit` UTF-16 units."""
+def _fitting(text: str, start: int, limit: int) -> int:
+    """Where the longest piece ends that begins at `start` and fits into `limit` UTF-16 units."""
     units = 0
-    for index, char in enumerate(text):
-        units += 2 if char > "\uffff" else 1
+    for index in range(start, min(start + limit, len(text))):
+        units += 2 if text[index] > "\uffff" else 1
         if units > limit:
             return index
-    return len(text)
+    return min(start + limit, len(text))
 
 
 def _file_name(name: str) -> str:

@@ -1,8 +1,8 @@
 """Admission of updates: deduplicate, order per user, retry, drain.
 
-An update is acknowledged to Telegram when `Processor.process` returns, and only then. Killed before that, the
-bot gets the update again; its id among the applied ones then tells whether its effect is already there, and
-the outbox what is still to be said.
+An update is acknowledged to Telegram when `Processor.process` returns, and only then: its replies are out, or
+its user's record owes them. Killed before that, the bot gets the update again; its id among the applied ones
+then tells whether its effect is already there, and the outbox what is still to be said.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiogram.types import Update
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.telegram.calls import run_alongside
-from bot.runtime.telegram.outbox import DeliveryFailed
+from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at
 
@@ -47,6 +47,7 @@ class Processor:
         """
         self._bot = bot
         self._transaction = transaction
+        self._outbox = transaction.outbox
         self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -58,7 +59,11 @@ class Processor:
     @property
     def is_idle(self) -> bool:
         """Whether no update is known to be under way, nor any trace of one left."""
-        return not self._running and not len(self._lanes)
+        return not self._running and not len(self._lanes) and self._outbox.is_idle
+
+    def set_crowded(self, is_crowded: bool) -> None:
+        """Whether updates that wait for their replies keep others from coming in."""
+        self._outbox.set_crowded(is_crowded)
 
     def skip(self, update_id: int) -> None:
         """Acknowledge this update without handling it when it comes."""
@@ -69,7 +74,7 @@ class Processor:
 
         Args:
             update: bound to the bot.
-            keep_trying: wait here while the store or Telegram is away, keeping the user's place.
+            keep_trying: wait here while the store is away, keeping the user's place.
 
         Raises:
             NotAcknowledged: it has to be delivered again.
@@ -99,17 +104,18 @@ class Processor:
         Args:
             timeout: seconds after which running updates are cancelled; Telegram delivers them again.
         """
+        deadline = time.monotonic() + timeout
         self._draining.set()
-        tasks = set(self._running.values())
-        if not tasks:
-            return
-        log.info("finishing updates in flight", updates=len(tasks))
-        _, late = await asyncio.wait(tasks, timeout=timeout)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if late:
-            log.warning("cancelled; Telegram will deliver them again", updates=len(late))
+        self._outbox.stop_waiting()
+        if tasks := set(self._running.values()):
+            log.info("finishing updates in flight", updates=len(tasks))
+            _, late = await asyncio.wait(tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if late:
+                log.warning("cancelled; Telegram will deliver them again", updates=len(late))
+        await self._outbox.close(deadline - time.monotonic())
 
     def _ended(self, update_id: int) -> None:
         del self._running[update_id], self._waiting_since[update_id]
@@ -132,26 +138,33 @@ class Processor:
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
             async with self._lanes.hold(sender.lock_key):
-                outcome = await self._until_done(update, sender, keep_trying)
+                outcome, delivery = await self._until_committed(update, sender, keep_trying)
+                if delivery:
+                    await self._outbox.moved(delivery)
+            if delivery and not await self._outbox.released(delivery):
+                raise NotAcknowledged("the bot is shutting down")
+        self._done.set(update.update_id, True)
         seconds = time.monotonic() - started
         metrics.UPDATES.labels(kind, outcome).inc()
         metrics.TURN_SECONDS.observe(seconds)
         log.info("update done", outcome=outcome, seconds=round(seconds, 3))
 
-    async def _until_done(self, update: Update, sender: Sender, keep_trying: bool) -> str:
+    async def _until_committed(
+        self, update: Update, sender: Sender, keep_trying: bool
+    ) -> tuple[str, Delivery | None]:
         delay, longest = RETRY_DELAYS
         while True:
             try:
                 async with self._slots:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
-                    outcome = await self._transaction.run(update, sender, self._done.__contains__)
+                    return await self._transaction.run(update, sender)
             except NotAcknowledged:
                 raise
             except Exception as error:
                 metrics.RETRIES.inc()
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
-                is_known = isinstance(error, StateUnavailable | StateConflict | DeliveryFailed)
+                is_known = isinstance(error, StateUnavailable | StateConflict)
                 reason = str(error) if is_known else type(error).__name__
                 log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
                 if not keep_trying:
@@ -159,9 +172,6 @@ class Processor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), delay)
                 delay = min(delay * 2, longest)
-            else:
-                self._done.set(update.update_id, True)
-                return outcome
 
     def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
         """Stop a pressed button from spinning when its update waits or runs for long."""

@@ -1,43 +1,70 @@
-"""One attempt at an update: load, deduplicate, handle, commit, reply."""
+"""One attempt at an update: load, deduplicate, handle, commit, begin to reply."""
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 from aiogram import Bot, Dispatcher
-from aiogram.dispatcher.event.bases import UNHANDLED
+from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
+from aiogram.dispatcher.middlewares.manager import MiddlewareManager
 from aiogram.methods import SendMessage, TelegramMethod
-from aiogram.types import Update
+from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
-from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateUnavailable
-from bot.runtime.state.codec import clean
-from bot.runtime.state.record import UserRecord
-from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
+from bot.runtime.errors import (
+    ReplyTooLarge,
+    StateConflict,
+    StateCorrupt,
+    StateTooLarge,
+    StateUnavailable,
+)
+from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.record import OutboxEntry, UserRecord
+from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
-from bot.runtime.telegram.outbox import Outbox, outbox_changes, stored_replies
+from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import Sender, date_of
+from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
 
-IsDone = Callable[[int], bool]
-"""Tells of an update id whether this process has dealt with it, replies included."""
+FORGETS = 0
+"""Noted in the place of a queue with an update at which its user was forgotten."""
+
+IDS_A_DAY = 10_000_000
+"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
+goes on anywhere else."""
+
+CLOCKS_DIFFER = 5.0
+"""Seconds by which the store's clock may be ahead of Telegram's."""
+
+Begin = Callable[[], None]
+"""Begins what an update's turn handed to `background`."""
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
 
 
+def _nothing() -> None:
+    """Begin nothing."""
+
+
 class Transaction:
-    """Handles an update, commits its changes and replies atomically, and sends the replies."""
+    """Handles an update, commits its changes and replies atomically, and begins to send the replies.
+
+    Attributes:
+        outbox: sends them.
+    """
 
     def __init__(
         self,
@@ -65,18 +92,19 @@ class Transaction:
         self._agent = agent
         self._texts = texts
         self._agent_timeout = agent_timeout
-        self._outbox = Outbox(bot)
+        self.lanes = agent.lanes
+        self.outbox = Outbox(bot, store, self.lanes)
+        self._began: LruDict[int] = LruDict()
 
-    async def run(self, update: Update, sender: Sender, is_done: IsDone) -> str:
+    async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
 
         Returns:
-            The outcome, in one or two words.
+            The outcome, in one or two words, and the replies on their way.
 
         Raises:
             StateUnavailable: the store does not answer.
             StateConflict: others committed first, too often in a row.
-            DeliveryFailed: it is committed, and Telegram could not be reached.
         """
         if sender.user_id is None:
             return await self._without_record(update, sender)
@@ -87,101 +115,121 @@ class Transaction:
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
                 turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
-                await self._deliver(update, await self._apology(turn, update, sender, error))
-                return "corrupt"
+                return "corrupt", self._deliver(
+                    update, sender, *await self._apology(turn, update, sender, error)
+                )
+            self.outbox.take_over(record, _chat_of(sender), self._undelivered(sender))
             if update.update_id in record.applied:
                 metrics.DUPLICATES.inc()
-                await self._deliver(update, stored_replies(record, update.update_id))
-                return "seen"
+                entry = record.outbox.get(update.update_id)
+                replies = replies_of(entry) if entry else []
+                return "seen", self._deliver(update, sender, replies, entry=entry)
+            if (began := self._began.get(update.update_id, -1)) < 0:
+                self._began.set(update.update_id, began := record.version)
+            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
-                outcome, replies = await self._commit(update, sender, record, is_done)
+                return await self._commit(update, sender, record, is_late=is_late)
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-                continue
-            await self._deliver(update, replies)
-            return outcome
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
     async def _commit(
-        self, update: Update, sender: Sender, record: UserRecord, is_done: IsDone
-    ) -> tuple[str, list[Reply]]:
-        """Handle the update and commit what it changed or, where it failed, an apology."""
+        self, update: Update, sender: Sender, record: UserRecord, *, is_late: bool
+    ) -> tuple[str, Delivery | None]:
+        """Handle the update and commit what it changed or, where it failed, an apology.
+
+        One that is late, because its user has been forgotten since it was sent or begun, is not handled.
+        """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
         turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
+        queue = queue_of(update, sender.chat, self._bot.token)
 
-        async def write(changes: Changes, replies: list[Reply]) -> None:
-            noted = replace(
-                changes,
-                applied=(update.update_id,),
-                outbox=outbox_changes(record, update, replies, is_done),
-            )
+        async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
+            outbox, entry = outbox_changes(record, update, replies, self.outbox.is_delivered)
+            kept = replace(changes, outbox=outbox, files=files_of(replies))
+            noted = _noted(kept, record, update, queue)
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
+            return entry
 
+        if is_late:
+            log.info("without effect: its user was forgotten meanwhile")
+            replies = await self.outbox.prepare(update, [])
+            return "forgotten", self._deliver(update, sender, replies, entry=await write(Changes(), replies))
         failure: Exception
+        entry: OutboxEntry | None = None
         try:
             outcome = await self._handle(turn, update)
-            replies = await self._outbox.prepare(update, turn.replies)
-            changes = turn.changes()
+            replies = await self.outbox.prepare(update, turn.replies)
+            owed, _ = outbox_changes(record, update, replies, self.outbox.is_delivered)
+            changes = turn.changes(owed)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
             failure = error
         else:
             try:
-                if changes:
-                    await write(changes, replies)
-                turn.committed()
-                return outcome, replies
+                # What it says or begins is noted, too, though nothing changed: it is not to be run again.
+                if changes or replies or turn.begins_work:
+                    entry = await write(changes or Changes(), replies)
+                return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
             except StateTooLarge as error:
                 failure = error
         if isinstance(failure, StateTooLarge):
-            log.warning("record would be too large", reason=str(failure))
+            log.warning("record or reply would be too large", reason=str(failure))
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
-        replies = await self._apology(turn, update, sender, failure)
+        replies, begin = await self._apology(turn, update, sender, failure)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
         with contextlib.suppress(StateTooLarge):
-            await write(Changes(), replies)
-        return _outcome_of(failure), replies
+            entry = await write(Changes(marks=turn.counter_changes()), replies)
+        return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
-    async def _without_record(self, update: Update, sender: Sender) -> str:
+    async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
         turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
+        begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)
-            replies = await self._outbox.prepare(update, turn.replies)
+            replies = await self.outbox.prepare(update, turn.replies)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
             log.exception("update failed")
             outcome = _outcome_of(error)
-            apology = await self._apology(turn, update, sender, error)
-            replies = apology if update.message else []
-        else:
-            turn.committed()
-        await self._deliver(update, replies)
-        return outcome
+            apology, begin = await self._apology(turn, update, sender, error)
+            replies = apology if update.message or turn.replies_to_failure() else []
+        return outcome, self._deliver(update, sender, replies, begin)
 
     async def _handle(self, turn: Turn, update: Update) -> str:
-        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies."""
+        """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
+
+        Raises:
+            Exception: what a handler raised, whoever caught it, unless they chose to keep the turn.
+        """
 
         async def handle() -> Any:
             with turn.active():
-                return await self._dispatcher.feed_update(self._bot, update)
+                result = None
+                with contextlib.suppress(SkipHandler, CancelHandler):  # ended on purpose
+                    result = await self._dispatcher.feed_update(self._bot, update)
+                for method in result if isinstance(result, list | tuple) else [result]:
+                    if isinstance(method, TelegramMethod):
+                        turn.reply(method)
+                if turn.failure:
+                    raise turn.failure
+                return result
 
         result = await _limited(handle(), self._agent_timeout, turn)
-        if result is UNHANDLED:
-            return "ignored"
-        for method in result if isinstance(result, list | tuple) else [result]:
-            if isinstance(method, TelegramMethod):
-                turn.reply(method)
-        return "handled"
+        return "ignored" if result is UNHANDLED else "handled"
 
-    async def _apology(self, turn: Turn, update: Update, sender: Sender, error: Exception) -> list[Reply]:
+    async def _apology(
+        self, turn: Turn, update: Update, sender: Sender, error: Exception
+    ) -> tuple[list[Reply], Begin]:
         """Tell the owner of an error, and prepare what to tell the user."""
         text = _sorry(self._texts.of(sender.language), error)
+        begin = _nothing
         try:
             # In a turn that nobody commits: what is changed now must not get in the way of the apology.
             aside = turn.as_loaded()
@@ -191,16 +239,116 @@ class Transaction:
                     return await self._agent.on_error(error)
 
             chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
-            aside.committed()
+            begin = aside.committed
             if chosen is not None:
                 text = clean(chosen)
         except Exception:
             log.exception("on_error failed itself")
+        if answers := turn.replies_to_failure():
+            try:
+                return await self.outbox.prepare(update, answers), begin
+            except Exception:
+                log.exception("the reply to the failure failed itself")
         methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
-        return await self._outbox.prepare(update, methods)
+        return await self.outbox.prepare(update, methods), begin
 
-    async def _deliver(self, update: Update, replies: list[Reply]) -> None:
-        await self._outbox.deliver(update.update_id, replies)
+    def _deliver(
+        self,
+        update: Update,
+        sender: Sender,
+        replies: list[Reply],
+        begin: Begin = _nothing,
+        *,
+        entry: OutboxEntry | None = None,
+    ) -> Delivery | None:
+        """Begin to send replies, and what is to begin after them; `entry` is what the record has of them."""
+        if not replies:
+            begin()
+            return None
+        delivery = Delivery(
+            update_id=update.update_id,
+            replies=replies,
+            lane=sender.lock_key,
+            user_id=sender.user_id if entry else None,
+            chat=_chat_of(sender),
+            sorry=self._undelivered(sender),
+            then=begin,
+            is_owed=entry is not None and entry.is_owed,
+            failures=entry.failures if entry else 0,
+        )
+        return self.outbox.begin(delivery)
+
+    def _undelivered(self, sender: Sender) -> str:
+        return self._texts.of(sender.language).sorry_undelivered
+
+
+def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> Changes:
+    """The changes, and that the update is applied.
+
+    Its id stays until it is known to be acknowledged, because another one came from the same queue, and its
+    replies are out; or until Telegram has dropped it. Of the ids that are acknowledged the newest stay.
+    """
+    commit = record.version / 1e6  # the last one, by the store's clock
+    noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
+    waiting = {key for key in record.outbox if changes.outbox.get(key, b"") is not None}
+    over = [
+        update_id
+        for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
+        if (its_queue == queue and update_id not in waiting) or at < commit - FORGOTTEN_SECONDS
+    ]
+    # A clock that is wrong may have an id stay for longer, but not for less.
+    at = int(max(time.time(), commit, date_of(update) or 0))
+    own = dumps([at, FORGETS if changes.forget else queue], "marks")
+    marks = {**changes.marks, **{str(update_id): None for update_id in over}, str(update.update_id): own}
+    return replace(changes, applied=tuple(over), marks=marks)
+
+
+def _is_older_than_forgetting(update: Update, record: UserRecord) -> bool:
+    """Whether the user was forgotten after this was sent.
+
+    Where an update had them forgotten, ids tell: Telegram counts. Where an operator had, the clocks have to.
+    """
+    sent, commit = date_of(update), record.version / 1e6
+    if forgettings := [
+        int(name)
+        for name, mark in record.marks.items()
+        if name.isdecimal() and mark[1] == FORGETS and (sent or commit) < mark[0] + FORGOTTEN_SECONDS
+    ]:
+        return any(0 < each - update.update_id < IDS_A_DAY for each in forgettings)
+    at = record.forgotten / 1e6
+    return sent is not None and at <= time.time() and sent < int(at) - CLOCKS_DIFFER
+
+
+def _watched(
+    middlewares: Sequence[Callable[..., Any]], handler: Callable[..., Any]
+) -> Callable[[TelegramObject, dict[str, Any]], Any]:
+    """A handler in its middlewares, with the turn told of every exception that ends one of these.
+
+    For aiogram's `wrap_middlewares`, by which it calls everything: so no middleware and no handler of errors,
+    at whatever level, can have half a turn kept by catching one.
+    """
+
+    def watch(call: Callable[..., Any]) -> Callable[..., Any]:
+        async def watching(event: TelegramObject, data: dict[str, Any]) -> Any:
+            try:
+                return await call(event, data)
+            except (SkipHandler, CancelHandler):
+                raise
+            except BaseException as error:
+                if turn := current_turn():
+                    turn.fail(error)
+                raise
+
+        return watching
+
+    wrapped: Callable[..., Any] = watch(lambda event, data: handler(event, **data))
+    functools.update_wrapper(wrapped, handler)
+    for middleware in reversed(middlewares):
+        wrapped = watch(functools.partial(middleware, wrapped))
+    return wrapped
+
+
+setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
 
 
 async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
@@ -252,6 +400,10 @@ def _ended(task: asyncio.Task[Any]) -> None:
         log.warning("the agent failed after it was given up", reason=error)
 
 
+def _chat_of(sender: Sender) -> str:
+    return str(sender.chat.id) if sender.chat else ""
+
+
 def _outcome_of(error: Exception) -> str:
     """How an update ended that failed."""
     match error:
@@ -268,6 +420,8 @@ def _outcome_of(error: Exception) -> str:
 def _sorry(texts: Texts, error: Exception) -> str:
     """The usual apology for an error."""
     match error:
+        case ReplyTooLarge():
+            return texts.sorry_reply_too_large
         case StateTooLarge():
             return texts.sorry_too_large
         case StateCorrupt():

@@ -1,11 +1,15 @@
 """What is kept about a user: one record, with a version."""
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import clean, dumps, loads
+
+if TYPE_CHECKING:
+    from bot.runtime.config import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class OutboxEntry:
         """Read what `to_json` wrote."""
         return cls(value["replies"], value["at"], value.get("owed", False), value.get("failures", 0))
 
+    def kept_files(self) -> list[str]:
+        """The ids of those files of the replies that are kept beside the record."""
+        files = (file for reply in self.replies for file in reply.get("files", {}).values())
+        return [file["kept"] for file in files if "kept" in file]
+
 
 @dataclass(slots=True)
 class UserRecord:
@@ -82,6 +91,7 @@ class UserRecord:
         marks: bookkeeping without content, which `/reset` and `/forget` leave. By id, what
             `bot.runtime.telegram.transaction` notes of updates that may be delivered again; by name, counters
             (see `Turn`).
+        files: content of the files of replies, by id; only in an export, engines keep them beside the record.
     """
 
     user_id: str
@@ -94,6 +104,7 @@ class UserRecord:
     outbox: dict[int, OutboxEntry] = field(default_factory=dict)
     forgotten: int = 0
     marks: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -116,11 +127,14 @@ class UserRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The whole record as a JSON object: one line of an export."""
-        return self.personal_data() | {
+        value = self.personal_data() | {
             "applied": list(self.acknowledged),
             "outbox": {str(key): entry.to_json() for key, entry in self.outbox.items()},
             "marks": self.marks,
         }
+        if self.files:
+            value["files"] = {file: b64encode(content).decode() for file, content in self.files.items()}
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -133,6 +147,7 @@ class UserRecord:
             applied=with_marked(value["applied"], value.get("marks", {})),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in value["outbox"].items()},
             marks=value.get("marks", {}),
+            files={file: b64decode(text, validate=True) for file, text in value.get("files", {}).items()},
         )
 
 
@@ -141,12 +156,19 @@ class Limits:
     """What one record may hold.
 
     Attributes:
-        max_bytes: most bytes of state, flows and history together.
+        max_bytes: most bytes of state, flows, history and outbox together, without the files of replies.
         history: most messages.
+        file_bytes: most bytes of a file of a reply.
     """
 
     max_bytes: int = 262_144
     history: int = 50
+    file_bytes: int = 50 * 1024 * 1024
+
+    @classmethod
+    def from_settings(cls, settings: "Settings", file_bytes: int = 50 * 1024 * 1024) -> Self:
+        """The limits that the settings set; `file_bytes` is the engine's default."""
+        return cls(settings.state_max_bytes, settings.history_limit, settings.reply_file_bytes or file_bytes)
 
 
 def decode_record(

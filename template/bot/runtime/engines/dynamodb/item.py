@@ -14,17 +14,19 @@
     expires     when the item is over, in seconds since 1970; DynamoDB deletes it some days later
 
 JSON stands there as text, so that no number is rounded and no map has to exist before a key is put into it.
+The files of replies are items of their own, `<namespace>:file:<id>:<part>`, with `content` and `expires`.
 """
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Message, UserRecord, decode_record
+from bot.runtime.state.record import Message, OutboxEntry, UserRecord, decode_record
 from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -155,6 +157,15 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     if lifetime is not None:
         new[EXPIRES] = {"N": str(math.ceil(now + lifetime))}
     return new
+
+
+def kept_files(item: Item) -> set[str]:
+    """The ids of the files of the replies that wait in it; none of a reply that cannot be read."""
+    found: set[str] = set()
+    for _, entry in _after(OUTBOX, item):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            found.update(OutboxEntry.from_json(loads(entry)).kept_files())
+    return found
 
 
 def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """The DynamoDB engine: one item per user, one conditional write per commit."""
 
 import asyncio
+import math
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import orjson
@@ -37,13 +39,24 @@ from bot.runtime.errors import (
     StateUnavailable,
 )
 from bot.runtime.state.record import Limits, UserRecord
-from bot.runtime.state.store import Changes, Finding, check_size
+from bot.runtime.state.store import (
+    FILE_SECONDS,
+    Changes,
+    Finding,
+    check_size,
+    cut,
+    joined,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from bot.runtime.config import Settings
 
 MOST_BYTES = ITEM_LIMIT - 64 * 1024
 """What `STATE_MAX_BYTES` may be: bookkeeping and replies under way have to fit into the same item."""
+
+FILE_BYTES = 1024 * 1024
+"""What `REPLY_FILE_BYTES` is unless it is set: each 256 KB of it is a paid write of its own."""
 
 REMEMBERED = 256
 """Items kept from their load to their commit: as many as there are updates at once."""
@@ -100,7 +113,7 @@ class DynamodbStore:
             )
         own = load(DynamodbSettings)
         client = DynamodbClient(own, own.dynamodb_table or f"{settings.namespace}-state")
-        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        limits = Limits.from_settings(settings, FILE_BYTES)
         return cls(client, settings.namespace, limits, settings.state_ttl or None)
 
     async def connect(self) -> None:
@@ -178,10 +191,44 @@ class DynamodbStore:
         if expect is None:
             version, _ = await self._merge(user_id, changes)
             return version
-        item = self._loaded.pop(user_id, None)
-        if item is None or self._version(user_id, self._live(item)) != expect:
-            item = await self._read(user_id)
-        return await self._write(user_id, item, changes, expect)
+        await self._keep_files(user_id, changes.files)
+        try:
+            item = self._loaded.pop(user_id, None)
+            if item is None or self._version(user_id, self._live(item)) != expect:
+                item = await self._read(user_id)
+            return await self._write(user_id, item, changes, expect)
+        except (StateConflict, StateTooLarge):
+            await self._drop_soon(user_id, changes.files)
+            raise
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply. See `StateStore.read_file`."""
+        parts = []
+        for name in parts_of(file):
+            key = self._key_of_part(user_id, name)
+            answer = await self.client.call("get_item", user_id, Key=key, ConsistentRead=True)
+            parts.append(answer.get("Item", {}).get("content", {}).get("B"))
+        return joined(file, parts)
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies. See `StateStore.drop_files`."""
+        for file in files:
+            for name in parts_of(file):
+                await self.client.call("delete_item", user_id, Key=self._key_of_part(user_id, name))
+
+    async def _drop_soon(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files to which nothing refers; if DynamoDB does not answer, when they expire."""
+        with suppress(StateUnavailable):
+            await self.drop_files(user_id, files)
+
+    async def _keep_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
+        """Keep files of replies, for the commit that refers to them."""
+        expires = {"N": str(math.ceil(self.client.now() + FILE_SECONDS))}
+        for file, content in files.items():
+            for name, part in cut(file, content):
+                item = {"content": {"B": bytes(part)}, dynamodb_item.EXPIRES: expires}
+                item |= self._key_of_part(user_id, name)
+                await self.client.call("put_item", user_id, Item=item)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -274,6 +321,7 @@ class DynamodbStore:
                 reason = "the answer was lost, and somebody else has committed since"
                 raise StateUnavailable(reason, user_id) from None
             raise StateConflict("another commit was first", user_id) from None
+        await self._drop_soon(user_id, dynamodb_item.kept_files(old) - dynamodb_item.kept_files(new))
         return version
 
     def _live(self, item: Item) -> Item:
@@ -290,6 +338,9 @@ class DynamodbStore:
 
     def _user(self, user_id: str) -> str:
         return f"{self._namespace}:user:{user_id}"
+
+    def _key_of_part(self, user_id: str, name: str) -> dict[str, dict[str, str]]:
+        return {KEY: {"S": f"{self._namespace}:file:{user_id}:{name}"}}
 
     def _key_of_bot(self) -> dict[str, dict[str, str]]:
         return {KEY: {"S": f"{self._namespace}:bot"}}

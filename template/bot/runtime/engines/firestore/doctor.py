@@ -13,7 +13,7 @@ from bot.runtime.engines.firestore.document import MAX_DOCUMENT_BYTES
 from bot.runtime.state.record import Limits
 from bot.runtime.state.store import Finding
 
-EXEMPT = ("state", "history", "fsm", "outbox", "marks", "applied", "expires_at")
+EXEMPT = ("state", "history", "fsm", "outbox", "marks", "applied", "content", "expires_at")
 """Fields that no query goes by: an index would only cost, and a map's entries each have one."""
 
 DEPLOY = "deploy firestore.indexes.json (firebase deploy --only firestore)"

@@ -11,10 +11,12 @@ Its fields are
     marker               true when that is all there is to know
     expires_at           when the record is over; Firestore's TTL policy deletes the document some time later
 
-The version is no field: it is the time at which the server says it last wrote the document.
+The version is no field: it is the time at which the server says it last wrote the document. The files of
+replies are documents of their own: `content` and `expires_at`.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -24,7 +26,7 @@ from google.cloud.firestore_v1.field_path import FieldPath
 
 from bot.runtime.errors import StateCorrupt, StateTooLarge
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Message, UserRecord, decode_record
+from bot.runtime.state.record import Message, OutboxEntry, UserRecord, decode_record
 from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
 
 K = TypeVar("K")
@@ -239,6 +241,28 @@ def document_id(user_id: str) -> str:
     Neither `.` nor `_` is in it, so it is none of the ids Firestore reserves, nor one of those we do.
     """
     return quote(user_id, safe=":").replace(".", "%2E").replace("_", "%5F") or _BEGINS
+
+
+def kept_files(outbox: Mapping[Any, str]) -> frozenset[str]:
+    """The ids of the files of the replies that wait in an outbox; none of a reply that cannot be read."""
+    found: set[str] = set()
+    for entry in outbox.values():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            found.update(OutboxEntry.from_json(loads(entry)).kept_files())
+    return frozenset(found)
+
+
+def files_in(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The same of a document as Firestore holds it, whatever else is wrong with that."""
+    try:
+        return kept_files(_texts(fields, "outbox"))
+    except TypeError:
+        return frozenset()
+
+
+def part_id(user_id: str, name: str) -> str:
+    """The id of the document with a part of a file: with a line in front it is no user's."""
+    return f"_{document_id(f'{user_id}/{name}')}"
 
 
 def user_of(document_id: str) -> str | None:

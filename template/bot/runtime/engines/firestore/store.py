@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -53,13 +53,24 @@ from bot.runtime.errors import (
     StateUnavailable,
 )
 from bot.runtime.state.record import Limits, UserRecord
-from bot.runtime.state.store import Changes, Finding, check_size
+from bot.runtime.state.store import (
+    FILE_SECONDS,
+    Changes,
+    Finding,
+    check_size,
+    cut,
+    joined,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from bot.runtime.config import Settings
 
 PAGE = 500
 """Users listed by one query."""
+
+FILE_BYTES = 1024 * 1024
+"""What `REPLY_FILE_BYTES` is unless it is set: each 256 KB of it is a paid write of its own."""
 
 OWNER = "_bot"
 """The document that says whose the others are."""
@@ -79,6 +90,7 @@ class _Loaded:
         since: the same by this process' monotonic clock.
         expires: when its record is over.
         document: its content; empty when there is none, or one that had expired.
+        files: ids of the files of its replies, expired or not.
     """
 
     written: int
@@ -86,6 +98,7 @@ class _Loaded:
     since: float = field(default_factory=time.monotonic)
     expires: datetime | None = None
     document: Document = field(default_factory=Document)
+    files: frozenset[str] = frozenset()
 
     @property
     def now(self) -> datetime:
@@ -138,7 +151,7 @@ class FirestoreStore:
         return cls(
             FirestoreClient(load(FirestoreSettings)),
             settings.namespace,
-            Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit),
+            Limits.from_settings(settings, FILE_BYTES),
             settings.state_ttl or None,
             settings.max_concurrent_updates,
         )
@@ -219,7 +232,53 @@ class FirestoreStore:
         before = self._loaded.pop(user_id, None)
         if before is None or before.written != expect:
             before = await self._read(user_id)
-        return await self._commit(user_id, before, changes, expect)
+        await self._keep_files(user_id, changes.files, before.now)
+        try:
+            return await self._commit(user_id, before, changes, expect)
+        except (StateConflict, StateTooLarge):
+            await self._drop_soon(user_id, changes.files)
+            raise
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply. See `StateStore.read_file`."""
+        parts: list[bytes | None] = []
+        for name in parts_of(file):
+            fields, _ = await self._read_fields(documents.part_id(user_id, name), user_id)
+            parts.append(fields["content"].bytes_value if "content" in fields else None)
+        return joined(file, parts)
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies. See `StateStore.drop_files`."""
+        names = [name for file in files for name in parts_of(file)]
+        if names:
+            paths = [self._path(documents.part_id(user_id, name)) for name in names]
+            await self._write_parts(user_id, [Write.pb(Write(delete=path)) for path in paths])
+
+    async def _drop_soon(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files to which nothing refers; if Firestore does not answer, when they expire."""
+        with suppress(StateUnavailable):
+            await self.drop_files(user_id, files)
+
+    async def _keep_files(self, user_id: str, files: Mapping[str, bytes], now: datetime) -> None:
+        """Keep files of replies, for the commit that refers to them."""
+        expires = now + timedelta(seconds=FILE_SECONDS)
+        for file, content in files.items():
+            for name, part in cut(file, content):
+                message = Write.pb(Write())
+                message.update.name = self._path(documents.part_id(user_id, name))
+                message.update.fields["content"].bytes_value = bytes(part)
+                message.update.fields["expires_at"].timestamp_value.FromDatetime(expires)
+                await self._write_parts(user_id, [message])
+
+    async def _write_parts(self, user_id: str, writes: list[Any]) -> None:
+        """Write or delete parts of files, which may be repeated."""
+        client = self._client
+        request = CommitRequest(database=client.database, writes=writes)
+
+        async def work(api: FirestoreAsyncClient, seconds: float) -> None:
+            await api.commit(request, retry=None, timeout=seconds, metadata=client.metadata)
+
+        await client.call(work, user_id=user_id)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -244,6 +303,7 @@ class FirestoreStore:
     async def _read(self, user_id: str, *, to_forget: bool = False) -> _Loaded:
         """Read a user's document; `to_forget`: also one that is no record."""
         fields, loaded = await self._read_fields(documents.document_id(user_id), user_id)
+        loaded = replace(loaded, files=documents.files_in(fields))
         if not loaded.version():
             return loaded
         try:
@@ -306,7 +366,9 @@ class FirestoreStore:
         mask = None
         if expect and not changes.forget:
             fields, mask = documents.difference(old.fields(), fields)
-        return await self._write(name, fields, before.written, mask, user_id=user_id, token=changes.token)
+        version = await self._write(name, fields, before.written, mask, user_id=user_id, token=changes.token)
+        await self._drop_soon(user_id, before.files - documents.kept_files(new.outbox))
+        return version
 
     async def _write(
         self,

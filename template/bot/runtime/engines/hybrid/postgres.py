@@ -6,7 +6,7 @@ import asyncpg
 
 from bot.runtime.engines.hybrid.snapshot import Snapshot
 from bot.runtime.engines.postgres.connection import Connection
-from bot.runtime.engines.postgres.store import PostgresStore, decode_row, merge_of
+from bot.runtime.engines.postgres.store import FILE_TIMEOUT, PostgresStore, decode_row, merge_of
 from bot.runtime.errors import StateCorrupt, StateValueError
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import UserRecord, encode_entry
@@ -35,7 +35,7 @@ WRITE = """
             expires_at = excluded.expires_at, marks = excluded.marks, updated_at = now(),
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
         WHERE u.version < excluded.version AND (u.version <= $14 OR u.expires_at <= now())
-        RETURNING u.version, u.first_message, u.next_message
+        RETURNING u.version, u.first_message, u.next_message, u.outbox
     ),
     history AS (
         SELECT first_message + place - 1 AS number, role, text, at
@@ -55,6 +55,10 @@ WRITE = """
     dropped AS (
         DELETE FROM {schema}.user_message AS m USING written
         WHERE m.user_id = $1 AND NOT (m.number >= first_message AND m.number < next_message)
+    ),
+    sent AS (
+        DELETE FROM {schema}.user_file AS f USING written
+        WHERE f.user_id = $1 AND NOT outbox ? split_part(f.name, '/', 1)
     )
     SELECT version FROM written
 """
@@ -63,6 +67,8 @@ WRITE = """
 No row: what is there is not older, or not what the record was made of."""
 
 HELD = "SELECT version, token FROM {schema}.user_state WHERE user_id = $1"
+
+PARTS = "SELECT name FROM {schema}.user_file WHERE user_id = $1"
 
 HOLD = """
     INSERT INTO {schema}.user_state AS u (user_id, state, version) VALUES ($1, '{}', 0)
@@ -118,9 +124,16 @@ class HybridPostgres(PostgresStore):
                 return snapshot
 
             return await self.erase(snapshot.user_id, the_marker)
-        return await self.database.run(
-            lambda connection: self._replace(connection, snapshot), user_id=snapshot.user_id
-        )
+        if not snapshot.files:
+            return await self.database.run(
+                lambda connection: self._replace(connection, snapshot), user_id=snapshot.user_id
+            )
+
+        async def work(connection: Connection) -> bool:
+            async with connection.transaction():
+                return await self._replace(connection, snapshot)
+
+        return await self.database.run(work, user_id=snapshot.user_id, seconds=FILE_TIMEOUT)
 
     async def erase(self, user_id: str, decide: Callable[[Changes], Awaitable[Snapshot]]) -> bool:
         """Have `decide` forget a user elsewhere, and then do so here, or do neither.
@@ -180,12 +193,22 @@ class HybridPostgres(PostgresStore):
                 merge_of(content.marks)[0],
             )
             if version is not None:
+                await self._bring_files(connection, snapshot)
                 return True
             row = await connection.fetchrow(self._fill(HELD), snapshot.user_id)
         except _REFUSED as error:
             reason = f"PostgreSQL refuses its record ({type(error).__name__})"
             raise StateCorrupt(reason, snapshot.user_id) from None
         return row is not None and row["token"] == content.token
+
+    async def _bring_files(self, connection: Connection, snapshot: Snapshot) -> None:
+        """Copy what is not there yet of the files of its replies, in the transaction that wrote it."""
+        if not snapshot.files:
+            return
+        held = await connection.fetch(self._fill(PARTS), snapshot.user_id)
+        for name in snapshot.files.keys() - {row["name"] for row in held}:
+            if (part := await snapshot.files[name]()) is not None:
+                await connection.execute(self._sql.keep_part, snapshot.user_id, name, part)
 
     def _fill(self, statement: str) -> str:
         return statement.replace("{schema}", f'"{self._schema}"')

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bot.runtime.engines.redis.store import (
 )
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
 from bot.runtime.state.record import Limits, UserRecord
-from bot.runtime.state.store import Changes
+from bot.runtime.state.store import Changes, update_of
 
 LEASE_SECONDS = 30.0
 """How long a flusher, or whoever brings a missing record, has it alone: three times what PostgreSQL gets to
@@ -212,7 +213,7 @@ class HybridRedis(RedisStore):
                 return None
             case [b"cold"]:
                 return None
-            case [kind, parts]:
+            case [kind, parts, files]:
                 record = read_record(user_id, *parts)
         state, _, meta, _ = parts
         fields = dict(pairs_of(meta))
@@ -228,6 +229,11 @@ class HybridRedis(RedisStore):
         )
         next_message = int(fields.get("next", len(record.history) + 1))
         expires = int(fields.get("expires", 0))
+        readers = {
+            name: partial(self.connection.ask, "HGET", self._key(user_id, "files"), name)
+            for name in map(bytes.decode, files)
+            if update_of(name) in content.outbox
+        }
         replaces = record.version - 1
         if self._waits and not (record.forgotten and record.is_empty):
             replaces = int(fields.get("base", replaces))
@@ -241,6 +247,7 @@ class HybridRedis(RedisStore):
             replaces,
             lineage=fields.get("lineage", b"").decode(),
             is_dirty=kind == b"dirty",
+            files=readers,
         )
 
     async def fill(self, snapshot: Snapshot, lease: str) -> bool:
@@ -341,7 +348,8 @@ class HybridRedis(RedisStore):
             yield user_id
 
     def _all_keys(self, user_id: str) -> list[str]:
-        return [*self._keys(user_id), self._dirty, self._due, self._key(user_id, "lease")]
+        files, lease = self._key(user_id, "files"), self._key(user_id, "lease")
+        return [*self._keys(user_id), files, self._dirty, self._due, lease]
 
     @property
     def _dirty(self) -> str:

@@ -24,6 +24,8 @@ Redis restored older   Each record names the run of the server that wrote it; a 
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
+Files of replies       They are written to Redis before the commit that refers to them, and brought to
+                       PostgreSQL in the transaction that flushes it.
 
 With HYBRID_ACK=postgres a commit returns when PostgreSQL is proven to have it, and `load` shows a record only
 then: an update that was applied but not flushed is not acknowledged when it is delivered again either.
@@ -41,6 +43,7 @@ dirty                  that has lost a part goes as a whole: it was never acknow
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -55,12 +58,12 @@ from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, HybridSettings,
 from bot.runtime.engines.postgres.connection import DatabaseSettings
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
-from bot.runtime.errors import OperatorError, StateCorrupt, StateError, StateUnavailable
+from bot.runtime.errors import OperatorError, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.record import Limits, UserRecord
 from bot.runtime.state.store import Changes, Finding, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bot.runtime.config import Settings
 
@@ -117,7 +120,7 @@ class HybridStore:
         own, redis, database = load(HybridSettings), load(RedisSettings), load(DatabaseSettings)
         if redis.redis_cluster:
             raise OperatorError(CLUSTER)
-        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        limits = Limits.from_settings(settings)
         ttl = settings.state_ttl or None
         return cls(
             HybridRedis(
@@ -220,6 +223,15 @@ class HybridStore:
         """Write changes: one round trip with HYBRID_ACK=redis. See `StateStore.commit`."""
         check_size(user_id, changes, self.limits)
         self._has_committed = True
+        await self.redis.write_files(user_id, changes.files)
+        try:
+            return await self._commit(user_id, changes, expect)
+        except StateConflict:
+            with suppress(StateUnavailable):  # they expire, too
+                await self.redis.drop_files(user_id, changes.files)
+            raise
+
+    async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> int:
         if changes.forget:
             return await self._forget(user_id, changes, expect)
         maybe_applied = trust = False
@@ -241,6 +253,17 @@ class HybridStore:
                     raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
                 return commit.version
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply from where it is. See `StateStore.read_file`."""
+        content = await self.redis.read_file(user_id, file)
+        return await self.postgres.read_file(user_id, file) if content is None else content
+
+    async def drop_files(self, user_id: str, files: "Iterable[str]") -> None:
+        """Delete files of replies in both places. See `StateStore.drop_files`."""
+        files = list(files)
+        await self.redis.drop_files(user_id, files)
+        await self.postgres.drop_files(user_id, files)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker in both places. See `StateStore.forget`."""

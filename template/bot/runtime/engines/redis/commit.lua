@@ -7,6 +7,7 @@
 --       history  list: JSON per message, oldest first
 --       meta     hash: version, token, forgotten, parts, `fsm:<flow>`, `outbox:<update id>` and `mark:<name>`
 --       applied  string: update ids, oldest first, each with a comma behind it
+--       files    hash: per `<update id>/<file>/<number>` a part of a file of that update's replies
 -- ARGV  1  token of this commit
 --       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
 --          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
@@ -15,7 +16,8 @@
 --          ids and entries for the outbox
 -- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
 
-local STATE, HISTORY, META, APPLIED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local STATE, HISTORY, META, APPLIED, FILES = unpack(KEYS)
+local RECORD = { STATE, HISTORY, META, APPLIED }
 local KINDS = { 'hash', 'list', 'hash', 'string' }
 local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
 
@@ -73,6 +75,19 @@ local function trim_applied(most)
   redis.call('SET', APPLIED, table.concat(ids, ',', math.max(1, #ids - most + 1)) .. ',')
 end
 
+-- Keeps the files of those replies that wait. Such of a commit that was never made go, too.
+local function drop_files()
+  if redis.call('TYPE', FILES).ok ~= 'hash' then
+    redis.call('UNLINK', FILES)
+    return
+  end
+  for _, part in ipairs(redis.call('HKEYS', FILES)) do
+    if redis.call('HEXISTS', META, 'outbox:' .. part:match('^%d*')) == 0 then
+      redis.call('HDEL', FILES, part)
+    end
+  end
+end
+
 local function is_marker(forgotten, found)
   return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
 end
@@ -85,7 +100,7 @@ local messages, applied, outbox = list(), list(), list()
 -- What is there.
 
 local kinds, exists, is_record = {}, false, true
-for index, key in ipairs(KEYS) do
+for index, key in ipairs(RECORD) do
   kinds[index] = redis.call('TYPE', key).ok
   if kinds[index] ~= 'none' then
     exists = true
@@ -174,12 +189,17 @@ redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', fo
 
 local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime
 local deadline = string.format('%.0f', math.floor(microseconds / 1000) + milliseconds)
-for _, key in ipairs(KEYS) do
+for _, key in ipairs(RECORD) do
   if milliseconds > 0 then
     redis.call('PEXPIREAT', key, deadline)
   else
     redis.call('PERSIST', key)
   end
+end
+if FILES then
+  drop_files()
+  local file_lifetime = milliseconds > 0 and math.min(milliseconds, marker_lifetime) or marker_lifetime
+  redis.call('PEXPIRE', FILES, string.format('%.0f', file_lifetime))
 end
 
 return { 'done', new_version, existed and 1 or 0 }

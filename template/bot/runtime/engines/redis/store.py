@@ -1,15 +1,18 @@
-"""The Redis engine: what is kept about a user is four keys, written together by one script.
+"""The Redis engine: what is kept about a user is four keys, written together by one script, and a fifth.
 
     <namespace>:user:{<id>}:state     hash: JSON of each of the owner's keys
     <namespace>:user:{<id>}:history   list: JSON of each message, oldest first
     <namespace>:user:{<id>}:meta      hash: version and bookkeeping, flows and outbox; see `commit.lua`
     <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
+    <namespace>:user:{<id>}:files     hash: the files of replies, in parts
     <namespace>:bot                   the id of the bot whose records these are
 
-The braces (a hash tag) keep a user's keys in one slot of a cluster. All four expire at the same millisecond.
+The braces (a hash tag) keep a user's keys in one slot of a cluster. The four expire at the same millisecond.
+Files are written before the commit that refers to them; each commit deletes those to which nothing refers.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,7 +25,17 @@ from bot.runtime.engines.redis.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import Limits, Message, UserRecord, decode_record
-from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes, Finding, check_size
+from bot.runtime.state.store import (
+    APPLIED_LIMIT,
+    FILE_SECONDS,
+    FORGOTTEN_SECONDS,
+    Changes,
+    Finding,
+    check_size,
+    cut,
+    joined,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from bot.runtime.config import Settings
@@ -77,7 +90,7 @@ class RedisStore:
         Raises:
             OperatorError: a setting of Redis is missing or cannot be used.
         """
-        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        limits = Limits.from_settings(settings)
         ttl = DEFAULT_TTL if settings.state_ttl is None else settings.state_ttl or None
         return cls(cls.connection_to(load(RedisSettings)), settings.namespace, limits, ttl)
 
@@ -127,8 +140,32 @@ class RedisStore:
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`."""
-        version, _ = await self._commit(user_id, changes, expect)
+        try:
+            version, _ = await self._commit(user_id, changes, expect)
+        except StateConflict:
+            with suppress(StateUnavailable):  # they expire, too
+                await self.drop_files(user_id, changes.files)
+            raise
         return version
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply. See `StateStore.read_file`."""
+        key = self._key(user_id, "files")
+        return joined(file, [await self.connection.ask("HGET", key, part) for part in parts_of(file)])
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies. See `StateStore.drop_files`."""
+        for file in files:
+            # An empty one has no part, and the command wants a field.
+            await self.connection.ask("HDEL", self._key(user_id, "files"), file, *parts_of(file))
+
+    async def write_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
+        """Keep files of replies, for the commit that refers to them."""
+        key = self._key(user_id, "files")
+        for file, content in files.items():
+            for name, part in cut(file, content):
+                await self.connection.ask("HSET", key, name, part)
+            await self.connection.ask("EXPIRE", key, FILE_SECONDS)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -148,7 +185,9 @@ class RedisStore:
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user: per key its type and its content. See `OperatorStore.raw`."""
-        return "\n".join([f"{key} {await self._content(key)}" for key in self._keys(user_id)])
+        lines = [f"{key} {await self._content(key)}" for key in self._keys(user_id)]
+        files = self._key(user_id, "files")
+        return "\n".join([*lines, f"{files} {await self.connection.ask('HKEYS', files)!r}"])
 
     def _key(self, user_id: str, part: str) -> str:
         return f"{self._namespace}:user:{{{user_id}}}:{part}"
@@ -158,8 +197,10 @@ class RedisStore:
 
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)
+        await self.write_files(user_id, changes.files)
         arguments = self._arguments(changes, expect)
-        reply, is_repeated = await self.connection.evaluate(COMMIT, self._keys(user_id), arguments, user_id)
+        keys = [*self._keys(user_id), self._key(user_id, "files")]
+        reply, is_repeated = await self.connection.evaluate(COMMIT, keys, arguments, user_id)
         match reply:
             case [b"done", version, existed]:
                 return int(version), bool(existed)

@@ -1,7 +1,7 @@
 -- The scripts of the hybrid engine. What stands above the first `--- name` begins each of them: the record's keys, and
 -- what is to be known about them.
 --
--- KEYS  the four of the record (see the Redis engine's `commit.lua`), and
+-- KEYS  the four of the record and that of its files (see the Redis engine's `commit.lua`), and
 --       dirty  sorted set: users whose newest commit PostgreSQL may not have, by the time of the oldest such commit
 --       due    sorted set: the same users, by the time from when on one flusher may take each of them
 --       lease  string: who misses the record may fill it with what PostgreSQL holds as long as this is there
@@ -16,8 +16,9 @@
 --
 -- All times are in milliseconds since 1970.
 
-local STATE, HISTORY, META, APPLIED, DIRTY, DUE, LEASE = unpack(KEYS)
+local STATE, HISTORY, META, APPLIED, FILES, DIRTY, DUE, LEASE = unpack(KEYS)
 local RECORD = { STATE, HISTORY, META, APPLIED }
+local COMMITTED = { STATE, HISTORY, META, APPLIED, FILES }
 local WAITS, NAME, USER = ARGV[#ARGV - 2] == '1', unpack(ARGV, #ARGV - 1)
 -- Another one after a restart, and after a failover: also when it leads back to a server that was the master before.
 local RUN = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
@@ -103,7 +104,7 @@ local function unmark(cache)
   if expires > 0 then
     deadline = math.min(deadline, expires)
   end
-  for _, key in ipairs(RECORD) do
+  for _, key in ipairs(COMMITTED) do
     redis.call('PEXPIREAT', key, string.format('%.0f', deadline))
   end
 end
@@ -162,7 +163,7 @@ else
   end
 end
 
-local reply = commit(RECORD, ARGV)
+local reply = commit(COMMITTED, ARGV)
 if reply[1] ~= 'done' then
   return reply
 end
@@ -181,6 +182,7 @@ if is_of_this_run(lineage) then
   redis.call('HSET', META, 'lineage', lineage) -- forgetting has dropped it
 end
 redis.call('DEL', LEASE)
+redis.call('PERSIST', FILES)
 mark(delay)
 return { 'done', reply[2], trust(lineage) }
 
@@ -207,7 +209,7 @@ else
 end
 
 redis.call('DEL', LEASE)
-commit(RECORD, ARGV)
+commit(RECORD, ARGV) -- without files: such as stand here may be those of a commit to come
 redis.call('HSET', META, 'version', version, 'forgotten', forgotten, 'next', next_message, 'expires', expires)
 unmark(tonumber(cache))
 return (dirty and lease ~= '') and 2 or 1
@@ -229,7 +231,8 @@ return 1
 
 --- snapshot
 -- Reads a record, expired or not, for a flusher. `load` is the Redis engine's `load.lua`.
--- Returns {'cold'}, {'gone'} for one that was dirty and is so no longer, {'clean', the record} or {'dirty', the record}.
+-- Returns {'cold'}, {'gone'} for one that was dirty and is so no longer, or 'clean' or 'dirty', the record, and the names
+-- of the parts of its files.
 
 local found, dirty = look()
 if found == 'cold' and dirty then
@@ -240,7 +243,7 @@ end
 if found == 'cold' then
   return { found }
 end
-return { dirty and 'dirty' or 'clean', load(RECORD) }
+return { dirty and 'dirty' or 'clean', load(RECORD), redis.call('HKEYS', FILES) }
 
 --- mark_clean
 -- Marks a record clean that a flusher brought to PostgreSQL, unless somebody has committed meanwhile.

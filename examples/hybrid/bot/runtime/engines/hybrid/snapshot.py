@@ -1,6 +1,7 @@
 """A whole record on its way between Redis and PostgreSQL, and the settings of that way."""
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -44,6 +45,7 @@ class Snapshot:
         replaces: the newest version in PostgreSQL whose place it may take.
         lineage: where it comes from in Redis; see `scripts.lua`.
         is_dirty: whether PostgreSQL may lack it.
+        files: what reads each part of the files of its replies, by name.
     """
 
     user_id: str
@@ -55,6 +57,7 @@ class Snapshot:
     replaces: int
     lineage: str = ""
     is_dirty: bool = False
+    files: Mapping[str, Callable[[], Awaitable[bytes | None]]] = field(default_factory=dict)
 
     def has(self, commit: "Commit") -> bool:
         """Whether it is what a commit made, or was made of it."""

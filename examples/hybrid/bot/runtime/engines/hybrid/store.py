@@ -18,20 +18,32 @@ Slow reader            Loading takes a lease before PostgreSQL is read. Every lo
 Forget                 PostgreSQL locks the user's row while Redis decides. A later flush is refused by the
                        marker's version. Without PostgreSQL, nothing is decided. Afterwards the marker is
                        dirty, so it is flushed whatever happens.
-Redis restored older   Each record has the run id of the server that wrote it. One from before this run is
-                       compared with PostgreSQL's first; the higher version wins. While PostgreSQL is away it
-                       is used as it is, unless HYBRID_ACK=postgres.
+Redis restored older   Each record names the run of the server that wrote it; a failover begins another run. A
+                       record from before this run is compared with PostgreSQL's first; the higher version
+                       wins. While PostgreSQL is away it is used as it is, unless HYBRID_ACK=postgres.
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
+Files of replies       They are written to Redis before the commit that refers to them, and brought to
+                       PostgreSQL in the transaction that flushes it.
 
-With HYBRID_ACK=postgres a commit returns after its flush, and `load` flushes a dirty record first: an update
-that was applied but not flushed is not acknowledged when it is delivered again either.
+With HYBRID_ACK=postgres a commit returns when PostgreSQL is proven to have it, and `load` shows a record only
+then: an update that was applied but not flushed is not acknowledged when it is delivered again either.
+
+The proof              What is flushed, or clean, is of the commit's lineage (`scripts.lua`), at its version
+                       or a later one. That a record is gone, or not listed as dirty, proves nothing.
+Redis loses commits    PostgreSQL takes a record only in the place of the version it was made of (`base`). One
+                       made of less than PostgreSQL has takes no place: PostgreSQL's is restored.
+Loss during a flush    PostgreSQL may get what Redis no longer has. What is in its place is compared, and a
+                       record that is just being loaded is loaded anew.
+Eviction of what is    Each record says itself whether it is dirty; the list of the dirty ones may go. One
+dirty                  that has lost a part goes as a whole: it was never acknowledged.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -41,17 +53,17 @@ from bot.runtime.config import load
 from bot.runtime.engines.hybrid.doctor import diagnose
 from bot.runtime.engines.hybrid.flusher import Flusher
 from bot.runtime.engines.hybrid.postgres import HybridPostgres
-from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, Cold, HybridRedis, NotReady
-from bot.runtime.engines.hybrid.snapshot import Backlog, HybridSettings, Snapshot
+from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, Cold, HybridRedis, NotReady, Warm
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, HybridSettings, Snapshot
 from bot.runtime.engines.postgres.connection import DatabaseSettings
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
-from bot.runtime.errors import OperatorError, StateCorrupt, StateError, StateUnavailable
+from bot.runtime.errors import OperatorError, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.record import Limits, UserRecord
 from bot.runtime.state.store import Changes, Finding, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bot.runtime.config import Settings
 
@@ -87,9 +99,13 @@ class HybridStore:
         self.redis = redis
         self.postgres = postgres
         self.flusher = Flusher(
-            redis, postgres, interval=settings.hybrid_flush_interval, batch=settings.hybrid_flush_batch
+            redis,
+            postgres,
+            interval=settings.hybrid_flush_interval,
+            batch=settings.hybrid_flush_batch,
+            waits=settings.waits,
         )
-        self._waits = settings.hybrid_ack == "postgres"
+        self._waits = settings.waits
         self._is_connected = False
         self._has_committed = False
         self._reconnecting: asyncio.Task[None] | None = None
@@ -104,7 +120,7 @@ class HybridStore:
         own, redis, database = load(HybridSettings), load(RedisSettings), load(DatabaseSettings)
         if redis.redis_cluster:
             raise OperatorError(CLUSTER)
-        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        limits = Limits.from_settings(settings)
         ttl = settings.state_ttl or None
         return cls(
             HybridRedis(
@@ -114,6 +130,7 @@ class HybridStore:
                 ttl,
                 cache_ttl=own.hybrid_cache_ttl,
                 delay=own.hybrid_flush_interval,
+                waits=own.waits,
             ),
             HybridPostgres(
                 database.database() or PostgresDevServer(),
@@ -194,25 +211,33 @@ class HybridStore:
                 record, snapshot = await self.postgres.read(user_id)
                 if await self.redis.fill(snapshot, found.lease):
                     return record
-            elif not found.is_verified and await self._compare(user_id, found.record):
+            elif not found.is_verified and await self._compare(user_id, found):
                 continue
-            elif found.is_dirty and self._waits:
-                await self._flush(user_id)
-                return found.record
             else:
-                return found.record
+                is_proven = not (self._waits and found.is_dirty)
+                if is_proven or await self._flush(user_id, Commit(found.record.version, found.lineage)):
+                    return found.record
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes: one round trip with HYBRID_ACK=redis. See `StateStore.commit`."""
         check_size(user_id, changes, self.limits)
         self._has_committed = True
+        await self.redis.write_files(user_id, changes.files)
+        try:
+            return await self._commit(user_id, changes, expect)
+        except StateConflict:
+            with suppress(StateUnavailable):  # they expire, too
+                await self.redis.drop_files(user_id, changes.files)
+            raise
+
+    async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> int:
         if changes.forget:
             return await self._forget(user_id, changes, expect)
         maybe_applied = trust = False
         for _ in range(ATTEMPTS):
             try:
-                version = await self.redis.commit_warm(
+                commit = await self.redis.commit_warm(
                     user_id,
                     changes,
                     expect,
@@ -224,10 +249,21 @@ class HybridStore:
                 maybe_applied = reason.maybe_applied
                 trust = await self._bring(user_id)
             else:
-                if self._waits:
-                    await self._flush(user_id)
-                return version
+                if self._waits and not await self._flush(user_id, commit):
+                    raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
+                return commit.version
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply from where it is. See `StateStore.read_file`."""
+        content = await self.redis.read_file(user_id, file)
+        return await self.postgres.read_file(user_id, file) if content is None else content
+
+    async def drop_files(self, user_id: str, files: "Iterable[str]") -> None:
+        """Delete files of replies in both places. See `StateStore.drop_files`."""
+        files = list(files)
+        await self.redis.drop_files(user_id, files)
+        await self.postgres.drop_files(user_id, files)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker in both places. See `StateStore.forget`."""
@@ -276,14 +312,15 @@ class HybridStore:
             _, snapshot = await self.postgres.read(user_id)
             await self.redis.fill(snapshot, found.lease)
             return False
-        return not (found.is_verified or await self._compare(user_id, found.record))
+        return not (found.is_verified or await self._compare(user_id, found))
 
-    async def _compare(self, user_id: str, record: UserRecord) -> bool:
+    async def _compare(self, user_id: str, found: Warm) -> bool:
         """Compare what Redis had when it started with what PostgreSQL has; the newer version wins.
 
         Returns:
             Whether Redis now holds the newest. `False` when PostgreSQL is away and HYBRID_ACK=redis.
         """
+        record = found.record
         try:
             rested, snapshot = await self.postgres.read(user_id)
         except StateUnavailable:
@@ -291,7 +328,7 @@ class HybridStore:
                 raise
             return False
         if rested.version > record.version and rested.token != record.token:
-            await self.redis.replace(snapshot, record.version)
+            await self.redis.replace(snapshot, Commit(record.version, found.lineage))
         else:
             await self.redis.verify(user_id, record.version, is_newer=rested.token != record.token)
         return True
@@ -306,34 +343,38 @@ class HybridStore:
             await self.load(user_id)  # the ids of applied updates outlive the rest
         except StateCorrupt as error:
             log.warning("forgetting a record that cannot be read", reason=str(error))
-        began, version = time.time(), 0
+        began = time.time()
+        commit: Commit
+        decided: Snapshot | None
 
         async def decide(held: Changes) -> Snapshot:
-            nonlocal version
+            nonlocal commit, decided
             try:
-                version = await self.redis.commit_warm(user_id, changes, expect)
+                commit = await self.redis.commit_warm(user_id, changes, expect)
             except NotReady:  # PostgreSQL's cannot be read, or Redis has just lost it again
                 applied = tuple(dict.fromkeys((*held.applied, *changes.applied)))
                 carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
-                version = await self.redis.commit_warm(user_id, carried, expect, trust=True)
+                commit = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
-            assert decided, "it is dirty"
+            if decided is None or not decided.has(commit):
+                raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
             return decided
 
         if await self.postgres.erase(user_id, decide):
-            await self.redis.mark_clean(user_id, version, began)
-        else:
-            await self.flusher.flush(user_id)
-        return version
+            assert decided, "it stands in PostgreSQL"
+            await self.redis.mark_clean(decided, began)
+        elif not await self.flusher.flush(user_id, commit):
+            raise StateUnavailable("PostgreSQL has something else instead", user_id)
+        return commit.version
 
-    async def _flush(self, user_id: str) -> None:
-        """Flush a record.
+    async def _flush(self, user_id: str, commit: Commit) -> bool:
+        """Flush a record, and say whether PostgreSQL has a commit; see `Flusher.flush`.
 
         Raises:
             StateUnavailable: it does not yet, whatever the reason; the flusher goes on trying.
         """
         try:
-            await self.flusher.flush(user_id)
+            return await self.flusher.flush(user_id, commit)
         except StateError as error:
             await self.flusher.retry_soon(user_id)
             raise StateUnavailable(f"in Redis, but not in PostgreSQL ({error})", user_id) from None

@@ -2,10 +2,11 @@
 
 `user_state` has one row per user. Every commit updates that row, so its lock and its `version` are all that
 is needed against concurrent writers. `user_message` has one row per message, numbered per user; the user's
-row says which numbers count: from `first_message` up to, but not including, `next_message`.
+row says which numbers count: from `first_message` up to, but not including, `next_message`. `user_file` has
+one row per part of a file of a reply, as long as the reply waits in the outbox.
 """
 
-from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS
+from bot.runtime.state.store import APPLIED_LIMIT, FILE_SECONDS, FORGOTTEN_SECONDS
 
 _LIVE = "(u.expires_at IS NULL OR u.expires_at > now())"
 _IS_MARKER = "(forgotten > 0 AND first_message = next_message AND state = '{}' AND fsm = '{}')"
@@ -77,13 +78,13 @@ def _committed(before: str) -> str:
 
 
 def _with_messages(change: str) -> str:
-    """The statement that does `change` to the user's row and, if that happened, adds and trims messages.
+    """The statement that does `change` to the user's row and, if that happened, to what goes with it.
 
     A DELETE does not see what the same statement does, so it goes by number: from where the messages began
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
     """
     return f"""
-    WITH changed AS ({change} RETURNING u.version, u.first_message, u.next_message),
+    WITH changed AS ({change} RETURNING u.version, u.first_message, u.next_message, u.outbox),
     added AS (
         INSERT INTO {{schema}}.user_message (user_id, number, role, text, at)
         SELECT $1, number, role, text, at
@@ -97,6 +98,10 @@ def _with_messages(change: str) -> str:
         WHERE m.user_id = $1 AND m.number < first_message AND ($16 OR m.number >= (
             SELECT first_message FROM {{schema}}.user_state WHERE user_id = $1
         ))
+    ),
+    dropped AS (
+        DELETE FROM {{schema}}.user_file AS f USING changed
+        WHERE f.user_id = $1 AND NOT outbox ? split_part(f.name, '/', 1)
     )
     SELECT version FROM changed
     """
@@ -161,8 +166,27 @@ class Statements:
             SELECT jsonb_pretty(to_jsonb(u) || jsonb_build_object('messages', (
                 SELECT coalesce(jsonb_agg(to_jsonb(m) - 'user_id' ORDER BY number), '[]')
                 FROM {schema}.user_message AS m WHERE m.user_id = u.user_id
+            ), 'files', (
+                SELECT coalesce(jsonb_agg(name ORDER BY name), '[]')
+                FROM {schema}.user_file AS f WHERE f.user_id = u.user_id
             )))
             FROM {schema}.user_state AS u WHERE user_id = $1
+        """)
+
+        self.keep_part = fill("""
+            INSERT INTO {schema}.user_file (user_id, name, content) VALUES ($1, $2, $3)
+            ON CONFLICT DO NOTHING
+        """)
+
+        self.parts = fill(f"""
+            SELECT f.name, f.content FROM {{schema}}.user_file AS f JOIN {{schema}}.user_state AS u USING (user_id)
+            WHERE user_id = $1 AND f.name = ANY ($2) AND {_LIVE}
+        """)
+
+        self.drop_parts = fill("DELETE FROM {schema}.user_file WHERE user_id = $1 AND name = ANY ($2)")
+
+        self.sweep_files = fill(f"""
+            DELETE FROM {{schema}}.user_file WHERE at < now() - interval '{FILE_SECONDS} seconds'
         """)
 
         self.bind = fill("""

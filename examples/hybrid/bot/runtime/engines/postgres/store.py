@@ -3,7 +3,7 @@
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -21,7 +21,7 @@ from bot.runtime.engines.postgres.statements import Statements
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, with_marked
-from bot.runtime.state.store import Changes, Finding, check_size
+from bot.runtime.state.store import Changes, Finding, check_size, cut, joined, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,9 @@ PAGE = 1_000
 """Users listed, or expired records deleted, by one statement."""
 
 SWEEP_SECONDS = 3600.0
+
+FILE_TIMEOUT = 60.0
+"""Seconds that reading or writing the files of a reply may take."""
 
 
 class PostgresStore:
@@ -79,7 +82,7 @@ class PostgresStore:
         return cls(
             cls.database_of(own) or PostgresDevServer(),
             schema=own.database_schema,
-            limits=Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit),
+            limits=Limits.from_settings(settings),
             ttl=settings.state_ttl or None,
         )
 
@@ -186,7 +189,7 @@ class PostgresStore:
             nonlocal is_lost
             was_lost, is_lost = is_lost, True
             try:
-                version: int | None = await connection.fetchval(statement, *arguments)
+                version = await self._write(connection, statement, arguments, changes)
             except _NOT_OURS:
                 raise StateCorrupt("what is stored is no record of ours", user_id) from None
             except asyncpg.PostgresError as error:
@@ -201,7 +204,40 @@ class PostgresStore:
                 raise StateUnavailable("nobody knows whether it was committed: others came after", user_id)
             raise StateConflict("another commit was first", user_id)
 
-        return await self.database.run(work, user_id=user_id)
+        return await self.database.run(work, user_id=user_id, seconds=FILE_TIMEOUT if changes.files else None)
+
+    async def _write(
+        self, connection: Connection, statement: str, arguments: tuple[Any, ...], changes: Changes
+    ) -> int | None:
+        """Commit in one statement or, with files, in one transaction; the new version, if it was committed."""
+        if not changes.files:
+            version: int | None = await connection.fetchval(statement, *arguments)
+            return version
+        async with connection.transaction():
+            version = await connection.fetchval(statement, *arguments)
+            if version is not None:
+                for file, content in changes.files.items():
+                    for name, part in cut(file, content):
+                        await connection.execute(self._sql.keep_part, arguments[0], name, part)
+            return version
+
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply. See `StateStore.read_file`."""
+        names = parts_of(file)
+        rows = await self.database.run(
+            lambda connection: connection.fetch(self._sql.parts, user_id, names),
+            user_id=user_id,
+            seconds=FILE_TIMEOUT,
+        )
+        parts = {row["name"]: row["content"] for row in rows}
+        return joined(file, map(parts.get, names))
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies. See `StateStore.drop_files`."""
+        names = [name for file in files for name in parts_of(file)]
+        await self.database.run(
+            lambda connection: connection.execute(self._sql.drop_parts, user_id, names), user_id=user_id
+        )
 
     async def _version(self, user_id: str) -> int:
         """The version to expect, also of a record that is corrupt."""
@@ -242,11 +278,12 @@ class PostgresStore:
         return text or "null"
 
     async def sweep(self) -> int:
-        """Delete expired records, a page at a time, waiting for nobody.
+        """Delete files of old replies, and expired records, a page at a time, waiting for nobody.
 
         Returns:
-            How many.
+            How many records.
         """
+        await self.database.run(lambda connection: connection.execute(self._sql.sweep_files))
         swept = 0
         while True:
             status: str = await self.database.run(

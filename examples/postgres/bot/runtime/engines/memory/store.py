@@ -1,7 +1,7 @@
 """The memory engine: records in a dict, serialised as on every other engine, gone when the bot stops."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
@@ -14,6 +14,7 @@ from bot.runtime.state.store import (
     Finding,
     check_size,
     next_version,
+    update_of,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class _Row:
     history: list[Message] = field(default_factory=list)
     applied: tuple[int, ...] = ()
     outbox: dict[int, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     forgotten: int = 0
     marks: dict[str, bytes] = field(default_factory=dict)
     expires: float | None = None
@@ -72,7 +74,7 @@ class MemoryStore:
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
         """Make the store that the settings describe."""
-        limits = Limits(max_bytes=settings.state_max_bytes, history=settings.history_limit)
+        limits = Limits.from_settings(settings)
         return cls(limits, settings.state_ttl or None)
 
     async def connect(self) -> None:
@@ -128,6 +130,17 @@ class MemoryStore:
         self._sweep()
         return self._rows[user_id].version
 
+    async def read_file(self, user_id: str, file: str) -> bytes | None:
+        """Read a file of a reply. See `StateStore.read_file`."""
+        row = self._live_row(user_id)
+        return row.files.get(file) if row else None
+
+    async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
+        """Delete files of replies. See `StateStore.drop_files`."""
+        if row := self._live_row(user_id):
+            for file in files:
+                row.files.pop(file, None)
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         row = self._live_row(user_id)
@@ -143,7 +156,8 @@ class MemoryStore:
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user. See `OperatorStore.raw`."""
-        return repr(self._rows.get(user_id))
+        row = self._rows.get(user_id)
+        return f"{row!r} files={list(row.files) if row else []}"
 
     def _live_row(self, user_id: str) -> _Row | None:
         row = self._rows.get(user_id)
@@ -162,6 +176,7 @@ class MemoryStore:
         applied = (*row.applied, *changes.applied)[-APPLIED_LIMIT:]
         outbox = _merged(row.outbox, changes.outbox)
         marks = _merged(row.marks, changes.marks)
+        outbox = {key: value for key, value in outbox.items() if key in applied or str(key) in marks}
         new = _Row(
             version=version,
             token=changes.token,
@@ -169,7 +184,12 @@ class MemoryStore:
             fsm=_merged(row.fsm, changes.fsm),
             history=history,
             applied=applied,
-            outbox={key: value for key, value in outbox.items() if key in applied or str(key) in marks},
+            outbox=outbox,
+            files={
+                key: value
+                for key, value in {**row.files, **changes.files}.items()
+                if update_of(key) in outbox
+            },
             forgotten=row.forgotten,
             marks=marks,
         )

@@ -57,6 +57,16 @@ def upgrade() -> None:
     """)
     op.execute("COMMENT ON COLUMN user_message.at IS 'seconds since 1970'")
     op.execute("""
+        CREATE TABLE user_file (
+            user_id text NOT NULL REFERENCES user_state ON DELETE CASCADE,
+            name text NOT NULL,
+            content bytea NOT NULL,
+            at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (user_id, name)
+        )
+    """)
+    op.execute("ALTER TABLE user_file ALTER content SET STORAGE EXTERNAL")  # most are compressed as they are
+    op.execute("""
         CREATE TABLE user_state_owner (
             is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
             bot_id bigint NOT NULL
@@ -67,6 +77,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Leave a `user_state` table with users' states; conversations and bookkeeping are lost."""
     op.execute("DROP TABLE user_state_owner")
+    op.execute("DROP TABLE user_file")
     op.execute("DROP TABLE user_message")
     op.execute("DELETE FROM user_state WHERE expires_at <= now() OR (forgotten > 0 AND state = '{}')")
     op.execute("ALTER TABLE user_state DROP CONSTRAINT user_state_is_object")

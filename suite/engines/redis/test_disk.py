@@ -104,7 +104,7 @@ async def test_waiting_takes_no_further_round_trip(server: Server) -> None:
         await store.close()
 
 
-@pytest.mark.clause("errors.no-traceback")
+@pytest.mark.clause("cli")
 @pytest.mark.parametrize(
     ("config", "cluster", "reason"),
     [

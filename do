@@ -54,6 +54,13 @@ provide_uv() {
 }
 
 try() {
+    case ${1-} in
+    -h | --help)
+        usage
+        return
+        ;;
+    -*) fail "try has no option $1 (a folder of that name is ./$1)" ;;
+    esac
     [ $# -le 1 ] || fail 'try takes one folder'
     folder=${1:-mybot}
     case $folder in
@@ -83,7 +90,10 @@ command=${1:-help}
 unset VIRTUAL_ENV # uv would warn that it is not the environment of this project
 case $command in
 try)
-    provide_uv
+    case ${1-} in
+    -*) ;;
+    *) provide_uv ;;
+    esac
     try "$@"
     ;;
 test)

@@ -77,6 +77,16 @@ def test_help_needs_nothing(clone: Path, machine: Machine) -> None:
     assert (wrong.returncode, wrong.stderr) == (2, helped.stdout)
 
 
+def test_try_takes_no_option_for_a_folder(clone: Path, machine: Machine) -> None:
+    """`--help` is help; anything else that begins like an option is refused."""
+    env = machine()
+    assert do(clone, env, "try", "--help").stdout == do(clone, env, "help").stdout
+    refused = do(clone, env, "try", "--backend=redis")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "no option --backend=redis" in refused.stderr
+    assert not (clone / "--help").exists()
+
+
 @pytest.mark.parametrize(
     ("programs", "reason"),
     [

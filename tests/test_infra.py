@@ -93,6 +93,17 @@ def test_scripts(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@EACH_SCRIPT
+def test_scripts_without_what_they_need(script: Path) -> None:
+    """Called from anywhere, without arguments or variables, they say what they want."""
+    for arguments in ([], ["create"], ["show", "1"]):
+        done = run(BASH, script, *arguments, cwd=Path("/"))
+        assert done.returncode == 2
+        assert "line " not in done.stderr.partition("\n")[0]
+        is_one = done.stderr.endswith("is not set in the environment (its first lines say more)\n")
+        assert is_one or f"infra/{script.name} " in done.stderr
+
+
 def test_infra_is_rendered_as_it_is(render: Render) -> None:
     """Also that a script can be run."""
     folder = render(backend="cloud", cloud_provider="firestore") / "infra"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     for command in ("run", "chat", "migrate", "doctor", "state"):
         assert f" {command} " in result.stdout
     result = run(tmp_path, "state", "--help")
-    for command in ("show", "export", "import", "forget"):
+    for command in ("list", "show", "export", "import", "forget"):
         assert f" {command} " in result.stdout
 
 
@@ -69,7 +70,10 @@ def test_chat_takes_bytes_that_are_no_text(tmp_path: Path) -> None:
         ({"BOT_TOKEN": "42:x", "PORT": "http"}, "PORT: "),
         ({"BOT_TOKEN": "42:x", "WEBHOOK_URL": "bot.example"}, "WEBHOOK_URL: must be an address"),
         ({"BOT_TOKEN": "42:x", "WEBHOOK_SECRET": "not allowed!"}, "WEBHOOK_SECRET: must be"),
-        ({"BOT_TOKEN": "42:x", "NAMESPACE": "a:b"}, "NAMESPACE: "),
+        ({"BOT_TOKEN": "42:x", "NAMESPACE": "a b"}, "NAMESPACE: must be 2 to 40 of the characters"),
+        ({"BOT_TOKEN": "42:x", "TELEGRAM_PROXY": "nonsense:1"}, "TELEGRAM_PROXY: must be an address like"),
+        ({"BOT_TOKEN": "42:x", "WEBHOOK_URL": "http://bot.example"}, "WEBHOOK_URL: must begin with https://"),
+        ({"BOT_TOKEN": "42:x", "WEBHOOK_URL": "https://b:x"}, "WEBHOOK_URL: must be an address"),
         ({"BOT_TOKEN": "42:x", "LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -88,6 +92,50 @@ def test_settings_come_from_a_file_and_the_environment_wins(tmp_path: Path) -> N
     (tmp_path / ".env").write_text("BOT_TOKEN=nonsense\nPORT=http\n")
     assert "PORT: " in run(tmp_path, "run").stderr
     assert "PORT: " not in run(tmp_path, "run", PORT="80").stderr
+
+
+def test_a_command_belongs_to_its_project_wherever_it_is_called(tmp_path: Path) -> None:
+    """Its settings are there and, where a server for development is started, its records."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project, elsewhere):
+        folder.mkdir()
+    (project / ".env").write_text("PORT=http\n")
+    (elsewhere / ".env").write_text("NAMESPACE=not a name\n")
+    result = subprocess.run(
+        [*BOT, "run"], cwd=elsewhere, env=environment(project), capture_output=True, text=True, timeout=180
+    )
+    assert "PORT: " in result.stderr
+    assert "NAMESPACE" not in result.stderr
+    code = "from bot.runtime.config import DATA; print(DATA)"
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=elsewhere, env=environment(project))
+    assert printed.decode().strip() == str(project / ".data")
+    assert [each.name for each in elsewhere.iterdir()] == [".env"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_file_of_settings_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    """As editors and PowerShell write it."""
+    (tmp_path / ".env").write_bytes("PORT=http\r\nWEBHOOK_SECRET=für uns\r\n".encode(encoding))
+    result = run(tmp_path, "run")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "PORT: " in result.stderr
+    assert "WEBHOOK_SECRET: must be" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["BOT_TOKEN='42:x", 'BOT_TOKEN="42:x', "export 'BOT_TOKEN"])
+def test_a_line_that_is_no_setting_is_named(tmp_path: Path, line: str) -> None:
+    """It would be left out, and what is said to be missing would be what is written there."""
+    (tmp_path / ".env").write_text(f"# mine\n{line}\nPORT=80\n")
+    result = run(tmp_path, "run")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr == f"error: {tmp_path}/.env, line 2 is not NAME=VALUE: is a quote not closed?\n"
+
+
+def test_version_and_help_in_their_usual_forms(tmp_path: Path) -> None:
+    assert re.match(r"bot \S+ \(\w+, aiogram 3\.\S+, Python 3\.\S+\)$", run(tmp_path, "--version").stdout)
+    assert " chat " in run(tmp_path, "-h").stdout
+    assert " list " in run(tmp_path, "state", "-h").stdout
+    assert " chat " in run(tmp_path, "--help", module="bot").stdout
 
 
 def test_no_command_imports_aiogram_without_need(tmp_path: Path) -> None:
@@ -118,7 +166,6 @@ def test_doctor_without_a_token(tmp_path: Path) -> None:
 
 
 def test_doctor_names_a_bad_webhook(tmp_path: Path) -> None:
-    assert "not https" in run(tmp_path, "doctor", WEBHOOK_URL="http://bot.example").stdout
     assert (
         "port that Telegram does not use"
         in run(tmp_path, "doctor", WEBHOOK_URL="https://bot.example:8080").stdout

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yarl
 
 from bot.runtime import health
 from bot.runtime.errors import OperatorError
@@ -265,3 +266,24 @@ async def test_an_address_telegram_refuses_ends_the_bot(
 async def test_a_port_that_is_taken(make_runtime: MakeRuntime, bot: Runtime) -> None:
     with pytest.raises(OperatorError, match="set HOST or PORT"):
         await make_runtime("webhook", port=bot.port).start()
+
+
+@pytest.mark.parametrize("path", ["/a%20b", "/%D0%BA", "/%2B%3F", "/a%2Fb", "/~x/:y"])
+async def test_a_path_that_is_not_plain(
+    make_runtime: MakeRuntime, http: aiohttp.ClientSession, path: str
+) -> None:
+    """Telegram delivers to the address as it was registered; whoever writes it another way means the same."""
+    async with make_runtime("webhook", webhook_url=f"https://bot.example{path}") as bot:
+        url = yarl.URL(f"http://127.0.0.1:{bot.port}{path}", encoded=True)
+        async with http.post(url, data=update(), headers={SECRET_HEADER: bot.settings.secret}) as response:
+            assert response.status == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_it_says(
+    bot: Runtime, http: aiohttp.ClientSession, encoding: str
+) -> None:
+    headers = {SECRET_HEADER: bot.settings.secret, "Content-Encoding": encoding}
+    url = f"http://127.0.0.1:{bot.port}/telegram"
+    async with http.post(url, data=b"nonsense", headers=headers, skip_auto_headers=[]) as response:
+        assert response.status == 400

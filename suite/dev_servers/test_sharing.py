@@ -16,7 +16,7 @@ from bot.runtime.engines.dev_server import WATCH_SECONDS, DevServer
 from bot.runtime.errors import OperatorError, StateConflict, StateUnavailable
 from bot.runtime.state.store import Changes, OperatorStore
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
-from suite.support.command_line import run
+from suite.support.command_line import environment, run
 
 pytestmark = pytest.mark.clause("dev-server.shared")
 
@@ -90,9 +90,10 @@ asyncio.run(main())
 """
 
 
-async def test_many_who_come_at_once_share_one(server: DevServer) -> None:
+async def test_many_who_come_at_once_share_one(server: DevServer, tmp_path: Path) -> None:
+    counting, env = (sys.executable, "-c", COUNT), environment(tmp_path)
     for round_ in range(1, 3):
-        many = [await asyncio.create_subprocess_exec(sys.executable, "-c", COUNT) for _ in range(4)]
+        many = [await asyncio.create_subprocess_exec(*counting, cwd=tmp_path, env=env) for _ in range(4)]
         assert [await process.wait() for process in many] == [0] * 4
         store = await connected()
         assert await state_of(store, "1") == {"count": 4 * round_}

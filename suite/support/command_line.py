@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,8 +16,14 @@ BOT = (sys.executable, "-m", "suite.counting_bot")
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a bot that sees no settings but these, and those of the test's harness."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "NO_COLOR": "1"} | settings
+    """The environment of a bot that sees no settings but these, and those of the test's harness.
+
+    The folder becomes its project: what belongs there, such as `.env` and `.data/`, is the test's own.
+    """
+    for name in ("bot", "suite", "pyproject.toml"):
+        with suppress(FileExistsError):
+            (folder / name).symlink_to(ROOT / name)
+    return os.environ | {"PYTHONPATH": str(folder), "HOME": str(folder), "NO_COLOR": "1"} | settings
 
 
 def run(

@@ -16,6 +16,8 @@ from suite.bot_api import FakeTelegram
 
 Mode = Literal["polling", "webhook"]
 
+WEBHOOK = "https://bot.example/telegram"
+
 
 class Runtime:
     """Runs the bot; it can be stopped, or cut off, and started again."""
@@ -36,7 +38,7 @@ class Runtime:
         self.owner = Owner(agent=agent_class)
         self.port = 0
         self.skip: int | None = None
-        webhook_url = "https://bot.example/telegram" if mode == "webhook" else None
+        webhook_url = WEBHOOK if mode == "webhook" else None
         self.settings = Settings.model_validate(
             {
                 "bot_token": telegram.token,

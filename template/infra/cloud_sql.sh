@@ -2,7 +2,16 @@
 # Creates the instance at Cloud SQL, the bot's service account, and its user in the database. See DEPLOY.md.
 # Wants PROJECT and REGION in the environment. It can be run again: what is there stays as it is.
 set -euo pipefail
-: "${PROJECT:?}" "${REGION:?}"
+self=$0
+need() { # VARIABLE...
+    local variable
+    for variable in "$@"; do
+        [[ -n ${!variable-} ]] && continue
+        echo "${self##*/}: $variable is not set in the environment (its first lines say more)" >&2
+        exit 2
+    done
+}
+need PROJECT REGION
 
 instance=bot
 name=telegram-bot # an account's has 6 characters at least

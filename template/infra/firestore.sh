@@ -10,8 +10,22 @@
 # environment; the project is gcloud's, and the bot's own. Each step can be run again. `create` reads the bot's
 # token from standard input: infra/firestore.sh create < token
 set -euo pipefail
-cd "$(dirname "$0")/.."
-: "${NAME:?}" "${REGION:?}" "${LOCATION:?}"
+self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+cd "${self%/*}/.."
+usage() {
+    sed -n '2,12s/^# \{0,1\}//p' "$self" >&2
+    exit 2
+}
+need() { # VARIABLE...
+    local variable
+    for variable in "$@"; do
+        [[ -n ${!variable-} ]] && continue
+        echo "${self##*/}: $variable is not set in the environment (its first lines say more)" >&2
+        exit 2
+    done
+}
+(($#)) || usage
+need NAME REGION LOCATION
 
 project=$(gcloud config get-value core/project)
 identity=$NAME
@@ -99,7 +113,6 @@ case "${1-} $#" in
 "create 1" | "deploy 1" | "delete 1") "$1" ;;
 bot\ [2-9]) shift && bot "$@" ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' infra/firestore.sh >&2
-    exit 2
+    usage
     ;;
 esac

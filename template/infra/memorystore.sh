@@ -9,15 +9,32 @@
 # NAME (the bot's short name) and REGION must be in the environment; the project is gcloud's. Each step can be
 # run again. `create` reads the bot's token from standard input: infra/memorystore.sh create < token
 set -euo pipefail
-cd "$(dirname "$0")/.."
-: "${NAME:?}" "${REGION:?}"
+self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+cd "${self%/*}/.."
+usage() {
+    sed -n '2,11s/^# \{0,1\}//p' "$self" >&2
+    exit 2
+}
+need() { # VARIABLE...
+    local variable
+    for variable in "$@"; do
+        [[ -n ${!variable-} ]] && continue
+        echo "${self##*/}: $variable is not set in the environment (its first lines say more)" >&2
+        exit 2
+    done
+}
+(($#)) || usage
+need NAME REGION
 [[ $NAME =~ ^[a-z][a-z0-9-]{4,28}[a-z0-9]$ ]] || {
     echo "NAME takes 6 to 30 characters (a-z, 0-9, -), since the service account is called so" >&2
     exit 2
 }
 
 project=$(gcloud config get-value core/project)
-: "${project:?gcloud config set project PROJECT_ID}"
+[[ $project && $project != "(unset)" ]] || {
+    echo "${self##*/}: gcloud has no project: gcloud config set project PROJECT_ID" >&2
+    exit 2
+}
 account="$NAME@$project.iam.gserviceaccount.com"
 image="$REGION-docker.pkg.dev/$project/$NAME/bot:$(git rev-parse --short HEAD 2> /dev/null || date +%s)"
 
@@ -129,7 +146,6 @@ case "${1-} $#" in
 "create 1" | "deploy 1" | "delete 1") "$1" ;;
 bot\ [2-9]) shift && bot "$@" ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
-    exit 2
+    usage
     ;;
 esac

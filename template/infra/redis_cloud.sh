@@ -11,7 +11,22 @@
 # REDIS_CLOUD_KEY and REDIS_CLOUD_SECRET must be in the environment: the account key and a user key, from the
 # console (Access Management, API Keys). https://api.redislabs.com/v1/cloud-api-docs (read in November 2026)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+cd "${self%/*}/.."
+usage() {
+    sed -n '2,13s/^# \{0,1\}//p' "$self" >&2
+    exit 2
+}
+need() { # VARIABLE...
+    local variable
+    for variable in "$@"; do
+        [[ -n ${!variable-} ]] && continue
+        echo "${self##*/}: $variable is not set in the environment (its first lines say more)" >&2
+        exit 2
+    done
+}
+(($#)) || usage
+need REDIS_CLOUD_KEY REDIS_CLOUD_SECRET
 
 call() { # METHOD PATH, and the JSON on standard input: it may hold a password
     curl --silent --show-error --fail-with-body --request "$1" --header "Content-Type: application/json" \
@@ -101,7 +116,6 @@ for name in names:
     call DELETE "/fixed/subscriptions/$2" < /dev/null | made
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
-    exit 2
+    usage
     ;;
 esac

@@ -20,12 +20,24 @@ pytestmark = pytest.mark.clause("engine.connects")
 SECRET = "hunter2"
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+@pytest.mark.parametrize(
+    ("scheme", "options"),
+    [
+        ("postgres", ""),
+        ("postgresql", "sslmode=disable"),
+        ("postgresql+asyncpg", "ssl=false"),
+        ("postgresql+psycopg2", "application_name=bot&connect_timeout=10"),
+        ("postgresql", "channel_binding=prefer&keepalives=1&keepalives_idle=30"),  # Neon
+        ("postgresql", "pgbouncer=true&connection_limit=1&schema=public"),  # Prisma
+        ("postgresql", "pgbouncer=false&options=-c%20statement_timeout%3D5000"),
+    ],
+)
 async def test_addresses_of_every_usual_form(
-    postgres: PostgresHarness, monkeypatch: pytest.MonkeyPatch, scheme: str
+    postgres: PostgresHarness, monkeypatch: pytest.MonkeyPatch, scheme: str, options: str
 ) -> None:
     url = server_url().partition("://")[2]
-    monkeypatch.setenv("DATABASE_URL", f"{scheme}://{url}")
+    separator = "&" if "?" in url else "?"
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://{url}{separator}{options}")
     monkeypatch.setenv("DATABASE_SCHEMA", postgres.settings()["DATABASE_SCHEMA"])
     store = PostgresStore.from_settings(Settings())
     await store.connect()
@@ -41,16 +53,54 @@ async def test_over_tcp(postgres: PostgresHarness) -> None:
         await store.close()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [f"mysql://me:{SECRET}@db/bot", SECRET, f"postgresql://me:{SECRET}/@db/bot", f"postgresql://me:{SECRET}[@db/bot"],
-)  # fmt: skip
-def test_an_address_that_is_none_is_one_line(tmp_path: Path, url: str) -> None:
-    result = run(tmp_path, "migrate", DATABASE_URL=url)
+NO_ADDRESSES = {
+    f"mysql://me:{SECRET}@db/bot": "must be an address like postgresql://",
+    SECRET: "must be an address like postgresql://",
+    f"postgresql://me:{SECRET}/@db/bot": "special characters",
+    f"postgresql://me:{SECRET}[@db/bot": "special characters",
+    f"postgresql://me:{SECRET}#@db/bot": "special characters",
+    f"postgresql://me:{SECRET}?@db/bot": "special characters",
+    f"postgresql://me:{SECRET}@db:54a32/bot": "a port that is none",
+    f"postgresql://me:{SECRET}@one:5432,two:70000/bot": "a port that is none",
+    f"postgresql://me:{SECRET}@db/bot?schema=bots": "the option schema",
+    f"postgresql://me:{SECRET}@db/bot?sslaccept=strict": "the option 'sslaccept'",
+    f"postgresql://me:{SECRET}@db/bot?search_path=bots": "the option 'search_path'",
+}
+
+
+@pytest.mark.parametrize(("url", "reason"), NO_ADDRESSES.items())
+def test_an_address_that_is_none_says_why(monkeypatch: pytest.MonkeyPatch, url: str, reason: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(OperatorError, match=f"^bad settings: DATABASE_URL: .*{reason}") as caught:
+        load(DatabaseSettings)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path, "migrate", DATABASE_URL=SECRET)
     assert result.returncode == 1
     assert result.stderr.startswith("error: bad settings: DATABASE_URL: ")
     assert result.stderr.count("\n") == 1
     assert SECRET not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sslmode", "pooler"),
+    [
+        ("ssl=true", "require", None),
+        ("sslmode=no-verify", "require", None),
+        ("ssl=verify-full&pgbouncer=true", "verify-full", "transaction"),
+        ("pgbouncer=true&connection_limit=1&sslmode=prefer", "prefer", "transaction"),
+    ],
+)
+def test_options_of_other_drivers(
+    monkeypatch: pytest.MonkeyPatch, options: str, sslmode: str, pooler: str | None
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgres://me:x%23y@db/bot?{options}")
+    settings = load(DatabaseSettings)
+    assert settings.database_url
+    assert settings.database_url.get_secret_value() == f"postgresql://me:x%23y@db/bot?sslmode={sslmode}"
+    assert settings.database_pooler == pooler
 
 
 @pytest.mark.parametrize(

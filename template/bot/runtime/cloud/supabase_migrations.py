@@ -13,9 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 
 from bot.runtime.cloud.supabase import CLOSE
+from bot.runtime.config import PROJECT
 from bot.runtime.engines.postgres.schema import MIGRATIONS
 
-FOLDER = Path("supabase/migrations")
+FOLDER = PROJECT / "supabase/migrations"
 
 SCHEMA = "public"  # the CLI's own default, too
 

@@ -15,7 +15,7 @@ from bot.runtime.engines.dev_server import HOST, START_SECONDS, DevServer, choos
 class DynamodbDevServer(DevServer):
     """The server in a folder."""
 
-    usual_folder: ClassVar[Path] = Path(".data/dynamodb")
+    name: ClassVar[str] = "dynamodb"
     missing: ClassVar[str] = (
         "AWS_REGION is not set, and on Windows no server can be started: set AWS_REGION, or run "
         "DynamoDB local and set AWS_ENDPOINT_URL_DYNAMODB=http://localhost:8000 as well"

@@ -34,7 +34,7 @@ EXPORT_SECONDS = 60.0
 class FirestoreDevServer(DevServer):
     """The emulator in a folder."""
 
-    usual_folder: ClassVar[Path] = Path(".data/firestore")
+    name: ClassVar[str] = "firestore"
     missing: ClassVar[str] = (
         "neither GOOGLE_CLOUD_PROJECT nor FIRESTORE_EMULATOR_HOST is set, and no emulator is installed: "
         "set one of them, or install Java and `gcloud components install cloud-firestore-emulator`"

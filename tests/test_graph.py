@@ -32,7 +32,7 @@ LAYERS = (
     ("telegram.*",),
     ("health", "doctor"),
     ("app",),
-    ("command", "settings", "state_commands", "chat", "testing"),
+    ("state_commands", "chat", "testing"),
     ("cli",),
 )
 """The modules of `bot.runtime`, lowest first. A module imports from its own layer and from those below."""
@@ -125,6 +125,8 @@ def why_not(source: str, target: str) -> str | None:
         return None if is_part_of(target, *OPEN_TO_OWNERS) else "owners import bot.agent_adapter only"
     if is_part_of(target, *OWNERS):
         return None if source == "bot.runtime.app" else "only bot.runtime.app imports what is the owner's"
+    if source == "bot.__main__":
+        return None if target == "bot.runtime.cli" else "it is the command line and nothing else"
     if source == "bot.agent_adapter":
         return None
     if target == "bot.agent_adapter":

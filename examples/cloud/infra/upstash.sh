@@ -8,7 +8,22 @@
 # UPSTASH_EMAIL and UPSTASH_API_KEY must be in the environment; the console gives the key (Account, Management API).
 # https://upstash.com/docs/devops/developer-api/redis/create_database_global (read in November 2026)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+cd "${self%/*}/.."
+usage() {
+    sed -n '2,9s/^# \{0,1\}//p' "$self" >&2
+    exit 2
+}
+need() { # VARIABLE...
+    local variable
+    for variable in "$@"; do
+        [[ -n ${!variable-} ]] && continue
+        echo "${self##*/}: $variable is not set in the environment (its first lines say more)" >&2
+        exit 2
+    done
+}
+(($#)) || usage
+need UPSTASH_EMAIL UPSTASH_API_KEY
 
 call() { # METHOD PATH [JSON]
     curl --silent --show-error --fail-with-body --request "$1" --header "Content-Type: application/json" \
@@ -45,7 +60,6 @@ if shown.get("eviction"):
     ;;
 "delete 2") call DELETE "/redis/database/$2" ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
-    exit 2
+    usage
     ;;
 esac

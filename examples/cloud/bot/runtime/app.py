@@ -12,7 +12,6 @@ from types import ModuleType
 import structlog
 from aiogram import Bot, Dispatcher, Router
 from aiogram.client.session.base import BaseSession
-from aiogram.client.telegram import TelegramAPIServer
 from aiogram.fsm.strategy import FSMStrategy
 
 from bot.runtime.config import Settings
@@ -196,7 +195,7 @@ async def run(
         OperatorError: the bot cannot run; the text says what to do.
     """
     # As many connections as there may be slow uploads, and then some: polling needs one, too.
-    session = Session(api=TelegramAPIServer.from_base(settings.telegram_api_url), limit=500)
+    session = Session.of(settings, limit=500)
     token = settings.token
     async with open_app(
         settings, session=session, token=token, bot_id=settings.bot_id, store=store, owner=owner

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bot.runtime.errors import OperatorError
-from bot.runtime.state_commands import state
+from bot.runtime.state_commands import run_async, state
 
 if TYPE_CHECKING:
     from bot.runtime.config import SettingGroup
     from bot.runtime.state.store import Finding
 
 cli = typer.Typer(
-    help="Run this bot, talk to it, and manage what it keeps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(state, name="state")
 
@@ -44,6 +44,31 @@ def _plain(text: str) -> str:
     return plain(text)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import tomllib
+        from importlib.metadata import version
+
+        from bot.runtime.chosen import ENGINE
+        from bot.runtime.config import PROJECT
+
+        file = PROJECT / "pyproject.toml"
+        own = (
+            tomllib.loads(file.read_text("utf-8"))["project"]["version"] if file.exists() else version("bot")
+        )
+        print(f"bot {own} ({ENGINE}, aiogram {version('aiogram')}, Python {sys.version.split()[0]})")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run this bot, talk to it, and manage what it keeps."""
+
+
 @cli.command()
 def run(
     skip: Annotated[
@@ -54,7 +79,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the bot: by webhook when WEBHOOK_URL is set, else by long polling."""
-    from bot.runtime.command import read_settings, run_async
+    from bot.runtime.logs import read_settings
 
     settings = read_settings()
     _ = settings.token
@@ -76,7 +101,7 @@ def chat(
     user: Annotated[int, typer.Option(min=1, help="The Telegram id to be.")] = 1,
 ) -> None:
     """Talk to the bot in the terminal: no token, no network, the same store."""
-    from bot.runtime.command import read_settings, run_async
+    from bot.runtime.logs import read_settings
 
     settings = read_settings(log_level="WARNING")
     _import_aiogram()
@@ -88,9 +113,9 @@ def chat(
 @cli.command()
 def migrate() -> None:
     """Create or upgrade the tables, or whatever else the backend needs."""
-    from bot.runtime.command import read_settings, run_async
     from bot.runtime.engines import create_store
     from bot.runtime.errors import StateError
+    from bot.runtime.logs import read_settings
 
     async def work() -> None:
         store = create_store(read_settings(log_level="WARNING"))
@@ -107,14 +132,15 @@ def migrate() -> None:
 @cli.command()
 def doctor() -> None:
     """Check settings, store and Telegram. Exit code 1: the bot cannot run."""
-    from bot.runtime.command import read_settings, run_async
     from bot.runtime.doctor import diagnose
+    from bot.runtime.logs import read_settings
 
     async def work() -> None:
-        findings = await diagnose(read_settings(log_level="ERROR"), _import_settings())
-        for finding in findings:
+        is_in_order = True
+        async for finding in diagnose(read_settings(log_level="ERROR"), _import_settings()):
             _print_finding(finding)
-        if any(finding.level == "error" for finding in findings):
+            is_in_order = is_in_order and finding.level != "error"
+        if not is_in_order:
             raise typer.Exit(1)
 
     run_async(work())

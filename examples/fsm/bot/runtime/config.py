@@ -1,15 +1,29 @@
 """Settings: read from the environment and `.env`, checked once, passed around as one object."""
 
+import codecs
 import hashlib
 import hmac
+import io
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from pydantic import AliasChoices, Field, JsonValue, SecretStr, ValidationError, field_validator
+from dotenv.parser import parse_stream
+from pydantic import (
+    AliasChoices,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -35,14 +49,60 @@ LEAST_SECRET = 4
 KEEPS_APART: dict[str, JsonValue] = {"keeps_bots_apart": True}
 """Marks the settings that keep several bots apart on one server; each test has names of its own for them."""
 
+TELEGRAM = "https://api.telegram.org"
+
+PROXIES = ("http", "socks4", "socks5", "socks5h")
+
 WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
+
+
+def _find_project() -> Path:
+    folder = Path(__file__).absolute().parents[2]
+    return folder if (folder / "pyproject.toml").is_file() else Path.cwd()
+
+
+PROJECT = _find_project()
+"""The folder of the project, from wherever a command is called. It has `.env` and `.data/`. A bot that was
+installed without its project takes the working directory for it."""
+
+DATA = PROJECT / ".data"
+"""Where servers for development keep their data."""
+
+ENV_FILE = PROJECT / ".env"
+
+
+def announce_data(folder: Path) -> None:
+    """Say on standard error where a new server for development keeps its data; nothing, when it is not new."""
+    if not folder.exists():
+        print(f"Starting a server for development, which keeps its data in {folder}", file=sys.stderr)
+
+
+def _encoding_of(file: Path) -> str:
+    """The encoding of a text file; editors and shells on Windows write others than UTF-8."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return "utf-8"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if 0 in content[:2]:  # without a mark
+        return "utf-16-be" if content[0] == 0 else "utf-16-le"
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8-sig"
 
 
 class Environment(BaseSettings):
     """Settings from the environment and `.env`. Names are the variables', in lower case."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+        env_file=ENV_FILE,
+        env_file_encoding=_encoding_of(ENV_FILE),
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     def model_post_init(self, context: Any) -> None:
@@ -62,8 +122,12 @@ class Settings(Environment):
     """The bot, whichever state engine it has."""
 
     bot_token: SecretStr | None = Field(None, description="The token @BotFather gave you.")
-    telegram_api_url: str = Field(
-        "https://api.telegram.org", description="Bot API server; yours, if you host one."
+    telegram_api_url: str = Field(TELEGRAM, description="Bot API server; yours, if you host one.")
+
+    telegram_proxy: SecretStr | None = Field(
+        None,
+        description="Proxy on the way to Telegram: http://, socks4:// or socks5://. Unset: HTTPS_PROXY, "
+        "ALL_PROXY and NO_PROXY, as other programs read them.",
     )
 
     webhook_url: str | None = Field(
@@ -103,7 +167,6 @@ class Settings(Environment):
     history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")
     namespace: str = Field(
         NAMESPACE,
-        pattern=r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$",
         description="Keeps several bots apart on one server.",
         json_schema_extra=KEEPS_APART,
     )
@@ -152,10 +215,38 @@ class Settings(Environment):
     def _url_is_http(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(value)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number
+            is_address = False
+        if not is_address:
             raise ValueError("must be an address like https://bot.example.com/telegram")
         return value.rstrip("/")
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _webhook_is_encrypted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # A Bot API server of one's own may deliver without TLS.
+        if value and value.startswith("http://") and info.data.get("telegram_api_url") == TELEGRAM:
+            raise ValueError("must begin with https://, which Telegram requires")
+        return value
+
+    @field_validator("telegram_proxy")
+    @classmethod
+    def _proxy_is_one(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_proxy(value.get_secret_value())
+        return value
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,38}[a-z0-9]", value):
+            raise ValueError(
+                "must be 2 to 40 of the characters a-z 0-9 -, begin with a letter and not end with -"
+            )
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -179,6 +270,28 @@ class Settings(Environment):
     def bot_id(self) -> int:
         """The bot's Telegram id, which is the first part of its token."""
         return int(self.token.partition(":")[0])
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy on the way to Telegram: set, or the one of the usual variables, such as `HTTPS_PROXY`.
+
+        Raises:
+            OperatorError: that is none.
+        """
+        if self.telegram_proxy is not None:
+            return self.telegram_proxy.get_secret_value()
+        api = urlsplit(self.telegram_api_url)
+        host, proxies = api.hostname or "", getproxies()
+        address = proxies.get(api.scheme) or proxies.get("all")
+        if not address or proxy_bypass(host) or host == "localhost" or host.startswith("127."):
+            return None
+        address = address if "://" in address else f"http://{address}"
+        SECRETS.update(each for each in _passwords(address) if len(each) >= LEAST_SECRET)
+        try:
+            check_proxy(address)
+        except ValueError as error:
+            raise OperatorError(f"{api.scheme.upper()}_PROXY or ALL_PROXY: {error}") from None
+        return address
 
     @property
     def webhook_path(self) -> str:
@@ -223,8 +336,10 @@ def load(kind: type[E]) -> E:
     """Read settings of one kind.
 
     Raises:
-        OperatorError: a variable has a value that cannot be used; all such are named in one line.
+        OperatorError: a variable has a value that cannot be used; all such are named in one line. Or a line
+            of `.env` is none.
     """
+    _check_lines(kind)
     try:
         return kind()
     except ValidationError as error:
@@ -232,6 +347,37 @@ def load(kind: type[E]) -> E:
         raise OperatorError(f"bad settings: {'; '.join(faults)}") from None
     except SettingsError as error:  # a list or an object that is not JSON
         raise OperatorError(f"bad settings: {error}") from None
+
+
+def _check_lines(kind: type[Environment]) -> None:
+    """Raise `OperatorError` for a line of `.env` that would be left out, and so seem not to be there."""
+    file, encoding = kind.model_config.get("env_file"), kind.model_config.get("env_file_encoding")
+    if not isinstance(file, Path) or not file.is_file():
+        return
+    try:
+        text = file.read_text(encoding)
+    except (OSError, UnicodeError) as error:
+        raise OperatorError(f"{file} cannot be read ({type(error).__name__}): save it as UTF-8") from None
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            raise OperatorError(
+                f"{file}, line {binding.original.line} is not NAME=VALUE: is a quote not closed?"
+            )
+
+
+def check_proxy(address: str) -> None:
+    """Check the address of a proxy.
+
+    Raises:
+        ValueError: it is none; the text says how one looks.
+    """
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in PROXIES and bool(parts.hostname) and bool(parts.port)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError(f"must be an address like socks5://host:1080 (or {', '.join(PROXIES)})")
 
 
 def _fault(fault: ErrorDetails) -> str:

@@ -1,27 +1,42 @@
 """`bot doctor`: what keeps the bot from running, and what puts records at risk."""
 
+import asyncio
+import sys
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from bot.runtime.config import WEBHOOK_PORTS, Settings, kinds_of_settings, load
+from bot.runtime.config import TELEGRAM, WEBHOOK_PORTS, Settings, kinds_of_settings, load
 from bot.runtime.engines import create_store
 from bot.runtime.errors import OperatorError, StateError
-from bot.runtime.state.store import Finding
+from bot.runtime.state.store import Finding, OperatorStore
+
+PATIENCE = 3.0
+"""Seconds after which whoever asked is told what is waited for."""
 
 
-async def diagnose(settings: Settings, import_fails: str) -> list[Finding]:
-    """Look at everything the bot needs. Speaks to Telegram only when there is a token.
+async def diagnose(settings: Settings, import_fails: str) -> AsyncIterator[Finding]:
+    """Look at everything the bot needs, and tell what is found at once. Asks Telegram only if there is a token.
 
     Args:
         settings: the bot's.
         import_fails: why what the owner wrote cannot be imported; empty when it can.
     """
-    findings = _diagnose_own(import_fails) or [Finding("ok", "the settings can be used")]
-    findings += _diagnose_webhook(settings)
-    findings += await _diagnose_store(settings)
+    problems = _diagnose_own(import_fails)
+    try:
+        store = create_store(settings)
+    except OperatorError as error:
+        problems.append(Finding("error", str(error)))
+    for finding in problems or [Finding("ok", "the settings can be used")]:
+        yield finding
+    yield _diagnose_webhook(settings)
+    if not problems:
+        for finding in await _diagnose_store(store):
+            yield finding
     if settings.bot_token is None:
-        text = "BOT_TOKEN is not set: get one from @BotFather; `bot chat` works without"
-        return [*findings, Finding("error", text)]
-    return findings + await _diagnose_telegram(settings)
+        yield Finding("error", "BOT_TOKEN is not set: get one from @BotFather; `bot chat` works without")
+    else:
+        for finding in await _diagnose_telegram(settings):
+            yield finding
 
 
 def _diagnose_own(import_fails: str) -> list[Finding]:
@@ -38,23 +53,21 @@ def _diagnose_own(import_fails: str) -> list[Finding]:
     return findings
 
 
-def _diagnose_webhook(settings: Settings) -> list[Finding]:
+def _diagnose_webhook(settings: Settings) -> Finding:
     if settings.webhook_url is None:
-        return [Finding("ok", "updates come by long polling (WEBHOOK_URL is not set)")]
+        return Finding("ok", "updates come by long polling (WEBHOOK_URL is not set)")
     url = urlsplit(settings.webhook_url)
-    if url.scheme != "https":
-        return [Finding("error", "WEBHOOK_URL is not https, which Telegram requires")]
-    if (url.port or 443) not in WEBHOOK_PORTS:
+    if (url.port or 443) not in WEBHOOK_PORTS and settings.telegram_api_url == TELEGRAM:
         ports = ", ".join(map(str, WEBHOOK_PORTS))
-        return [Finding("error", f"WEBHOOK_URL names a port that Telegram does not use ({ports})")]
-    return [Finding("ok", f"updates come by webhook, under the path {settings.webhook_path}")]
+        return Finding("error", f"WEBHOOK_URL names a port that Telegram does not use ({ports})")
+    return Finding("ok", f"updates come by webhook, under the path {settings.webhook_path}")
 
 
-async def _diagnose_store(settings: Settings) -> list[Finding]:
-    try:
-        store = create_store(settings)
-    except OperatorError as error:
-        return [Finding("error", str(error))]
+async def _diagnose_store(store: OperatorStore) -> list[Finding]:
+    def say_that_it_takes_long() -> None:
+        print(f"waiting for the {store.name} store to answer ...", file=sys.stderr)
+
+    waiting = asyncio.get_running_loop().call_later(PATIENCE, say_that_it_takes_long)
     try:
         await store.connect()
         await store.ping()
@@ -62,6 +75,7 @@ async def _diagnose_store(settings: Settings) -> list[Finding]:
     except (StateError, OperatorError) as error:
         return [Finding("error", f"the {store.name} store cannot be used: {error}")]
     finally:
+        waiting.cancel()
         await store.close()
 
 
@@ -70,14 +84,12 @@ async def _diagnose_telegram(settings: Settings) -> list[Finding]:
 
     import_aiogram()
     from aiogram import Bot
-    from aiogram.client.session.aiohttp import AiohttpSession
-    from aiogram.client.telegram import TelegramAPIServer
     from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
 
+    from bot.runtime.telegram.calls import Session
     from bot.runtime.telegram.webhook import is_same_address
 
-    api = TelegramAPIServer.from_base(settings.telegram_api_url)
-    async with Bot(settings.token, session=AiohttpSession(api=api, timeout=10)) as bot:
+    async with Bot(settings.token, session=Session.of(settings, timeout=10)) as bot:
         try:
             me = await bot.get_me()
             webhook = await bot.get_webhook_info()

@@ -1,8 +1,9 @@
-"""`bot state`: show, export, import and erase what is kept about users."""
+"""`bot state`: list, show, export, import and erase what is kept about users."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,20 +18,64 @@ from bot.runtime.errors import OperatorError
 if TYPE_CHECKING:
     from bot.runtime.state.store import OperatorStore
 
-state = typer.Typer(help="Show, export, import and erase what is kept about users.", no_args_is_help=True)
+state = typer.Typer(
+    help="List, show, export, import and erase what is kept about users.", no_args_is_help=True
+)
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
 
-def _with_store(work: Callable[["OperatorStore"], Awaitable[None]]) -> None:
-    """Run `work` with the store open. What it needs is imported here, so that `--help` answers at once."""
-    from bot.runtime.command import with_store
+def run_async(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` on uvloop where the platform has it."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        asyncio.run(work)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(work)
 
-    with_store(work)
+
+def _with_store(work: Callable[["OperatorStore"], Awaitable[None]]) -> None:
+    """Run `work` with the store open, and close it. What it needs is imported here: `--help` answers at once.
+
+    Raises:
+        OperatorError: the store cannot be used, or keeps nothing outside the running bot.
+    """
+    from bot.runtime.engines import create_store
+    from bot.runtime.errors import StateError
+    from bot.runtime.logs import read_settings
+
+    async def run() -> None:
+        store = create_store(read_settings(log_level="WARNING"))
+        if not store.survives_exit:
+            raise OperatorError(
+                f"the {store.name} store keeps nothing outside the running bot; in a chat, /export shows it"
+            )
+        try:
+            await store.connect()
+            await work(store)
+        except StateError as error:
+            raise OperatorError(str(error)) from error
+        finally:
+            await store.close()
+
+    run_async(run())
 
 
 if find_spec(own := f"bot.runtime.engines.{ENGINE}.commands"):
     import_module(own).add_commands(state, _with_store)
+
+
+@state.command("list")
+def list_() -> None:
+    """Print the ids of all users about whom something is kept, one to a line."""
+
+    async def work(store: "OperatorStore") -> None:
+        async for user_id in store.users():
+            print(user_id)
+
+    _with_store(work)
 
 
 @state.command("show")

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, chdir
+from contextlib import AsyncExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any, Self, cast
 import pytest
 import structlog
 
+from bot.runtime import config
 from bot.runtime.app import App, Owner, load_owner, open_app
 from bot.runtime.chosen import STORE
 from bot.runtime.config import KEEPS_APART, kinds_of_settings, load_settings
@@ -206,7 +207,7 @@ def _server_folder() -> Iterator[Path]:
             pytest.skip(kind.missing)
     # The path of a socket in it has to be short, which pytest's own folders are not everywhere.
     folder = Path(tempfile.mkdtemp(prefix="bot-"))
-    servers = [kind(folder / kind.usual_folder) for kind in kinds]
+    servers = [kind(folder / kind.name) for kind in kinds]
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         with pytest.MonkeyPatch.context() as monkeypatch:
             _isolate(monkeypatch)
@@ -228,8 +229,9 @@ def _kinds_of_development_servers() -> list[Any]:
 
 
 async def _open_store(folder: Path) -> OperatorStore:
-    """Open the backend's store; a development server belongs into the working directory."""
-    with chdir(folder):
+    """Open the backend's store; a server for development has its data in the folder."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(config, "DATA", folder)
         store = create_store(load_settings())
         await store.connect()
     return store

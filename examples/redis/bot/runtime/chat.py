@@ -67,6 +67,8 @@ class _Screen:
                 await person.press(button)
             else:
                 await person.say(line)
+                if not person.replies:
+                    self.show("(no reply)")
         except NotAcknowledged as error:
             self.show(f"(not answered: {error}; try again)")
 

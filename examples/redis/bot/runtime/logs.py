@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from bot.runtime.config import SECRETS, Settings
+from bot.runtime.config import SECRETS, Settings, load_settings
 from bot.runtime.errors import OperatorError, StateError, StateValueError
 
 Event = MutableMapping[str, Any]
@@ -36,6 +36,22 @@ OWN_LOGGERS = ("bot", "__main__")
 FILLED_IN = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 
 log = structlog.get_logger()
+
+
+def read_settings(**defaults: Any) -> Settings:
+    """Read the settings and set up logs, as every command begins.
+
+    Args:
+        defaults: hold where neither the environment nor `.env` says anything.
+
+    Raises:
+        OperatorError: a setting cannot be used.
+    """
+    settings = load_settings()
+    unset = {key: value for key, value in defaults.items() if key not in settings.model_fields_set}
+    settings = settings.model_copy(update=unset)
+    configure_logs(settings)
+    return settings
 
 
 def configure_logs(settings: Settings) -> None:

@@ -26,6 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+from bot.runtime import config
 from bot.runtime.errors import OperatorError
 
 HOST = "127.0.0.1"
@@ -50,15 +51,15 @@ class DevServer(ABC):
         folder: where the server keeps its data, and its log.
     """
 
-    usual_folder: ClassVar[Path]
-    """Where it is, unless told otherwise; below the working directory."""
+    name: ClassVar[str]
+    """The name of its folder in the project's `.data/`, unless told otherwise."""
 
     missing: ClassVar[str]
     """What to say where such a server cannot be started."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Make it; nothing is started yet."""
-        self.folder = folder or self.usual_folder
+        self.folder = folder or config.DATA / self.name
         self._use: IO[bytes] | None = None
 
     @property
@@ -96,6 +97,7 @@ class DevServer(ABC):
         if not self.is_startable:
             raise OperatorError(self.missing)
         if not self._use:
+            config.announce_data(self.folder)
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.folder.chmod(0o700)  # what people write is in there

@@ -92,6 +92,7 @@ class TelegramAgentAdapter:
 
         Raises:
             StateError: the record could not be loaded or committed.
+            TypeError: the agent returned something else than a text.
         """
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
@@ -104,6 +105,10 @@ class TelegramAgentAdapter:
             )
         turn.remember("user", message)
         reply = await self.process_agent_request(message, user_id)
+        if not isinstance(reply, str):
+            own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
+            method = "process_agent_request" if own else "agent_logic"
+            raise TypeError(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
         if reply:
             turn.remember("assistant", reply)
         return reply

@@ -7,6 +7,7 @@ read when the call is sent.
 
 import asyncio
 import io
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import orjson
 import structlog
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
     ClientDecodeError,
     TelegramAPIError,
@@ -28,7 +30,9 @@ from aiogram.exceptions import (
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
 from aiohttp import FormData
+from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
+from bot.runtime.config import Settings
 from bot.runtime.errors import ReplyTooLarge
 from bot.runtime.state.codec import clean
 from bot.runtime.state.record import Limits
@@ -109,6 +113,9 @@ class Reply:
         }
 
 
+PROXY_FAILED = (ProxyError, ProxyConnectionError, ProxyTimeoutError)
+"""What is raised when a proxy cannot connect; nothing was sent then."""
+
 _ANSWER = Response[Any]
 """Held here, because pydantic forgets a parametrised model that nobody holds, and builds it anew."""
 
@@ -125,7 +132,36 @@ class StoredCall(TelegramMethod[Any]):
 
 
 class Session(AiohttpSession):
-    """aiogram's HTTP session, which also sends stored calls as they are."""
+    """aiogram's HTTP session, which also sends stored calls as they are, and goes by a proxy where one is set."""
+
+    @classmethod
+    def of(cls, settings: Settings, **options: Any) -> Self:
+        """Make one that reaches the Bot API as the settings and the usual variables say.
+
+        Args:
+            settings: where it is, and by which proxy.
+            options: aiogram's own, such as `timeout` in seconds.
+
+        Raises:
+            OperatorError: a variable names a proxy that is none.
+        """
+        session = cls(api=TelegramAPIServer.from_base(settings.telegram_api_url), **options)
+        if not {"SSL_CERT_FILE", "SSL_CERT_DIR"}.isdisjoint(os.environ):
+            session._connector_init["ssl"].set_default_verify_paths()  # which reads them
+        if proxy := settings.proxy:
+            usual = session._connector_init
+            session.proxy = proxy.replace("socks5h://", "socks5://")  # names are always resolved over there
+            session._connector_init = usual | session._connector_init
+        return session
+
+    async def make_request(
+        self, bot: Bot, method: "TelegramMethod[TelegramType]", timeout: int | None = None
+    ) -> "TelegramType":
+        """Send a call. That a proxy fails is as if the network did."""
+        try:
+            return await super().make_request(bot, method, timeout)
+        except PROXY_FAILED as error:
+            raise TelegramNetworkError(method, f"the proxy fails ({type(error).__name__})") from error
 
     def build_form_data(self, bot: Bot, method: "TelegramMethod[TelegramType]") -> FormData:
         """The form of a call."""

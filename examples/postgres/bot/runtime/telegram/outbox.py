@@ -41,6 +41,7 @@ from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
 from bot.runtime.telegram.calls import (
+    PROXY_FAILED,
     FileGone,
     Reply,
     StoredCall,
@@ -223,7 +224,7 @@ class Outbox:
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
         ]
-        for update_id in sorted(owed, key=[*record.applied, *owed].index):
+        for update_id in sorted(owed):  # Telegram counts
             entry = record.outbox[update_id]
             log.info("sending what is owed", owed_update_id=update_id)
             self.begin(
@@ -547,7 +548,7 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
             if not _may_pass(error):
                 kind = "blocked" if isinstance(error, TelegramForbiddenError) else "refused"
                 raise DeliveryFailed(kind, _reason(error)) from error
-            if isinstance(error.__cause__, ClientConnectorError):
+            if isinstance(error.__cause__, (ClientConnectorError, *PROXY_FAILED)):
                 tries += 1
                 delay = min(_delay(tries), AWAY_DELAY)
             else:

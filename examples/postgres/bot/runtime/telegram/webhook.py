@@ -6,7 +6,7 @@ A delivery of Telegram's is answered 200 only when its update is done.
 import asyncio
 import hmac
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 import structlog
@@ -47,7 +47,7 @@ WATCH_SECONDS = 30.0
 """How often Telegram is asked how many updates are pending."""
 
 ANNOUNCE_SECONDS = 5.0
-"""How long announcing the bot's commands may take; after that the bot goes on without."""
+"""How long asking for the bot's name and announcing its commands may take; then the bot goes on without."""
 
 log = structlog.get_logger()
 
@@ -84,8 +84,9 @@ class Receiver:
         """Have the bot's HTTP server take Telegram's deliveries, in webhook mode."""
         settings = self._settings
         if settings.webhook_url:
-            webhook = Webhook(self._bot, self._processor, settings.secret)
-            server.router.add_post(settings.webhook_path, webhook.deliver)
+            webhook = Webhook(self._bot, self._processor, settings.secret, settings.webhook_path)
+            # Not by the path itself: what is written %XX there matches no route.
+            server.router.add_post("/{path:.*}", webhook.deliver)
 
     async def run(self) -> None:
         """Receive until cancelled.
@@ -98,7 +99,7 @@ class Receiver:
                 if self._settings.webhook_url:
                     await self._register_webhook()
                     await asyncio.Event().wait()
-                with run_alongside(0, lambda: _announce_commands(self._bot, self._texts)):
+                with run_alongside(0, lambda: _announce(self._bot, self._texts)):
                     await self._poller.run()
         finally:
             self._is_registered = self._poller.is_running = False
@@ -106,7 +107,7 @@ class Receiver:
     async def _register_webhook(self) -> None:
         """Tell Telegram everything; then the bot is ready, and may be frozen while nothing comes in."""
         await register(self._bot, self._settings, self._kinds)
-        await _announce_commands(self._bot, self._texts)
+        await _announce(self._bot, self._texts)
         self._is_registered = True
         log.info("webhook registered", max_connections=self._settings.webhook_max_connections)
 
@@ -134,14 +135,16 @@ class Receiver:
 class Webhook:
     """Answers Telegram's deliveries."""
 
-    def __init__(self, bot: Bot, processor: Processor, secret: str) -> None:
+    def __init__(self, bot: Bot, processor: Processor, secret: str, path: str) -> None:
         """Make a webhook.
 
         Args:
             bot: the bot whose updates arrive.
             processor: to hand updates to.
             secret: the secret that each delivery has to carry.
+            path: under which they arrive, as `WEBHOOK_URL` writes it.
         """
+        self._path = unquote(path)
         self._bot = bot
         self._processor = processor
         self._secret = secret.encode()
@@ -149,9 +152,11 @@ class Webhook:
     async def deliver(self, request: web.Request) -> web.Response:
         """Deal with one delivery.
 
-        Answers 401 to a wrong secret, 408 to a body that is too slow, 413 to one beyond the limit, 400 to
-        what is not an update, 503 to an update that has to be delivered again, and 200 to one that is done.
+        Answers 404 to another path, 401 to a wrong secret, 408 to a body that is too slow, 413 to one beyond
+        the limit, 400 to what is not an update or cannot be decoded, 503 to an update that has to be delivered again, and 200 to one that is done.
         """
+        if unquote(request.rel_url.raw_path) != self._path:
+            return web.Response(status=404)
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._secret):
             log.warning("delivery without the right secret", remote=request.remote)
@@ -161,6 +166,8 @@ class Webhook:
                 body = await request.read()
         except TimeoutError:
             return web.Response(status=408, headers={"Connection": "close"})
+        except web.RequestPayloadError:
+            return web.Response(status=400, text="not encoded as it says", headers={"Connection": "close"})
         raw = _parse(body)
         if raw is None:
             return web.Response(status=400, text="not an update")
@@ -209,10 +216,12 @@ def is_same_address(one: str, other: str) -> bool:
     return len({(part.hostname, part.port or 443, part.path.rstrip("/"), part.query) for part in parts}) == 1
 
 
-async def _announce_commands(bot: Bot, texts: TextTable) -> None:
-    """Show the commands in Telegram's menu, in each language; the bot works without."""
+async def _announce(bot: Bot, texts: TextTable) -> None:
+    """Say which bot this is, and show its commands in Telegram's menu, in each language. It works without."""
     try:
         async with asyncio.timeout(ANNOUNCE_SECONDS):
+            name = (await bot.me()).username
+            log.info("this bot is here", name=f"@{name}", link=f"https://t.me/{name}")
             for number, language in enumerate(texts.texts):
                 # The first language is for everybody for whom there is no other.
                 code = language.partition("-")[0] if number else None
@@ -221,7 +230,7 @@ async def _announce_commands(bot: Bot, texts: TextTable) -> None:
                     commands = [BotCommand(command=name, description=text) for name, text in menu.items()]
                     await bot.set_my_commands(commands, scope=scope, language_code=code)
     except (TelegramAPIError, ClientDecodeError, TimeoutError) as error:
-        log.debug("commands not announced", reason=type(error).__name__)
+        log.debug("name and commands not announced", reason=type(error).__name__)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:

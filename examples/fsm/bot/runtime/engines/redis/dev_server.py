@@ -18,7 +18,7 @@ LONGEST_SOCKET_PATH = 100
 class RedisDevServer(DevServer):
     """The server in a folder."""
 
-    usual_folder: ClassVar[Path] = Path(".data/redis")
+    name: ClassVar[str] = "redis"
     missing: ClassVar[str] = (
         "REDIS_URL is not set, and Windows has no server to start: install Redis or Valkey "
         "(under WSL, or by Docker) and put REDIS_URL=redis://localhost:6379/0 into .env"

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
@@ -9,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import structlog
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from bot.runtime.config import KEEPS_APART, Environment, Seconds
 from bot.runtime.errors import StateUnavailable
@@ -52,6 +53,60 @@ FINAL = (
 )
 
 
+KNOWN_OPTIONS = {
+    *("host", "port", "user", "password", "passfile", "dbname", "database", "service", "servicefile"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "ssl_min_protocol_version"),
+    *("ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib"),
+    *("application_name", "options"),
+}
+"""What may stand after the `?` of an address: the driver's own, and two that it hands to the server."""
+
+TUNING_OPTIONS = {
+    *("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    *("tcp_user_timeout", "channel_binding", "gssencmode", "client_encoding", "fallback_application_name"),
+    *("sslnegotiation", "sslcompression", "sslsni", "load_balance_hosts", "connection_limit", "pool_timeout"),
+    *("socket_timeout", "max_idle_connection_lifetime", "statement_cache_size", "prepared_statements"),
+    *("uselibpqcompat", "supa"),
+}
+"""Options of other drivers, in addresses that providers hand out: the bot has its own way with each of these."""
+
+SSL_MODES = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}
+"""What other drivers call `sslmode`."""
+
+
+def _understood(address: str) -> str:
+    """An address of PostgreSQL, whoever wrote it, as the driver takes it.
+
+    Raises:
+        ValueError: it is none, or has an option that means something here; the text names it.
+    """
+    scheme, separator, rest = address.strip().partition("://")
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme) or not separator:
+        raise ValueError("must be an address like postgresql://user:password@host:5432/database")
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+    except ValueError:
+        raise ValueError("is not an address; special characters of a password are written %XX") from None
+    if "#" in rest or "@" in parts.path or "@" in parts.query.partition("=")[0]:
+        raise ValueError("has special characters in its password: write them %XX (# is %23, / is %2F)")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isdecimal() and 0 < int(port) < 65_536):
+            raise ValueError("has a port that is none: it is a number up to 65535")
+    options = []
+    for option in filter(None, parts.query.split("&")):
+        name, _, value = option.partition("=")
+        if name in ("ssl", "sslmode"):
+            options.append(f"sslmode={SSL_MODES.get(value.lower(), value)}")
+        elif name in KNOWN_OPTIONS:
+            options.append(option)
+        elif name == "schema" and value != "public":
+            raise ValueError("has the option schema: leave it out, and set DATABASE_SCHEMA")
+        elif name not in TUNING_OPTIONS | {"schema", "pgbouncer"}:
+            raise ValueError(f"has the option {name[:40]!r}, which is not known here: leave it out")
+    return parts._replace(query="&".join(options)).geturl()
+
+
 class DatabaseSettings(Environment):
     """The PostgreSQL database."""
 
@@ -76,19 +131,13 @@ class DatabaseSettings(Environment):
     @field_validator("database_url")
     @classmethod
     def _url_is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        scheme, separator, rest = value.get_secret_value().partition("://")
-        if scheme not in ("postgres", "postgresql", "postgresql+asyncpg") or not separator:
-            raise ValueError("must be an address like postgresql://user:password@host:5432/database")
-        url = f"postgresql://{rest}"
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise ValueError("is not an address; special characters of a password are written %XX") from None
-        if "@" in parts.path:
-            raise ValueError("has special characters in its password: write them %XX")
-        return SecretStr(url)
+        return None if value is None else SecretStr(_understood(value.get_secret_value()))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_may_tell_of_a_pooler(cls, values: dict[str, Any]) -> dict[str, Any]:
+        options = str(values.get("database_url") or "").partition("?")[2].split("&")
+        return {"database_pooler": "transaction"} | values if "pgbouncer=true" in options else values
 
     def database(self, **options: Any) -> "Database | None":
         """The database described, with more of `Database`'s options; `None` when there is no URL."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bot.runtime import config
 from bot.runtime.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ _users: dict[Path, list[Any]] = {}
 class PostgresDevServer:
     """The server of one data folder, shared by all processes that name the same folder."""
 
-    def __init__(self, folder: Path = Path(".data/postgres")) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         """Name the folder of its data; it is made when the server is first started."""
-        self._folder = folder.resolve()
+        self._folder = (folder or config.DATA / "postgres").resolve()
         self._server: PostgresServer | None = None
 
     async def start(self) -> str:
@@ -65,6 +66,7 @@ class PostgresDevServer:
             get_server = _import_get_server()
         except ImportError:
             raise OperatorError(MISSING) from None
+        config.announce_data(self._folder)
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             with self._door():

@@ -195,7 +195,7 @@ async def test_in_groups_only_who_addresses_the_bot_is_told(
         others = [
             "just talking",
             "@test_bot_2, you there?",
-            "/ask@another_bot",
+            "you there, @another_bot?",
             "and@test",
             "me@test_botany.org",
         ]

@@ -14,6 +14,11 @@ from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("flow.example")
 
+STICKER = {
+    "file_id": "s", "file_unique_id": "s", "type": "regular", "width": 1, "height": 1, "is_animated": False,
+    "is_video": False,
+}  # fmt: skip
+
 ALL = ["/profile", "Ann", "1990", "[In detail]", "[Yes, save it]"]
 PROFILE = {"name": "Ann", "born": 1990, "style": "detailed"}
 
@@ -65,7 +70,7 @@ async def test_the_result_is_kept_in_the_transaction_of_the_last_step(
 async def test_an_answer_that_is_refused_changes_nothing(bot: Runtime, ann: Person) -> None:
     await ann.does("/profile")
     before = await bot.record(1)
-    ann.says(None, photo=[])
+    ann.says(None, sticker=STICKER)
     await ann.does("/unknown", "x" * 51)
     assert [text[:7] for text in ann.sees()] == [NAME[:7], *["Please "] * 3]
     after = await bot.record(1)

@@ -31,7 +31,7 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
-from aiogram.methods import AnswerCallbackQuery, SendMessage, TelegramMethod
+from aiogram.methods import AnswerCallbackQuery, TelegramMethod
 from aiogram.types import Update
 from aiohttp import ClientConnectorError, ClientError
 
@@ -82,6 +82,12 @@ UPLOAD_RATE = 32 * 1024
 """Bytes per second that a connection has at least. For so long an upload may take, beyond what others may."""
 SORRY_SECONDS = 10
 """How long it may take to tell somebody that a reply could not be sent."""
+
+PLACE = {"chat_id", "message_thread_id", "direct_messages_topic_id", "business_connection_id"}
+"""The parameters that say where a message goes."""
+
+QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_reply"}
+"""The parameters that make a message the reply to another one."""
 
 ALL = sys.maxsize
 """How many replies of an update were sent that is over."""
@@ -434,8 +440,9 @@ class Outbox:
         can_be_told = error.kind in ("refused", "unreachable") and chat in (delivery.chat, delivery.user_id)
         if can_be_told and reply.method.startswith("send") and chat:
             try:
-                sorry = SendMessage(chat_id=chat, text=delivery.sorry)
-                await self._bot(sorry, request_timeout=SORRY_SECONDS)
+                where = {key: value for key, value in reply.params.items() if key in PLACE}
+                sorry = Reply("sendMessage", {**where, "text": delivery.sorry})
+                await self._bot(StoredCall(reply=sorry), request_timeout=SORRY_SECONDS)
             except Exception as failure:  # whatever it is, it was an attempt
                 log.info("not told either", reason=failure)
 
@@ -539,6 +546,11 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
                 raise DeliveryFailed("refused", _reason(error)) from error
             reply = replace(reply, params={**reply.params, "chat_id": moved_to})
         except Exception as error:
+            if not QUOTES.isdisjoint(reply.params) and _is_about_the_quote(error):
+                log.info("what it replies to is gone, sent without")
+                kept = {key: value for key, value in reply.params.items() if key not in QUOTES}
+                reply = replace(reply, params=kept)
+                continue
             if "parse_mode" in reply.params and _is_about_markup(error):
                 log.warning("markup refused, sent as plain text", reason=error)
                 plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
@@ -599,6 +611,13 @@ def _is_over(entry: OutboxEntry, now: float | None) -> bool:
 def _is_about_markup(error: Exception) -> bool:
     return isinstance(error, TelegramBadRequest) and (
         "can't parse entities" in error.message or "too long" in error.message
+    )
+
+
+def _is_about_the_quote(error: Exception) -> bool:
+    """Whether a message was refused because the one it replies to is gone."""
+    return isinstance(error, TelegramBadRequest) and any(
+        words in error.message for words in ("message to be replied not found", "REPLY_MESSAGE_ID_INVALID")
     )
 
 

@@ -13,7 +13,7 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
 from aiogram.dispatcher.middlewares.manager import MiddlewareManager
-from aiogram.methods import SendMessage, TelegramMethod
+from aiogram.methods import TelegramMethod
 from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
@@ -32,7 +32,7 @@ from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
+from bot.runtime.telegram.updates import LruDict, Sender, answer, date_of, queue_of, said_in
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
@@ -249,7 +249,8 @@ class Transaction:
                 return await self.outbox.prepare(update, answers), begin
             except Exception:
                 log.exception("the reply to the failure failed itself")
-        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
+        said = said_in(update)
+        methods = [answer(said, text)] if said and text.strip() else []
         return await self.outbox.prepare(update, methods), begin
 
     def _deliver(

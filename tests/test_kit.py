@@ -34,6 +34,9 @@ DEV_SERVERS = {"redis", "dynamodb", "firestore"}
 OPERATION = "suite/behaviour/test_operation.py"
 """Rolling restarts under load, ten thousand updates that wait: proven with `--full` only."""
 
+BEHAVIOURS = 3
+"""In how many pieces the files of behaviour are run."""
+
 ONCE = {"backend": "fsm", "fsm_storage": "redis"}
 """The bot on which is proven what does not depend on the engine."""
 
@@ -49,8 +52,11 @@ def pieces() -> list[Any]:
             folders = [f"suite/{part}"]
             folders += ["suite/dev_servers"] if part == "engines" and name in DEV_SERVERS else []
             found.append((f"{name}-{part}", answers, ["--part", "engine", *folders, *less]))
-    without = f"--ignore={OPERATION}"
-    found.append(("once-behaviour", ONCE, ["--part", "once", "suite/behaviour", without]))
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "suite/behaviour").glob("test_*.py"))
+    files.remove(OPERATION)
+    for number in range(BEHAVIOURS):
+        found.append((f"once-behaviour-{number}", ONCE, ["--part", "once", *files[number::BEHAVIOURS]]))
+    found.append(("once-operation", ONCE, ["--part", "once", OPERATION]))
     found.append(("once-flow", ONCE, ["--part", "once", "suite/flow", "-k", "not webhook"]))
     found.append(("once-own", ONCE, ["--part", "once", "suite/own"]))
     for answers in combinations():
@@ -61,7 +67,10 @@ def pieces() -> list[Any]:
             answers,
             arguments,
             id=name,
-            marks=pytest.mark.slow(SECONDS.get(name.partition("-")[2], 40)),
+            marks=[
+                pytest.mark.slow(SECONDS.get(name.split("-")[1], 40)),
+                *([pytest.mark.rarely] if OPERATION in arguments else []),
+            ],
         )
         for name, answers, arguments in found
     ]
@@ -108,6 +117,6 @@ def prove(folder: object, *arguments: str) -> tuple[str, int]:
 def test_every_part_is_run() -> None:
     """No folder of the kit is left out: each is run on some bot."""
     arguments = [argument for each in pieces() for argument in each.values[1]]
-    run_somewhere = {argument for argument in arguments if argument.startswith("suite/")}
+    run_somewhere = {"/".join(each.split("/")[:2]) for each in arguments if each.startswith("suite/")}
     there = {f"suite/{path.parent.name}" for path in ROOT.glob("suite/*/test_*.py")} | {"suite/engines"}
     assert there == run_somewhere

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bot.runtime.config import load_settings
+from bot.runtime.errors import OperatorError
 from bot.runtime.telegram.texts import Texts
 from suite.bot_api import FakeTelegram, Webhook
 from suite.support.command_line import BOT, environment, run, running
@@ -78,20 +80,32 @@ def test_chat_takes_bytes_that_are_no_text(tmp_path: Path) -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
-    result = run(tmp_path, "run", **settings)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    assert reason in result.stderr
+def test_bad_settings_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OperatorError) as raised:
+        _ = load_settings().token
+    (line,) = str(raised.value).splitlines()
+    assert reason in line
     for secret in ("nonsense", "not allowed!"):
-        assert secret not in result.stderr
+        assert secret not in line
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path, "run", BOT_TOKEN="nonsense")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert (
+        result.stderr
+        == "error: bad settings: BOT_TOKEN: is not a bot token; @BotFather gives one like 123456:ABC-DEF\n"
+    )
 
 
 def test_settings_come_from_a_file_and_the_environment_wins(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BOT_TOKEN=nonsense\nPORT=http\n")
-    assert "PORT: " in run(tmp_path, "run").stderr
-    assert "PORT: " not in run(tmp_path, "run", PORT="80").stderr
+    assert "PORT: " in run(tmp_path, "migrate").stderr
+    assert "PORT: " not in run(tmp_path, "migrate", PORT="80").stderr
 
 
 def test_a_command_belongs_to_its_project_wherever_it_is_called(tmp_path: Path) -> None:
@@ -102,7 +116,12 @@ def test_a_command_belongs_to_its_project_wherever_it_is_called(tmp_path: Path) 
     (project / ".env").write_text("PORT=http\n")
     (elsewhere / ".env").write_text("NAMESPACE=not a name\n")
     result = subprocess.run(
-        [*BOT, "run"], cwd=elsewhere, env=environment(project), capture_output=True, text=True, timeout=180
+        [*BOT, "migrate"],
+        cwd=elsewhere,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     assert "PORT: " in result.stderr
     assert "NAMESPACE" not in result.stderr
@@ -116,7 +135,7 @@ def test_a_command_belongs_to_its_project_wherever_it_is_called(tmp_path: Path) 
 def test_a_file_of_settings_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     """As editors and PowerShell write it."""
     (tmp_path / ".env").write_bytes("PORT=http\r\nWEBHOOK_SECRET=für uns\r\n".encode(encoding))
-    result = run(tmp_path, "run")
+    result = run(tmp_path, "migrate")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "PORT: " in result.stderr
     assert "WEBHOOK_SECRET: must be" in result.stderr
@@ -126,7 +145,7 @@ def test_a_file_of_settings_in_any_encoding(tmp_path: Path, encoding: str) -> No
 def test_a_line_that_is_no_setting_is_named(tmp_path: Path, line: str) -> None:
     """It would be left out, and what is said to be missing would be what is written there."""
     (tmp_path / ".env").write_text(f"# mine\n{line}\nPORT=80\n")
-    result = run(tmp_path, "run")
+    result = run(tmp_path, "migrate")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert result.stderr == f"error: {tmp_path}/.env, line 2 is not NAME=VALUE: is a quote not closed?\n"
 

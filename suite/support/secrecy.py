@@ -46,7 +46,10 @@ async def everything_written(
     async with FakeTelegram(token=TOKEN, max_retry_after=0.1, max_delay=0.3) as telegram:
         telegram.fail("setMyCommands", status=500)
         telegram.fail("setWebhook" if mode == "webhook" else "getUpdates", status=429)
-        async with BotProcess(folder / "bot", telegram, **settings) as bot, aiohttp.ClientSession() as http:
+        async with (
+            BotProcess(folder / "running", telegram, **settings) as bot,
+            aiohttp.ClientSession() as http,
+        ):
             telegram.webhook_address = bot.url
             await bot.ready()
             for text in ("hi", "raise", "leak", "spoil", "hoard 1000000", "/export"):

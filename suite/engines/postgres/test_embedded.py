@@ -181,6 +181,8 @@ def test_a_newcomer_types_one_command(tmp_path: Path) -> None:
     env = environment(tmp_path)
     assert "DATABASE_URL" not in env
 
+    said: list[str] = []
+
     def bot(*arguments: str, stdin: str = "") -> str:
         done = subprocess.run(
             [sys.executable, "-m", "suite.counting_bot", *arguments],
@@ -191,11 +193,15 @@ def test_a_newcomer_types_one_command(tmp_path: Path) -> None:
             text=True,
             timeout=60,
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0
+        said.append(done.stderr)
         return done.stdout
 
     assert bot("chat", stdin="hello\n") == "Processed: hello (#1)\n"
     assert bot("chat", stdin="there\n") == "Processed: there (#2)\n"
     assert '"message_count": 2' in bot("state", "show", "1")
     assert bot("migrate").startswith("nothing to do")
+    place = tmp_path / ".data" / "postgres"
+    assert said[0] == f"Starting a server for development, which keeps its data in {place}\n"
+    assert not any(said[1:])
     assert postmaster(tmp_path / ".data" / "postgres") is None

@@ -489,6 +489,65 @@ async def test_a_reply_handed_over_comes_after_the_restart(
     assert telegram.texts(1) == ["Processed: m1 (#1)", "Processed: m2 (#2)"]
 
 
+@pytest.mark.clause("reply.owed")
+async def test_replies_handed_over_come_in_order(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, trouble: Trouble
+) -> None:
+    """Whatever the order in which a store gives what waits in a record."""
+    bot = await make_runtime(mode).start()
+    for n in range(1, 9):
+        telegram.message(f"m{n}", user_id=1)
+    await telegram.settled()
+    await bot.cut_off()
+    trouble.is_over = True
+    async with make_runtime(mode) as bot:
+        telegram.message("m9", user_id=1)
+        await telegram.settled()
+        await until_over(bot, 1)
+    assert telegram.texts(1) == [f"Processed: m{n} (#{n})" for n in range(1, 10)]
+
+
+@pytest.mark.clause("reply.owed")
+async def test_what_is_owed_does_not_overtake_what_comes_again(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply to a press is owed at once, the one before it only when it has waited."""
+    monkeypatch.setattr(outbox, "LANE_SECONDS", 0.1)
+    bot = await with_buttons(make_runtime("polling")).start()
+    telegram.delay("sendMessage", 30, times=1)
+    telegram.message("hi", user_id=1, chat_id=-100)
+    pressed = telegram.callback("tea", user_id=1, chat_id=-100)
+    for _ in range(3_000):
+        if pressed in (record := await bot.record(1)).outbox:
+            break
+        await asyncio.sleep(0.01)
+    assert [entry.is_owed for _, entry in sorted(record.outbox.items())] == [False, True]
+    await bot.cut_off()
+    async with with_buttons(make_runtime("polling")) as bot:
+        await telegram.settled()
+        await until_over(bot, 1)
+    assert telegram.texts(-100) == ["Processed: hi (#1)", "You chose tea"]
+
+
+@pytest.mark.clause("reply.owed")
+async def test_none_overtakes_one_that_a_stopping_bot_leaves(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    """Both are owed, and were taken over by the turn of an update from elsewhere."""
+    always(telegram, "-100", refuses(429, "Too Many Requests: retry after 600", 600))
+    async with make_runtime(mode):
+        for n in (1, 2):
+            telegram.message(f"m{n}", user_id=1, chat_id=-100)
+        await telegram.settled()
+    tried = attempts(telegram, "m1")
+    async with make_runtime(mode):
+        telegram.message("in private", user_id=1)
+        await telegram.settled()
+        await telegram.wait_for(lambda: attempts(telegram, "m1") > tried)
+        await asyncio.sleep(0.1)  # it waits now
+    assert attempts(telegram, "m2") == 0
+
+
 # --- What a turn begins ---------------------------------------------------------------------------
 
 

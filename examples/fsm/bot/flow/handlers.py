@@ -51,6 +51,10 @@ PRESS_A_BUTTON = "Please press a button, or send /cancel."
 SAVED = "Saved. I shall remember that."
 
 
+SAID = {"animation", "audio", "document", "photo", "sticker", "text", "video", "video_note", "voice"}
+"""The kinds of messages that are taken for an answer, if perhaps for none of use."""
+
+
 class Press(CallbackData, prefix="profile", sep="|"):
     """What a button says.
 
@@ -70,6 +74,7 @@ def router() -> Router:
     router = Router(name="profile")
     under_way = StateFilter(ConversationStates)
 
+    router.message.filter(is_an_answer)
     router.message(Command("profile"))(begin)
     router.message(Command("cancel"), under_way)(cancel)
     router.message(Command("cancel"))(nothing_to_cancel)
@@ -84,6 +89,11 @@ def router() -> Router:
     pressed(StateFilter(ConversationStates.summary), Press.filter(F.what == "save"), is_open)(save)
     pressed(Press.filter())(not_open)
     return router
+
+
+async def is_an_answer(message: Message) -> bool:
+    """Whether somebody said something, as opposed to Telegram telling about a new title, member or pin."""
+    return message.content_type in SAID
 
 
 async def is_open(

@@ -49,7 +49,7 @@ from bot.runtime.telegram.calls import (
     split_reply,
     with_files,
 )
-from bot.runtime.telegram.updates import LruDict, date_of
+from bot.runtime.telegram.updates import LruDict, date_of, is_later
 
 OUTBOX_SECONDS = 25 * 3600
 """Age at which an undelivered reply is dropped: Telegram keeps an update for 24 hours, and no longer delivers
@@ -223,19 +223,24 @@ class Outbox:
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
 
-    def take_over(self, record: UserRecord, chat: str, sorry: str) -> None:
-        """Begin to deliver what a record owes and nobody here delivers: the process that did was killed."""
+    def take_over(self, record: UserRecord, update_id: int, chat: str, sorry: str) -> None:
+        """Begin to deliver what a record owes and nobody here delivers: the process that did was killed.
+
+        What later updates than this one left has to wait for its turn: Telegram may bring others in between
+        again, whose replies go first.
+        """
         owed = [
             key
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
+            if not is_later(key, update_id)
         ]
-        for update_id in sorted(owed):  # Telegram counts
-            entry = record.outbox[update_id]
-            log.info("sending what is owed", owed_update_id=update_id)
+        for key in sorted(owed):  # Telegram counts
+            entry = record.outbox[key]
+            log.info("sending what is owed", owed_update_id=key)
             self.begin(
                 Delivery(
-                    update_id=update_id,
+                    update_id=key,
                     replies=replies_of(entry),
                     lane=record.user_id,
                     user_id=record.user_id,
@@ -296,7 +301,9 @@ class Outbox:
         structlog.contextvars.bind_contextvars(update_id=delivery.update_id)
         try:
             async with self._places.hold(delivery.place):
-                if delivery.moved.is_set() and self._closing.is_set():
+                # Those that were begun together are behind one another, too, though none was moved.
+                is_behind = delivery.moved.is_set() or delivery.place in self._left
+                if is_behind and self._closing.is_set():
                     raise _Left
                 await self._send_all(delivery)
                 self._sent.set(delivery.update_id, ALL)

@@ -14,6 +14,10 @@ from aiogram.types import Chat, MaybeInaccessibleMessage, Message, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
 
+IDS_A_DAY = 10_000_000
+"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
+goes on anywhere else."""
+
 V = TypeVar("V")
 
 SAID = (
@@ -50,6 +54,11 @@ def date_of(update: Update) -> float | None:
 def sent_at(update: Update) -> float:
     """When it was sent or, where it does not say, now; in seconds since 1970."""
     return update.message.date.timestamp() if update.message else time.time()
+
+
+def is_later(update_id: int, than: int) -> bool:
+    """Whether an update came after another, within a day."""
+    return 0 < update_id - than < IDS_A_DAY
 
 
 def queue_of(update: Update, chat: Chat | None, secret: str) -> int:

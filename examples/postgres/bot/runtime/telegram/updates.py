@@ -9,11 +9,22 @@ from typing import Any, Generic, TypeVar
 import structlog
 from aiogram import Bot
 from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
-from aiogram.types import Chat, Update, User
+from aiogram.methods import SendMessage
+from aiogram.types import Chat, MaybeInaccessibleMessage, Message, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
 
+IDS_A_DAY = 10_000_000
+"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
+goes on anywhere else."""
+
 V = TypeVar("V")
+
+SAID = (
+    *("message", "edited_message", "channel_post", "edited_channel_post"),
+    *("business_message", "edited_business_message"),
+)
+"""Kinds of updates that consist of a message."""
 
 log = structlog.get_logger()
 
@@ -45,6 +56,11 @@ def sent_at(update: Update) -> float:
     return update.message.date.timestamp() if update.message else time.time()
 
 
+def is_later(update_id: int, than: int) -> bool:
+    """Whether an update came after another, within a day."""
+    return 0 < update_id - than < IDS_A_DAY
+
+
 def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
     """A number for the queue in which Telegram keeps an update; never 0.
 
@@ -62,6 +78,19 @@ def kind_of(update: Update) -> str | None:
         return update.event_type
     except UpdateTypeLookupError:
         return None
+
+
+def said_in(update: Update) -> MaybeInaccessibleMessage | None:
+    """The message that was written, or under which a button was pressed; `None` when nobody did either."""
+    if update.callback_query:
+        return update.callback_query.message
+    return next((event for event in (getattr(update, kind) for kind in SAID) if event), None)
+
+
+def answer(message: MaybeInaccessibleMessage, text: str) -> SendMessage:
+    """A message to where another one is: the same chat and topic, by the same business connection."""
+    topic = message.direct_messages_topic if isinstance(message, Message) else None
+    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
 
 
 @dataclass(frozen=True, slots=True)

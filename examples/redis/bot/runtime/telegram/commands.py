@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 from aiogram import BaseMiddleware, Bot, Router
 from aiogram.enums import ChatType
-from aiogram.exceptions import TelegramAPIError
-from aiogram.filters import Command, CommandStart
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.filters.callback_data import CallbackData
 from aiogram.methods import SendChatAction, TelegramMethod
 from aiogram.types import (
@@ -32,11 +31,12 @@ from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
-from bot.runtime.telegram.updates import LruDict
+from bot.runtime.telegram.updates import LruDict, answer
 
 SENT_BY_PEOPLE = {
-    "animation", "audio", "contact", "dice", "document", "location", "photo", "poll", "sticker",
-    "story", "venue", "video", "video_note", "voice",
+    "animation", "audio", "chat_shared", "checklist", "contact", "dice", "document", "game", "giveaway",
+    "invoice", "live_photo", "location", "paid_media", "passport_data", "photo", "poll", "rich_message",
+    "sticker", "story", "user_shared", "users_shared", "venue", "video", "video_note", "voice", "web_app_data",
 }  # fmt: skip
 
 TYPING_DELAY = 1.0
@@ -49,6 +49,9 @@ FLOOD, CHATTER = "flood", "chatter"
 """Counters of messages: those for the bot, and what is said in groups to others."""
 
 _NAMES = re.compile(r"@\w+")
+
+COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
+"""A command, whose it is, and what follows it."""
 
 ALWAYS_ANSWERED = {f"/{command}" for command in MENU}
 """What works in the middle of a flood, too."""
@@ -67,12 +70,12 @@ def commands() -> Router:
     """The router of `/start`, `/help`, `/reset`, `/export` and `/forget`."""
     router = Router(name="commands")
     router.message.filter(is_command)
-    router.message(CommandStart())(start)
-    router.message(Command("help"))(help_)
-    router.message(Command("reset"))(reset)
-    router.message(Command("export"), is_private)(export)
-    router.message(Command("forget"), is_private)(forget)
-    router.message(Command("export", "forget"))(only_in_private)
+    router.message(named("start", is_alone=True))(start)
+    router.message(named("help"))(help_)
+    router.message(named("reset"))(reset)
+    router.message(named("export"), is_private)(export)
+    router.message(named("forget"), is_private)(forget)
+    router.message(named("export", "forget"))(only_in_private)
     router.callback_query(Forget.filter())(forget_pressed)
     return router
 
@@ -80,14 +83,14 @@ def commands() -> Router:
 def conversation() -> Router:
     """The router that hands every text to the agent."""
     router = Router(name="conversation")
-    router.message(has_text)(converse)
+    router.message(has_text, is_for_this_bot)(converse)
     return router
 
 
 def remainder() -> Router:
     """The router that takes what nobody else does."""
     router = Router(name="remainder")
-    router.message(is_by_a_person)(only_text)
+    router.message(is_by_a_person, is_for_this_bot)(only_text)
     return router
 
 
@@ -96,8 +99,37 @@ def remainder() -> Router:
 
 
 async def is_command(message: Message) -> bool:
-    """Whether it is worth while to compare with each command."""
-    return (message.text or "").startswith("/")
+    """Whether somebody gave a command, and did not only hand one on."""
+    return (message.text or "").startswith("/") and message.forward_origin is None
+
+
+def named(*names: str, is_alone: bool = False) -> Callable[[Message, Bot], Awaitable[bool]]:
+    """A filter: whether a message is one of these commands, in upper or lower case, and for this bot.
+
+    Args:
+        names: of the commands.
+        is_alone: nothing may follow it.
+    """
+
+    async def matches(message: Message, bot: Bot) -> bool:
+        command = COMMAND.match(message.text or "")
+        if not command or command["name"].lower() not in names or (is_alone and command["rest"]):
+            return False
+        return command["whose"] is None or await _is_named(command["whose"], bot)
+
+    return matches
+
+
+async def is_for_this_bot(message: Message, bot: Bot) -> bool:
+    """Whether to answer: not another bot, nor what was sent by way of this one, nor a channel's own posts as they
+    come into its group, nor a command for another bot."""
+    writer = message.from_user
+    if (writer and writer.is_bot and not message.sender_chat) or message.is_automatic_forward:
+        return False
+    if message.via_bot and message.via_bot.id == bot.id:
+        return False
+    command = COMMAND.match(message.text or "")
+    return not (command and command["whose"]) or await _is_named(command["whose"], bot)
 
 
 async def is_private(message: Message) -> bool:
@@ -117,20 +149,20 @@ async def is_by_a_person(message: Message) -> bool:
 
 async def start(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say hello."""
-    return message.answer(_for(message, texts).hello)
+    return answer(message, _for(message, texts).hello)
 
 
 async def help_(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """List the commands that work here."""
     language = message.from_user.language_code if message.from_user else None
     menu = texts.menu(language, is_private=await is_private(message))
-    return message.answer("\n".join(f"/{command} - {what}" for command, what in menu.items()))
+    return answer(message, "\n".join(f"/{command} - {what}" for command, what in menu.items()))
 
 
 async def reset(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Clear state, conversation and flows."""
     _turn().reset()
-    return message.answer(_for(message, texts).reset)
+    return answer(message, _for(message, texts).reset)
 
 
 async def export(message: Message, texts: TextTable) -> TelegramMethod[Any]:
@@ -176,7 +208,7 @@ async def forget_pressed(
 
 async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Keep personal matters out of groups."""
-    return message.answer(_for(message, texts).only_in_private)
+    return answer(message, _for(message, texts).only_in_private)
 
 
 async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
@@ -184,12 +216,12 @@ async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> T
     text = message.text or message.caption or ""
     with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)):
         reply = await agent.handle_message(user_id=_turn().user_id, message=text)
-    return message.answer(reply) if reply and reply.strip() else None
+    return answer(message, reply) if reply and reply.strip() else None
 
 
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say that there was nothing to read."""
-    return message.answer(_for(message, texts).only_text)
+    return answer(message, _for(message, texts).only_text)
 
 
 class FloodProtection(BaseMiddleware):
@@ -212,7 +244,7 @@ class FloodProtection(BaseMiddleware):
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Pass a message on, or do not."""
         turn = current_turn()
-        if turn is None or not isinstance(event, Message) or not await _is_said(event):
+        if turn is None or not isinstance(event, Message) or not await is_said(event):
             return await handler(event, data)
         if _command(event) in ALWAYS_ANSWERED:
             return await handler(event, data)
@@ -229,7 +261,7 @@ class FloodProtection(BaseMiddleware):
             return None
         left = until - int(event.date.timestamp())
         texts = self._texts.of(event.from_user.language_code if event.from_user else None)
-        return event.answer(texts.flood.format(limit=self._limit, period=self._seconds, left=max(1, left)))
+        return answer(event, texts.flood.format(limit=self._limit, period=self._seconds, left=max(1, left)))
 
     def _count(self, counters: dict[str, list[int]], name: str, message: Message) -> tuple[int, int]:
         """Count a message: when the period ends that it falls into, and its number in there."""
@@ -239,6 +271,14 @@ class FloodProtection(BaseMiddleware):
             until, number = sent + self._seconds, 0
         counters[name] = [until, number + 1]
         return until, number + 1
+
+
+async def _is_named(name: str, bot: Bot) -> bool:
+    """Whether this is the bot's user name. Telegram is asked once; when it does not say, it may be."""
+    try:
+        return name.lower() == ((await bot.me()).username or "").lower()
+    except (TelegramAPIError, ClientDecodeError):
+        return True
 
 
 async def _is_addressed(message: Message, bot: Bot) -> bool:
@@ -261,15 +301,15 @@ async def _is_addressed(message: Message, bot: Bot) -> bool:
         return False
 
 
-async def _is_said(message: Message) -> bool:
-    """Whether somebody wrote or sent this."""
+async def is_said(message: Message) -> bool:
+    """A filter: whether somebody wrote or sent this, as opposed to Telegram telling about something."""
     return await has_text(message) or await is_by_a_person(message)
 
 
 def _command(message: Message) -> str:
     """The command a message consists of or begins with, without the bot's name."""
     words = (message.text or "").split(maxsplit=1)
-    return words[0].partition("@")[0] if words else ""
+    return words[0].partition("@")[0].lower() if words else ""
 
 
 def _for(message: Message, texts: TextTable) -> Texts:

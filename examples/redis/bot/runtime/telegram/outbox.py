@@ -31,7 +31,7 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
-from aiogram.methods import AnswerCallbackQuery, SendMessage, TelegramMethod
+from aiogram.methods import AnswerCallbackQuery, TelegramMethod
 from aiogram.types import Update
 from aiohttp import ClientConnectorError, ClientError
 
@@ -49,7 +49,7 @@ from bot.runtime.telegram.calls import (
     split_reply,
     with_files,
 )
-from bot.runtime.telegram.updates import LruDict, date_of
+from bot.runtime.telegram.updates import LruDict, date_of, is_later
 
 OUTBOX_SECONDS = 25 * 3600
 """Age at which an undelivered reply is dropped: Telegram keeps an update for 24 hours, and no longer delivers
@@ -82,6 +82,12 @@ UPLOAD_RATE = 32 * 1024
 """Bytes per second that a connection has at least. For so long an upload may take, beyond what others may."""
 SORRY_SECONDS = 10
 """How long it may take to tell somebody that a reply could not be sent."""
+
+PLACE = {"chat_id", "message_thread_id", "direct_messages_topic_id", "business_connection_id"}
+"""The parameters that say where a message goes."""
+
+QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_reply"}
+"""The parameters that make a message the reply to another one."""
 
 ALL = sys.maxsize
 """How many replies of an update were sent that is over."""
@@ -217,19 +223,24 @@ class Outbox:
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
 
-    def take_over(self, record: UserRecord, chat: str, sorry: str) -> None:
-        """Begin to deliver what a record owes and nobody here delivers: the process that did was killed."""
+    def take_over(self, record: UserRecord, update_id: int, chat: str, sorry: str) -> None:
+        """Begin to deliver what a record owes and nobody here delivers: the process that did was killed.
+
+        What later updates than this one left has to wait for its turn: Telegram may bring others in between
+        again, whose replies go first.
+        """
         owed = [
             key
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
+            if not is_later(key, update_id)
         ]
-        for update_id in sorted(owed):  # Telegram counts
-            entry = record.outbox[update_id]
-            log.info("sending what is owed", owed_update_id=update_id)
+        for key in sorted(owed):  # Telegram counts
+            entry = record.outbox[key]
+            log.info("sending what is owed", owed_update_id=key)
             self.begin(
                 Delivery(
-                    update_id=update_id,
+                    update_id=key,
                     replies=replies_of(entry),
                     lane=record.user_id,
                     user_id=record.user_id,
@@ -290,7 +301,9 @@ class Outbox:
         structlog.contextvars.bind_contextvars(update_id=delivery.update_id)
         try:
             async with self._places.hold(delivery.place):
-                if delivery.moved.is_set() and self._closing.is_set():
+                # Those that were begun together are behind one another, too, though none was moved.
+                is_behind = delivery.moved.is_set() or delivery.place in self._left
+                if is_behind and self._closing.is_set():
                     raise _Left
                 await self._send_all(delivery)
                 self._sent.set(delivery.update_id, ALL)
@@ -434,8 +447,9 @@ class Outbox:
         can_be_told = error.kind in ("refused", "unreachable") and chat in (delivery.chat, delivery.user_id)
         if can_be_told and reply.method.startswith("send") and chat:
             try:
-                sorry = SendMessage(chat_id=chat, text=delivery.sorry)
-                await self._bot(sorry, request_timeout=SORRY_SECONDS)
+                where = {key: value for key, value in reply.params.items() if key in PLACE}
+                sorry = Reply("sendMessage", {**where, "text": delivery.sorry})
+                await self._bot(StoredCall(reply=sorry), request_timeout=SORRY_SECONDS)
             except Exception as failure:  # whatever it is, it was an attempt
                 log.info("not told either", reason=failure)
 
@@ -539,6 +553,11 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
                 raise DeliveryFailed("refused", _reason(error)) from error
             reply = replace(reply, params={**reply.params, "chat_id": moved_to})
         except Exception as error:
+            if not QUOTES.isdisjoint(reply.params) and _is_about_the_quote(error):
+                log.info("what it replies to is gone, sent without")
+                kept = {key: value for key, value in reply.params.items() if key not in QUOTES}
+                reply = replace(reply, params=kept)
+                continue
             if "parse_mode" in reply.params and _is_about_markup(error):
                 log.warning("markup refused, sent as plain text", reason=error)
                 plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
@@ -599,6 +618,13 @@ def _is_over(entry: OutboxEntry, now: float | None) -> bool:
 def _is_about_markup(error: Exception) -> bool:
     return isinstance(error, TelegramBadRequest) and (
         "can't parse entities" in error.message or "too long" in error.message
+    )
+
+
+def _is_about_the_quote(error: Exception) -> bool:
+    """Whether a message was refused because the one it replies to is gone."""
+    return isinstance(error, TelegramBadRequest) and any(
+        words in error.message for words in ("message to be replied not found", "REPLY_MESSAGE_ID_INVALID")
     )
 
 

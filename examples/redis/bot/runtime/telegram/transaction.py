@@ -13,7 +13,7 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
 from aiogram.dispatcher.middlewares.manager import MiddlewareManager
-from aiogram.methods import SendMessage, TelegramMethod
+from aiogram.methods import TelegramMethod
 from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
@@ -32,17 +32,13 @@ from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, Sender, date_of, queue_of
+from bot.runtime.telegram.updates import LruDict, Sender, answer, date_of, is_later, queue_of, said_in
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
 
 FORGETS = 0
 """Noted in the place of a queue with an update at which its user was forgotten."""
-
-IDS_A_DAY = 10_000_000
-"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
-goes on anywhere else."""
 
 CLOCKS_DIFFER = 5.0
 """Seconds by which the store's clock may be ahead of Telegram's."""
@@ -118,7 +114,7 @@ class Transaction:
                 return "corrupt", self._deliver(
                     update, sender, *await self._apology(turn, update, sender, error)
                 )
-            self.outbox.take_over(record, _chat_of(sender), self._undelivered(sender))
+            self.outbox.take_over(record, update.update_id, _chat_of(sender), self._undelivered(sender))
             if update.update_id in record.applied:
                 metrics.DUPLICATES.inc()
                 entry = record.outbox.get(update.update_id)
@@ -249,7 +245,8 @@ class Transaction:
                 return await self.outbox.prepare(update, answers), begin
             except Exception:
                 log.exception("the reply to the failure failed itself")
-        methods = [SendMessage(chat_id=sender.chat.id, text=text)] if sender.chat and text.strip() else []
+        said = said_in(update)
+        methods = [answer(said, text)] if said and text.strip() else []
         return await self.outbox.prepare(update, methods), begin
 
     def _deliver(
@@ -314,7 +311,7 @@ def _is_older_than_forgetting(update: Update, record: UserRecord) -> bool:
         for name, mark in record.marks.items()
         if name.isdecimal() and mark[1] == FORGETS and (sent or commit) < mark[0] + FORGOTTEN_SECONDS
     ]:
-        return any(0 < each - update.update_id < IDS_A_DAY for each in forgettings)
+        return any(is_later(each, update.update_id) for each in forgettings)
     at = record.forgotten / 1e6
     return sent is not None and at <= time.time() and sent < int(at) - CLOCKS_DIFFER
 

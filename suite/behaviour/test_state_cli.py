@@ -191,7 +191,7 @@ async def test_an_export_without_what_is_corrupt_takes_no_whole_ones_place(
     for user in ("7", "8"):
         await store.forget(user)
     assert run(tmp_path, "state", "export", "all.jsonl").stdout == "exported 1 users to all.jsonl\n"
-    assert [path.name for path in tmp_path.glob("all*")] == ["all.jsonl"]
+    assert [name for name in os.listdir(tmp_path) if name.startswith("all")] == ["all.jsonl"]
 
 
 @pytest.mark.parametrize("what", ["export", "import"])

@@ -36,7 +36,9 @@ class RedisDevServer(DevServer):
         for path in (absolute, os.path.relpath(absolute)):
             if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
                 return path
-        raise OperatorError(f"the path of {self.folder} is too long for a socket: call the bot from its folder")
+        raise OperatorError(
+            f"the path of {self.folder} is too long for a socket: call the bot from its folder"
+        )
 
     def answers(self) -> bool:
         """Whether it answers."""

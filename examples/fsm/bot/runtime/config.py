@@ -72,9 +72,8 @@ ENV_FILE = PROJECT / ".env"
 
 
 def announce_data(folder: Path) -> None:
-    """Say on standard error where a new server for development keeps its data; nothing, when it is not new."""
-    if not folder.exists():
-        print(f"Starting a server for development, which keeps its data in {folder}", file=sys.stderr)
+    """Say on standard error where a new server for development keeps its data."""
+    print(f"Starting a server for development, which keeps its data in {folder}", file=sys.stderr)
 
 
 def _encoding_of(file: Path) -> str:

@@ -97,11 +97,13 @@ class DevServer(ABC):
         if not self.is_startable:
             raise OperatorError(self.missing)
         if not self._use:
-            config.announce_data(self.folder)
+            is_new = not self.folder.exists()
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.folder.chmod(0o700)  # what people write is in there
                 self._use = (self.folder / "users.lock").open("ab")
+                if is_new:
+                    config.announce_data(self.folder)
             except OSError as error:
                 raise OperatorError(
                     f"cannot keep a server's data in {self.folder}: {error.strerror}"

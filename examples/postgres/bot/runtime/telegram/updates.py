@@ -10,7 +10,7 @@ import structlog
 from aiogram import Bot
 from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
 from aiogram.methods import SendMessage
-from aiogram.types import Chat, MaybeInaccessibleMessage, Message, Update, User
+from aiogram.types import Chat, InaccessibleMessage, Message, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
 
@@ -80,14 +80,14 @@ def kind_of(update: Update) -> str | None:
         return None
 
 
-def said_in(update: Update) -> MaybeInaccessibleMessage | None:
+def said_in(update: Update) -> Message | InaccessibleMessage | None:
     """The message that was written, or under which a button was pressed; `None` when nobody did either."""
     if update.callback_query:
         return update.callback_query.message
     return next((event for event in (getattr(update, kind) for kind in SAID) if event), None)
 
 
-def answer(message: MaybeInaccessibleMessage, text: str) -> SendMessage:
+def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage:
     """A message to where another one is: the same chat and topic, by the same business connection."""
     topic = message.direct_messages_topic if isinstance(message, Message) else None
     return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)

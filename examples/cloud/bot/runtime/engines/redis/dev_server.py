@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bot.runtime.engines.dev_server import START_SECONDS, DevServer, keep
+from bot.runtime.errors import OperatorError
 
 SOCKET = "valkey.sock"
 LONGEST_SOCKET_PATH = 100
@@ -26,10 +27,18 @@ class RedisDevServer(DevServer):
 
     @property
     def address(self) -> str:
-        """The path of its socket: absolute, or relative where that would be too long."""
-        path = self.folder / SOCKET
-        absolute = path.absolute()
-        return str(absolute if len(os.fsencode(absolute)) <= LONGEST_SOCKET_PATH else path)
+        """The path of its socket: absolute, or relative where that would be too long.
+
+        Raises:
+            OperatorError: both are.
+        """
+        absolute = str((self.folder / SOCKET).absolute())
+        for path in (absolute, os.path.relpath(absolute)):
+            if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+                return path
+        raise OperatorError(
+            f"the path of {self.folder} is too long for a socket: call the bot from its folder"
+        )
 
     def answers(self) -> bool:
         """Whether it answers."""

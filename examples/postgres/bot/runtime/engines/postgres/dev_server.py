@@ -66,9 +66,10 @@ class PostgresDevServer:
             get_server = _import_get_server()
         except ImportError:
             raise OperatorError(MISSING) from None
-        config.announce_data(self._folder)
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
+            if not self._folder.exists():
+                config.announce_data(self._folder)
             with self._door():
                 self._drop_stale_lock_files()
                 server = get_server(self._folder, cleanup_mode=None, start=False)

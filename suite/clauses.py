@@ -61,7 +61,7 @@ CLAUSES: dict[str, str] = {
     "webhook.answers": "The webhook acknowledges only what is done, and refuses what is not Telegram's.",
     "health": "/healthz, /readyz and /metrics tell the truth, also while something is wrong.",
     "logs.no-secrets": "Logs show neither secrets nor what people wrote.",
-    "habits": "Replies go where the message came from; other bots, and what is not for this one, get none.",
+    "habits": "Replies go where the message came from; what is not for this bot gets none.",
     "telegram.proxy": "The bot reaches Telegram by the proxy that is set, or that the usual variables name.",
     "cli": "Every command explains itself, and what the operator can mend is one line.",
     "testing": "The fixtures that an owner tests with do what they say, and are what runs.",

@@ -132,7 +132,7 @@ class StoredCall(TelegramMethod[Any]):
 
 
 class Session(AiohttpSession):
-    """aiogram's HTTP session, which also sends stored calls as they are, and goes by a proxy if one is set."""
+    """aiogram's HTTP session, which also sends stored calls as they are, and uses a proxy if one is set."""
 
     @classmethod
     def of(cls, settings: Settings, **options: Any) -> Self:
@@ -226,7 +226,7 @@ async def prepare(
                 headers = {name: str(value) for name, value in file.headers.items()}
                 sources[key] = {"name": name, "url": file.url, "headers": headers}
             elif type(file) is FSInputFile:
-                path = Path(os.path.abspath(file.path))  # which asks no disk
+                path = Path.cwd() / file.path
                 await _check_size(path, max(file_bytes, UPLOAD_BYTES))
                 sources[key] = {"name": name, "path": str(path)}
             else:

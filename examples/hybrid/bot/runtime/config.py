@@ -121,7 +121,9 @@ class Settings(Environment):
     """The bot, whichever state engine it has."""
 
     bot_token: SecretStr | None = Field(None, description="The token @BotFather gave you.")
-    telegram_api_url: str = Field(TELEGRAM, description="Bot API server; yours, if you host one.")
+    telegram_api_url: str = Field(
+        "https://api.telegram.org", description="Bot API server; yours, if you host one."
+    )
 
     telegram_proxy: SecretStr | None = Field(
         None,

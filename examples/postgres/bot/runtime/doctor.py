@@ -15,7 +15,7 @@ PATIENCE = 3.0
 
 
 async def diagnose(settings: Settings, import_fails: str) -> AsyncIterator[Finding]:
-    """Look at everything the bot needs, and tell what is found at once. Asks Telegram only if there is a token.
+    """Look at everything the bot needs, and tell what is found at once. Asks Telegram if there is a token.
 
     Args:
         settings: the bot's.

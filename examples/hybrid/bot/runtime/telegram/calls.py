@@ -47,7 +47,7 @@ TEXT_LIMIT = 4096
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
 READ_SECONDS = 60.0
-"""How long reading the files of an update's replies may take, and later each that has an address or a path."""
+"""How long reading the files of an update's replies may take, and later each with an address or a path."""
 
 UPLOAD_BYTES = Limits().file_bytes
 """Most bytes that Telegram takes: https://core.telegram.org/bots/api#sending-files"""
@@ -132,7 +132,7 @@ class StoredCall(TelegramMethod[Any]):
 
 
 class Session(AiohttpSession):
-    """aiogram's HTTP session, which also sends stored calls as they are, and goes by a proxy where one is set."""
+    """aiogram's HTTP session, which also sends stored calls as they are, and uses a proxy if one is set."""
 
     @classmethod
     def of(cls, settings: Settings, **options: Any) -> Self:
@@ -226,7 +226,7 @@ async def prepare(
                 headers = {name: str(value) for name, value in file.headers.items()}
                 sources[key] = {"name": name, "url": file.url, "headers": headers}
             elif type(file) is FSInputFile:
-                path = Path(file.path).absolute()
+                path = Path.cwd() / file.path
                 await _check_size(path, max(file_bytes, UPLOAD_BYTES))
                 sources[key] = {"name": name, "path": str(path)}
             else:

@@ -153,7 +153,8 @@ class Webhook:
         """Deal with one delivery.
 
         Answers 404 to another path, 401 to a wrong secret, 408 to a body that is too slow, 413 to one beyond
-        the limit, 400 to what is not an update or cannot be decoded, 503 to an update that has to be delivered again, and 200 to one that is done.
+        the limit, 400 to what is no update or cannot be decoded, 503 to an update that has to be delivered
+        again, and 200 to one that is done.
         """
         if unquote(request.rel_url.raw_path) != self._path:
             return web.Response(status=404)

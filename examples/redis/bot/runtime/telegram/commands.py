@@ -36,7 +36,8 @@ from bot.runtime.telegram.updates import LruDict, answer
 SENT_BY_PEOPLE = {
     "animation", "audio", "chat_shared", "checklist", "contact", "dice", "document", "game", "giveaway",
     "invoice", "live_photo", "location", "paid_media", "passport_data", "photo", "poll", "rich_message",
-    "sticker", "story", "user_shared", "users_shared", "venue", "video", "video_note", "voice", "web_app_data",
+    "sticker", "story", "user_shared", "users_shared", "venue", "video", "video_note", "voice",
+    "web_app_data",
 }  # fmt: skip
 
 TYPING_DELAY = 1.0
@@ -121,8 +122,11 @@ def named(*names: str, is_alone: bool = False) -> Callable[[Message, Bot], Await
 
 
 async def is_for_this_bot(message: Message, bot: Bot) -> bool:
-    """Whether to answer: not another bot, nor what was sent by way of this one, nor a channel's own posts as they
-    come into its group, nor a command for another bot."""
+    """Whether to answer.
+
+    Not another bot, nor what was sent by way of this one, nor a channel's posts as they come into its group
+    by themselves, nor a command for another bot.
+    """
     writer = message.from_user
     if (writer and writer.is_bot and not message.sender_chat) or message.is_automatic_forward:
         return False

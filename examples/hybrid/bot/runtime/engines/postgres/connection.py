@@ -68,7 +68,7 @@ TUNING_OPTIONS = {
     *("socket_timeout", "max_idle_connection_lifetime", "statement_cache_size", "prepared_statements"),
     *("uselibpqcompat", "supa"),
 }
-"""Options of other drivers, in addresses that providers hand out: the bot has its own way with each of these."""
+"""Options of other drivers, in addresses that providers hand out: the bot does these in its own way."""
 
 SSL_MODES = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}
 """What other drivers call `sslmode`."""

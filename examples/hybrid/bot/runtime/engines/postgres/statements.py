@@ -179,7 +179,8 @@ class Statements:
         """)
 
         self.parts = fill(f"""
-            SELECT f.name, f.content FROM {{schema}}.user_file AS f JOIN {{schema}}.user_state AS u USING (user_id)
+            SELECT f.name, f.content
+            FROM {{schema}}.user_file AS f JOIN {{schema}}.user_state AS u USING (user_id)
             WHERE user_id = $1 AND f.name = ANY ($2) AND {_LIVE}
         """)
 

@@ -209,7 +209,7 @@ class PostgresStore:
     async def _write(
         self, connection: Connection, statement: str, arguments: tuple[Any, ...], changes: Changes
     ) -> int | None:
-        """Commit in one statement or, with files, in one transaction; the new version, if it was committed."""
+        """Commit in one statement or, with files, in one transaction; the new version, if there is one."""
         if not changes.files:
             version: int | None = await connection.fetchval(statement, *arguments)
             return version

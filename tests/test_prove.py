@@ -173,7 +173,10 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
     """The kit proves the runtime in the folder, not the template's."""
     folder = edited("memory")
     break_runtime(
-        folder, "                if changes:\n                    await write(changes, replies)\n", ""
+        folder,
+        "                if changes or replies or turn.begins_work:\n"
+        "                    entry = await write(changes or Changes(), replies)\n",
+        "",
     )
     done = kit("prove", folder, "-q", "suite/behaviour/test_conversation.py", "-k", "fifty")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -184,7 +187,8 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
 def test_a_runtime_that_forgets_what_it_applied_fails_under_fire(edited: Callable[[str], Path]) -> None:
     """Whatever the agent says: effects that count twice are found."""
     folder = edited("redis")
-    break_runtime(folder, "                applied=(update.update_id,),\n", "")
+    noted = "_noted(replace(changes, outbox=outbox), record, update, queue)"
+    break_runtime(folder, noted, "replace(changes, outbox=outbox)")
     done = kit("torture", folder, "--short", "--seed", "1", "--mode", "webhook")
     assert done.returncode == 1, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("redis, webhook")][-1:]

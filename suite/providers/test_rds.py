@@ -242,7 +242,7 @@ async def test_a_server_that_is_not_the_one_gets_nothing(
         ("postgresql://bot@db.example.eu-central-1.amazonaws.com/bot", "is no instance"),
         (f"postgresql://bot@{INSTANCE}:5432,{INSTANCE}:5433/bot", "several servers"),
         (f"postgresql://bot@/bot?host={INSTANCE},{INSTANCE}", "several servers"),
-        (f"postgresql://bot@{INSTANCE}:port/bot", "no number"),
+        (f"postgresql://bot@{INSTANCE}:port/bot", "a port that is none"),
         (f"postgresql://bot@{INSTANCE}/bot?sslrootcert=/is/not/there.pem", "names no certificates"),
     ],
 )

@@ -59,6 +59,8 @@ ALTER TABLE user_state ADD COLUMN applied bigint[] NOT NULL DEFAULT '{}';
 
 ALTER TABLE user_state ADD COLUMN outbox jsonb NOT NULL DEFAULT '{}';
 
+ALTER TABLE user_state ADD COLUMN marks jsonb NOT NULL DEFAULT '{}';
+
 ALTER TABLE user_state ADD COLUMN forgotten bigint NOT NULL DEFAULT 0;
 
 ALTER TABLE user_state ADD COLUMN first_message bigint NOT NULL DEFAULT 1;

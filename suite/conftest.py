@@ -61,7 +61,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if name in PARTS["all"] and name not in PARTS[config.getoption("part")]:
         return True
     if reason := why_not(collection_path):
-        if collection_path.name != "__init__.py":
+        if collection_path.name not in ("__init__.py", "__pycache__"):
             config.stash[LEFT_OUT][reason].append(name)
         return True
     return None

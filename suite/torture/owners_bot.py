@@ -22,7 +22,7 @@ from suite.torture.names import ASK, NAME
 
 if TYPE_CHECKING:
     from aiogram import Bot, Dispatcher
-    from aiogram.types import Message
+    from aiogram.types import Message, Update
 
     from bot.agent_adapter import TelegramAgentAdapter
 
@@ -45,7 +45,6 @@ async def witness(handler: Handler, message: "Message", data: dict[str, Any]) ->
         return _tell(message, turn.state.get(KEY, []))
     if not (message.text and (name := NAME.match(message.text))):
         return await handler(message, data)
-    _under_way.set(name[0])
     noted = [*turn.state.get(KEY, []), name[0]]  # kept here, as the agent may clear its state
     result = await handler(message, data)
     turn.state[KEY] = noted
@@ -88,6 +87,12 @@ def watch() -> None:
         def __init__(self, bot: "Bot", dispatcher: "Dispatcher", *arguments: Any, **keywords: Any) -> None:
             dispatcher.message.outer_middleware(witness)  # type: ignore[arg-type]
             super().__init__(bot, dispatcher, *arguments, **keywords)
+
+        async def _apology(self, turn: Any, update: "Update", *arguments: Any) -> Any:
+            text = update.message.text if update.message else None
+            if text and (name := NAME.match(text)):
+                _under_way.set(name[0])
+            return await super()._apology(turn, update, *arguments)
 
     load = app.load_owner
 

@@ -36,12 +36,13 @@ def test_the_bot_lives_through_the_death_of_its_server(dev_server: DevServer, tm
     assert process.communicate("hi\n", timeout=60)[0] == "Processed: hi (#3)\n"
 
 
-def test_a_very_long_path(dev_server: DevServer, tmp_path: Path) -> None:
+def test_a_very_long_path(dev_server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path.joinpath(*["a-rather-long-name-of-a-folder"] * 8)
     deep.mkdir(parents=True)
     for n in (1, 2):
         said, _ = chat(deep).communicate("hi\n", timeout=60)
         assert said == f"Processed: hi (#{n})\n"
+    monkeypatch.chdir(deep)
     wait_until_gone(RedisDevServer(deep / ".data/redis"))
 
 

@@ -22,7 +22,7 @@ SECONDS = {"contract": 60, "durability": 40, "engines": 60, "torture": 30, "beha
 LEFT_OUT = {
     "memory": "webhook",
     "postgres": "polling",
-    "hybrid": "webhook",
+    "hybrid": "polling",
     "dynamodb": "polling",
     "firestore": "webhook",
 }

@@ -116,7 +116,9 @@ class Ledger:
         balance = Balance()
         for place, names in self.written.items():
             for name in names:
-                expected, found = file_of(name), sent.get((place.chat_id, name), ())
+                # The bot knows of one group per person; from whichever they write, files go there.
+                chat_id = place.chat_id if place.chat_id > 0 else -1_000 - place.user_id
+                expected, found = file_of(name), sent.get((chat_id, name), ())
                 if expected and not found and self.is_certain(place, name):
                     balance.missing.append(f"file of {name} of user {place.user_id}")
                 if any(content != expected for content in found):

@@ -242,3 +242,22 @@ async def test_an_export_made_with_it_can_be_imported(
         telegram.message("hi", user_id=1)
         await telegram.settled()
         assert "flood" not in (await bot.record(1)).marks
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("/start a payload", {}),
+        ("/forget", {"forward_origin": {"type": "hidden_user", "date": 1, "sender_user_name": "B"}}),
+        ("/help@test_bot@test_bot", {}),
+    ],
+    ids=["start with a payload", "a command handed on", "none at all"],
+)
+async def test_only_commands_that_the_agent_never_sees_are_exempt(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, text: str, fields: dict[str, Any]
+) -> None:
+    async with make_runtime("webhook", flood_limit=3) as bot:
+        for _ in range(5):
+            telegram.message(text, user_id=1, date=int(time.time()), **fields)
+        await telegram.settled()
+        assert (await bot.record(1)).state["message_count"] == 3

@@ -54,9 +54,6 @@ _NAMES = re.compile(r"@\w+")
 COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
 """A command, whose it is, and what follows it."""
 
-ALWAYS_ANSWERED = {f"/{command}" for command in MENU}
-"""What works in the middle of a flood, too."""
-
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 
@@ -71,7 +68,7 @@ def commands() -> Router:
     """The router of `/start`, `/help`, `/reset`, `/export` and `/forget`."""
     router = Router(name="commands")
     router.message.filter(is_command)
-    router.message(named("start", is_alone=True))(start)
+    router.message(is_start)(start)
     router.message(named("help"))(help_)
     router.message(named("reset"))(reset)
     router.message(named("export"), is_private)(export)
@@ -119,6 +116,15 @@ def named(*names: str, is_alone: bool = False) -> Callable[[Message, Bot], Await
         return command["whose"] is None or await _is_named(command["whose"], bot)
 
     return matches
+
+
+is_start = named("start", is_alone=True)
+is_another = named(*MENU.keys() - {"start"})
+
+
+async def is_always_answered(message: Message, bot: Bot) -> bool:
+    """Whether `commands` takes it, and not the agent: that works in the middle of a flood, too."""
+    return await is_command(message) and (await is_start(message, bot) or await is_another(message, bot))
 
 
 async def is_for_this_bot(message: Message, bot: Bot) -> bool:
@@ -250,7 +256,7 @@ class FloodProtection(BaseMiddleware):
         turn = current_turn()
         if turn is None or not isinstance(event, Message) or not await is_said(event):
             return await handler(event, data)
-        if _command(event) in ALWAYS_ANSWERED:
+        if await is_always_answered(event, data["bot"]):
             return await handler(event, data)
         counters = turn.counters
         if event.sender_chat:
@@ -278,11 +284,16 @@ class FloodProtection(BaseMiddleware):
 
 
 async def _is_named(name: str, bot: Bot) -> bool:
-    """Whether this is the bot's user name. Telegram is asked once; when it does not say, it may be."""
+    """Whether this is the bot's user name; when Telegram does not say, it may be."""
+    return name.lower() == (await _name_of(bot) or name.lower())
+
+
+async def _name_of(bot: Bot) -> str | None:
+    """The bot's user name in lower case. Telegram is asked once; `None` when it does not say."""
     try:
-        return name.lower() == ((await bot.me()).username or "").lower()
+        return ((await bot.me()).username or "").lower()
     except (TelegramAPIError, ClientDecodeError):
-        return True
+        return None
 
 
 async def _is_addressed(message: Message, bot: Bot) -> bool:
@@ -299,21 +310,12 @@ async def _is_addressed(message: Message, bot: Bot) -> bool:
     if command.startswith("/") and not whose:
         return True
     names = _NAMES.findall((message.text or message.caption or "").lower())
-    try:
-        return bool(names) and f"@{(await bot.me()).username}".lower() in names
-    except TelegramAPIError:  # it is asked once, and does not answer
-        return False
+    return bool(names) and f"@{await _name_of(bot) or ''}" in names
 
 
 async def is_said(message: Message) -> bool:
     """A filter: whether somebody wrote or sent this, as opposed to Telegram telling about something."""
     return await has_text(message) or await is_by_a_person(message)
-
-
-def _command(message: Message) -> str:
-    """The command a message consists of or begins with, without the bot's name."""
-    words = (message.text or "").split(maxsplit=1)
-    return words[0].partition("@")[0].lower() if words else ""
 
 
 def _for(message: Message, texts: TextTable) -> Texts:

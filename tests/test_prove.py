@@ -175,7 +175,7 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
     break_runtime(
         folder,
         "                if changes or replies or turn.begins_work:\n"
-        "                    entry = await write(changes or Changes(), replies)\n",
+        "                    await write(changes or Changes(), replies, owed)\n",
         "",
     )
     done = kit("prove", folder, "-q", "suite/behaviour/test_conversation.py", "-k", "fifty")

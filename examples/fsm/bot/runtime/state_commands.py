@@ -18,9 +18,7 @@ from bot.runtime.errors import OperatorError
 if TYPE_CHECKING:
     from bot.runtime.state.store import OperatorStore
 
-state = typer.Typer(
-    help="List, show, export, import and erase what is kept about users.", no_args_is_help=True
-)
+state = typer.Typer(help="List, show, export, import and erase users' records.", no_args_is_help=True)
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from urllib.parse import urlsplit
 
 from bot.runtime.config import TELEGRAM, WEBHOOK_PORTS, Settings, kinds_of_settings, load
@@ -64,10 +65,8 @@ def _diagnose_webhook(settings: Settings) -> Finding:
 
 
 async def _diagnose_store(store: OperatorStore) -> list[Finding]:
-    def say_that_it_takes_long() -> None:
-        print(f"waiting for the {store.name} store to answer ...", file=sys.stderr)
-
-    waiting = asyncio.get_running_loop().call_later(PATIENCE, say_that_it_takes_long)
+    tell = partial(print, f"waiting for the {store.name} store to answer ...", file=sys.stderr)
+    waiting = asyncio.get_running_loop().call_later(PATIENCE, tell)
     try:
         await store.connect()
         await store.ping()

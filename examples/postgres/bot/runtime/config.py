@@ -6,7 +6,7 @@ import hmac
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +56,14 @@ PROXIES = ("http", "socks4", "socks5", "socks5h")
 WEBHOOK_PORTS = (443, 80, 88, 8443)  # https://core.telegram.org/bots/api#setwebhook
 
 
-def _find_project() -> Path:
-    folder = Path(__file__).absolute().parents[2]
-    return folder if (folder / "pyproject.toml").is_file() else Path.cwd()
-
-
-PROJECT = _find_project()
+PROJECT = Path(__file__).absolute().parents[2]
+if not (PROJECT / "pyproject.toml").is_file():
+    PROJECT = Path.cwd()
 """The folder of the project, from wherever a command is called. It has `.env` and `.data/`. A bot that was
 installed without its project takes the working directory for it."""
 
 DATA = PROJECT / ".data"
 """Where servers for development keep their data."""
-
-ENV_FILE = PROJECT / ".env"
 
 
 def announce_data(folder: Path) -> None:
@@ -97,8 +92,8 @@ class Environment(BaseSettings):
     """Settings from the environment and `.env`. Names are the variables', in lower case."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
-        env_file_encoding=_encoding_of(ENV_FILE),
+        env_file=PROJECT / ".env",
+        env_file_encoding=_encoding_of(PROJECT / ".env"),
         env_ignore_empty=True,
         extra="ignore",
         hide_input_in_errors=True,
@@ -106,7 +101,7 @@ class Environment(BaseSettings):
 
     def model_post_init(self, context: Any) -> None:
         """Register what is secret here, so that logs replace it."""
-        SECRETS.update(secret for secret in self.secrets() if len(secret) >= LEAST_SECRET)
+        _keep_out_of_logs(self.secrets())
 
     def secrets(self) -> Iterator[str]:
         """Every value that must not be shown, and the passwords in those that are addresses."""
@@ -216,12 +211,7 @@ class Settings(Environment):
     def _url_is_http(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        try:
-            parts = urlsplit(value)
-            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number
-            is_address = False
-        if not is_address:
+        if not _is_address(value, ("http", "https")):
             raise ValueError("must be an address like https://bot.example.com/telegram")
         return value.rstrip("/")
 
@@ -287,7 +277,7 @@ class Settings(Environment):
         if not address or proxy_bypass(host) or host == "localhost" or host.startswith("127."):
             return None
         address = address if "://" in address else f"http://{address}"
-        SECRETS.update(each for each in _passwords(address) if len(each) >= LEAST_SECRET)
+        _keep_out_of_logs(_passwords(address))
         try:
             check_proxy(address)
         except ValueError as error:
@@ -372,13 +362,21 @@ def check_proxy(address: str) -> None:
     Raises:
         ValueError: it is none; the text says how one looks.
     """
-    try:
-        parts = urlsplit(address)
-        is_address = parts.scheme in PROXIES and bool(parts.hostname) and bool(parts.port)
-    except ValueError:
-        is_address = False
-    if not is_address:
+    if not _is_address(address, PROXIES) or urlsplit(address).port is None:
         raise ValueError(f"must be an address like socks5://host:1080 (or {', '.join(PROXIES)})")
+
+
+def _is_address(text: str, schemes: Collection[str]) -> bool:
+    """Whether it names a host, and a port that can be one if any, by one of these schemes."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _keep_out_of_logs(secrets: Iterable[str]) -> None:
+    SECRETS.update(secret for secret in secrets if len(secret) >= LEAST_SECRET)
 
 
 def _fault(fault: ErrorDetails) -> str:

@@ -227,7 +227,7 @@ async def prepare(
                 sources[key] = {"name": name, "url": file.url, "headers": headers}
             elif type(file) is FSInputFile:
                 path = Path.cwd() / file.path
-                await _check_size(path, max(file_bytes, UPLOAD_BYTES))
+                _check_size((await asyncio.to_thread(path.stat)).st_size, max(file_bytes, UPLOAD_BYTES))
                 sources[key] = {"name": name, "path": str(path)}
             else:
                 content = await _content(bot, file, file_bytes)
@@ -329,13 +329,12 @@ async def _content(bot: Bot, file: InputFile, most: int) -> bytes:
             if size > most:
                 break
         content = b"".join(chunks)
-    if size > most:
-        raise ReplyTooLarge(f"a file of a reply has more bytes than {most}, see REPLY_FILE_BYTES")
+    _check_size(size, most)
     return content
 
 
-async def _check_size(path: Path, most: int) -> None:
-    if (await asyncio.to_thread(path.stat)).st_size > most:
+def _check_size(size: int, most: int) -> None:
+    if size > most:
         raise ReplyTooLarge(f"a file of a reply has more bytes than {most}, see REPLY_FILE_BYTES")
 
 

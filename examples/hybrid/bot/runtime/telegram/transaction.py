@@ -5,7 +5,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -60,6 +60,7 @@ class Transaction:
 
     Attributes:
         outbox: sends them.
+        lanes: the agent's: one per user, in which what changes the user's record runs.
     """
 
     def __init__(
@@ -141,24 +142,25 @@ class Transaction:
         turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
         queue = queue_of(update, sender.chat, self._bot.token)
 
-        async def write(changes: Changes, replies: list[Reply]) -> OutboxEntry | None:
-            outbox, entry = outbox_changes(record, update, replies, self.outbox.is_delivered)
-            kept = replace(changes, outbox=outbox, files=files_of(replies))
+        owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
+
+        async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
+            kept = replace(changes, outbox=owed, files=files_of(replies))
             noted = _noted(kept, record, update, queue)
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
-            return entry
 
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
-            return "forgotten", self._deliver(update, sender, replies, entry=await write(Changes(), replies))
+            owed, entry = owing(replies)
+            await write(Changes(), replies, owed)
+            return "forgotten", self._deliver(update, sender, replies, entry=entry)
         failure: Exception
-        entry: OutboxEntry | None = None
         try:
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
-            owed, _ = outbox_changes(record, update, replies, self.outbox.is_delivered)
+            owed, entry = owing(replies)
             changes = turn.changes(owed)
         except (StateUnavailable, StateConflict):
             raise
@@ -168,7 +170,7 @@ class Transaction:
             try:
                 # What it says or begins is noted, too, though nothing changed: it is not to be run again.
                 if changes or replies or turn.begins_work:
-                    entry = await write(changes or Changes(), replies)
+                    await write(changes or Changes(), replies, owed)
                 return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
             except StateTooLarge as error:
                 failure = error
@@ -178,8 +180,11 @@ class Transaction:
             log.error("update failed; its user got an apology", exc_info=failure)
         replies, begin = await self._apology(turn, update, sender, failure)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
+        owed, owing_apology = owing(replies)
+        entry = None
         with contextlib.suppress(StateTooLarge):
-            entry = await write(Changes(marks=turn.counter_changes()), replies)
+            await write(Changes(marks=turn.counter_changes()), replies, owed)
+            entry = owing_apology
         return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
     async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:

@@ -31,9 +31,6 @@ LEFT_OUT = {
 DEV_SERVERS = {"redis", "dynamodb", "firestore"}
 """Engines that start a server for development that several processes share."""
 
-OPERATION = "suite/behaviour/test_operation.py"
-"""Rolling restarts under load, ten thousand updates that wait: proven with `--full` only."""
-
 BEHAVIOURS = 3
 """In how many pieces the files of behaviour are run."""
 
@@ -53,10 +50,8 @@ def pieces() -> list[Any]:
             folders += ["suite/dev_servers"] if part == "engines" and name in DEV_SERVERS else []
             found.append((f"{name}-{part}", answers, ["--part", "engine", *folders, *less]))
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "suite/behaviour").glob("test_*.py"))
-    files.remove(OPERATION)
     for number in range(BEHAVIOURS):
         found.append((f"once-behaviour-{number}", ONCE, ["--part", "once", *files[number::BEHAVIOURS]]))
-    found.append(("once-operation", ONCE, ["--part", "once", OPERATION]))
     found.append(("once-flow", ONCE, ["--part", "once", "suite/flow", "-k", "not webhook"]))
     found.append(("once-own", ONCE, ["--part", "once", "suite/own"]))
     for answers in combinations():
@@ -67,10 +62,7 @@ def pieces() -> list[Any]:
             answers,
             arguments,
             id=name,
-            marks=[
-                pytest.mark.slow(SECONDS.get(name.split("-")[1], 40)),
-                *([pytest.mark.rarely] if OPERATION in arguments else []),
-            ],
+            marks=pytest.mark.slow(SECONDS.get(name.split("-")[1], 40)),
         )
         for name, answers, arguments in found
     ]
@@ -92,6 +84,8 @@ def test_kept(
     if pytestconfig.getoption("full"):
         arguments = [each for each in arguments if each.startswith(("--part", "engine", "once", "suite"))]
         arguments += ["--hypothesis-profile=thorough"]
+    else:
+        arguments = [*arguments, "-m", "not rarely"]
     printed, code = prove(folder, *arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (suite/\S+?)(?: - .*)?$", printed, re.MULTILINE)
     if code == 1 and 0 < len(failed) <= A_FEW:

@@ -14,6 +14,8 @@ from suite.bot_api import FakeTelegram
 from suite.support.process import BotProcess, spread
 from suite.support.runtime import Mode
 
+pytestmark = pytest.mark.rarely  # they take half a minute of a processor
+
 HOOK = "https://bot.example/hook"
 
 

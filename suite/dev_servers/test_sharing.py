@@ -18,7 +18,11 @@ from bot.runtime.state.store import Changes, OperatorStore
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
 from suite.support.command_line import environment, run
 
-pytestmark = pytest.mark.clause("dev-server.shared")
+pytestmark = [
+    pytest.mark.clause("dev-server.shared"),
+    # They are shared by the same code: one proves it.
+    *([pytest.mark.rarely] if ENGINE != "redis" else []),
+]
 
 
 async def connected() -> OperatorStore:

@@ -26,7 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from bot.runtime.telegram import fast_import as lazy
 
-pytestmark = pytest.mark.clause("import.fast")
+pytestmark = [pytest.mark.clause("import.fast"), pytest.mark.rarely]  # it changes with aiogram
 
 HERE = Path(__file__).resolve()
 REBUILD = vars(BaseModel)["model_rebuild"]

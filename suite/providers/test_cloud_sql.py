@@ -278,7 +278,7 @@ async def test_a_certificate_that_is_about_to_expire_is_renewed(instance: TlsSer
 
 
 async def test_google_is_away_for_longer(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.runtime.engines.postgres.connection.START_SECONDS", 0.5)
+    monkeypatch.setattr("bot.runtime.engines.postgres.connection.START_SECONDS", 3)
     google.hang_ups = 1_000
     store = CloudSqlStore.from_settings(Settings())
     with pytest.raises(StateUnavailable, match="Google's side: ServerDisconnectedError"):

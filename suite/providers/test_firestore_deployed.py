@@ -65,6 +65,7 @@ async def denied_to_anybody(host: str) -> dict[str, bool]:
     return denied
 
 
+@pytest.mark.rarely
 async def test_the_rules_keep_everybody_out_but_the_bot(guarded: Emulator, open_to_all: Emulator) -> None:
     for emulator in (guarded, open_to_all):
         store = make_store(emulator.host, "demo-bot")

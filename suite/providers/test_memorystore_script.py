@@ -11,6 +11,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.clause("provider.infra"),
+    pytest.mark.rarely,
     pytest.mark.skipif(not which("bash"), reason="infra/memorystore.sh takes bash"),
 ]
 

@@ -335,6 +335,7 @@ async def test_doctor_asks_whether_encryption_may_be_left_out(
         await store.close()
 
 
+@pytest.mark.rarely
 @pytest.mark.parametrize("falls_silent", [False, True], ids=["it ends", "it falls silent"])
 async def test_failover(
     own_server: OwnServer,

@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestServer
 
 pytestmark = [
     pytest.mark.clause("provider.infra"),
+    pytest.mark.rarely,
     pytest.mark.skipif(not which("curl"), reason="infra/redis_cloud.sh takes curl"),
 ]
 

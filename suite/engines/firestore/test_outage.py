@@ -81,7 +81,12 @@ async def fall_silent(network: Network) -> None:
 
 # How updates come makes no difference to the engine: each way has its share.
 @pytest.mark.parametrize(
-    ("trouble", "mode"), [(freeze, "polling"), (be_away, "webhook"), (fall_silent, "polling")]
+    ("trouble", "mode"),
+    [
+        (be_away, "webhook"),
+        pytest.param(freeze, "polling", marks=pytest.mark.rarely),
+        pytest.param(fall_silent, "polling", marks=pytest.mark.rarely),
+    ],
 )
 async def test_in_mid_traffic(
     network: Network,

@@ -207,6 +207,7 @@ async def own_store(redis: Server, postgres: OwnServer) -> HybridStore:
         return HybridStore.from_settings(Settings())
 
 
+@pytest.mark.rarely
 @pytest.mark.parametrize("how", ["ours", "sketch"])
 async def test_a_process_killed_while_it_writes(
     own_redis: Server, own_postgres: OwnServer, tmp_path: Path, how: str

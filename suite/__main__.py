@@ -139,7 +139,9 @@ def torture(copy: Path, arguments: Sequence[str], folder: Path, seen: Sequence[s
 
 def _run_inside(copy: Path, module: str, *arguments: str) -> int:
     """Run a module to its end; Ctrl-C reaches it by itself, and is waited for."""
-    environment = os.environ | {"PYTHONPATH": str(copy)}
+    # Temporary folders of its own: root's pytest closes the usual one to everybody else whenever one begins,
+    # also to those whom another's PostgreSQL runs as.
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTEST_DEBUG_TEMPROOT": str(copy.parent)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile what it imports
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=copy, env=environment)
     while True:

@@ -13,6 +13,9 @@ from suite.bot_api.server import BLOCKED
 from suite.bot_api.webhooks import Webhooks
 
 
+UPGRADED = "Bad Request: group chat was upgraded to a supergroup chat"
+
+
 @dataclass(eq=False)
 class Sent:
     """One accepted call that a person sees: messages, edits, answers to pressed buttons."""
@@ -39,6 +42,7 @@ class Chats(Webhooks):
         self._message_ids = itertools.count(1)
         self._chats: dict[int, Json] = {}
         self._blocked: set[int] = set()
+        self._upgraded: dict[int, int] = {}  # groups by id, and what they became
         self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._connections_of: dict[str, Json] = {}  # business connections, by id
 
@@ -65,6 +69,17 @@ class Chats(Webhooks):
 
     def unblock(self, chat_id: int) -> None:
         self._blocked.discard(chat_id)
+
+    def group(self, chat_id: int) -> None:
+        """Makes the chat a group that is no supergroup (yet)."""
+        self._chats[chat_id] = {"id": chat_id, "type": "group", "title": f"Group {chat_id}"}
+
+    def upgrade(self, chat_id: int, new_id: int) -> None:
+        """The group becomes a supergroup, of which nobody tells the bot: whatever it sends to the old one is 400.
+
+        `migrate` tells.
+        """
+        self._upgraded[chat_id] = new_id
 
     # --- What methods are made of -------------------------------------------------------------
 
@@ -96,6 +111,8 @@ class Chats(Webhooks):
             raise bad_request("chat not found")
         if int(value) in self._blocked:
             raise ApiError(403, BLOCKED)
+        if new := self._upgraded.get(int(value)):
+            raise ApiError(400, UPGRADED, migrate_to_chat_id=new)
         return int(value)
 
     def business_connection_of(self, call: Call) -> Json | None:

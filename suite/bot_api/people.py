@@ -140,6 +140,25 @@ class People(Chats):
         data: str = markup["inline_keyboard"][row][column]["callback_data"]
         return self.callback(data, user_id=user_id, message=sent)
 
+    def migrate(self, chat_id: int, new_id: int, *, user_id: int) -> list[int]:
+        """Someone makes a supergroup of a group; the ids of the updates that tell of it.
+
+        The old chat ends with one of them, and the new chat begins with the other, by nobody.
+        """
+        self.upgrade(chat_id, new_id)
+        anonymous = {"from": {"id": 1087968824, "is_bot": True, "first_name": "Group"}}
+        return [
+            self.message(None, user_id=user_id, chat_id=chat_id, migrate_to_chat_id=new_id),
+            self.message(
+                None,
+                user_id=1087968824,
+                chat_id=new_id,
+                migrate_from_chat_id=chat_id,
+                sender_chat=self.chat(new_id),
+                **anonymous,
+            ),
+        ]
+
     def connect_business(self, user_id: int) -> str:
         """Someone connects the bot to a business account; returns the connection's id."""
         connection = {

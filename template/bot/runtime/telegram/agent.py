@@ -285,9 +285,9 @@ class TelegramAgentAdapter:
         if turn and (await self.store.load(user_id)).forgotten > turn.version:
             log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
             return
-        for reply in await prepare(self.bot, method):
-            if complete := await completed(self.bot, reply):
-                await send(self.bot, complete)
+        reply = await prepare(self.bot, method, person=user_id)
+        if complete := await completed(self.bot, reply):
+            await send(self.bot, complete)
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

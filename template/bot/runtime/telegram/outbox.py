@@ -10,6 +10,7 @@ process that tries, or, when that was killed, with a later update of the same pe
 import asyncio
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -41,15 +42,18 @@ from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
 from bot.runtime.telegram.calls import (
+    PLACE,
     PROXY_FAILED,
     FileGone,
     Reply,
     StoredCall,
+    instead_of_edit,
     prepare,
     split_reply,
     with_files,
+    without_markup,
 )
-from bot.runtime.telegram.updates import LruDict, date_of, is_later
+from bot.runtime.telegram.updates import LruDict, answer, date_of, is_later, said_in
 
 OUTBOX_SECONDS = 25 * 3600
 """Age at which an undelivered reply is dropped: Telegram keeps an update for 24 hours, and no longer delivers
@@ -83,11 +87,15 @@ UPLOAD_RATE = 32 * 1024
 SORRY_SECONDS = 10
 """How long it may take to tell somebody that a reply could not be sent."""
 
-PLACE = {"chat_id", "message_thread_id", "direct_messages_topic_id", "business_connection_id"}
-"""The parameters that say where a message goes."""
-
 QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_reply"}
 """The parameters that make a message the reply to another one."""
+
+NO_QUOTE = re.compile("message to be replied not found|REPLY_MESSAGE_ID_INVALID|QUOTE_TEXT_INVALID")
+NO_MARKUP = re.compile("can't parse (message)?entit|ENTIT(Y|IES)_|too[ _]long", re.IGNORECASE)
+NO_MESSAGE = re.compile("message to edit not found|message can't be edited|MESSAGE_ID_INVALID")
+NO_CHANGE = re.compile("message is not modified|MESSAGE_NOT_MODIFIED")
+"""What Telegram says when the message replied to is gone, it does not understand a text, the message to edit is
+gone, or there is nothing to edit in it."""
 
 ALL = sys.maxsize
 """How many replies of an update were sent that is over."""
@@ -95,7 +103,14 @@ ALL = sys.maxsize
 Pause = Callable[[float, int], Awaitable[None]]
 """Waits before another attempt: for so many seconds, after so many failures."""
 
+Moved = Callable[[str, str], Awaitable[None]]
+"""Is told that a group has become a supergroup: its old id and its new one."""
+
 log = structlog.get_logger()
+
+
+async def stays_unknown(_: str, __: str) -> None:
+    """Tell nobody."""
 
 
 class DeliveryFailed(Exception):
@@ -202,11 +217,17 @@ class Outbox:
         query = update.callback_query
         if query and not any(isinstance(method, AnswerCallbackQuery) for method in methods):
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
-        most = self._store.limits.file_bytes
+        person, most = getattr(update.event, "from_user", None), self._store.limits.file_bytes
         return [
-            reply
+            await prepare(
+                self._bot,
+                method,
+                update_id=update.update_id,
+                file_bytes=most,
+                place=_place_of(update),
+                person=str(person.id) if person else "",
+            )
             for method in methods
-            for reply in await prepare(self._bot, method, update_id=update.update_id, file_bytes=most)
         ]
 
     def begin(self, delivery: Delivery) -> Delivery:
@@ -469,6 +490,14 @@ def files_of(replies: Sequence[Reply]) -> dict[str, bytes]:
     }
 
 
+def _place_of(update: Update) -> dict[str, str]:
+    """Where an update came from, as the parameters of a message to there."""
+    if (said := said_in(update)) is None:
+        return {}
+    there = answer(said, "").model_dump(include=PLACE, exclude_none=True)
+    return {key: str(value) for key, value in there.items()}
+
+
 def outbox_changes(
     record: UserRecord, update: Update, replies: Sequence[Reply], is_delivered: Callable[[int], bool]
 ) -> tuple[Mapping[int, bytes | None], OutboxEntry | None]:
@@ -524,18 +553,37 @@ async def send(bot: Bot, reply: Reply) -> None:
             raise
 
 
-async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> None:
-    """Send a reply: again when that may help, later when Telegram asks for it.
+async def deliver(
+    bot: Bot, reply: Reply, pause: Pause, failures: int = 0, moved: Moved = stays_unknown
+) -> None:
+    """Send a reply, in parts where it is too long: again when that may help, later when Telegram asks for it.
 
     Args:
         bot: sends it.
         reply: what to send.
         pause: waits before another attempt.
         failures: how many attempts have failed already.
+        moved: told of a group that became a supergroup: its old id and its new one.
 
     Raises:
         DeliveryFailed: it cannot be sent.
     """
+    parts = split_reply(reply)
+    for part in parts:
+        try:
+            await _deliver_part(bot, part, pause, failures, moved, is_alone=len(parts) == 1)
+        except DeliveryFailed as error:
+            # Too late to stop the button from spinning is not too late for the text.
+            if part is parts[-1] or part.method != "answerCallbackQuery":
+                raise
+            _note_failure(part, error)
+        failures = 0
+
+
+async def _deliver_part(
+    bot: Bot, reply: Reply, pause: Pause, failures: int, moved: Moved, *, is_alone: bool
+) -> None:
+    """Send what is one call, unless Telegram refuses its markup."""
     waited, tries, began = 0.0, 0, time.monotonic()
     while True:
         try:
@@ -548,21 +596,26 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
             log.info("Telegram asks to slow down", seconds=error.retry_after)
             await pause(error.retry_after, failures)
         except TelegramMigrateToChat as error:
-            moved_to = str(error.migrate_to_chat_id)
-            if reply.params.get("chat_id") == moved_to:
+            chat, moved_to = reply.params.get("chat_id", ""), str(error.migrate_to_chat_id)
+            if chat == moved_to:
                 raise DeliveryFailed("refused", _reason(error)) from error
-            reply = replace(reply, params={**reply.params, "chat_id": moved_to})
+            reply, is_alone = replace(reply, params={**reply.params, "chat_id": moved_to}), False
+            await moved(chat, moved_to)
         except Exception as error:
-            if not QUOTES.isdisjoint(reply.params) and _is_about_the_quote(error):
+            if _is_refused(error, NO_CHANGE) and reply.method.startswith("edit"):
+                return  # as after an attempt of which nobody knew how it ended
+            if not QUOTES.isdisjoint(reply.params) and _is_refused(error, NO_QUOTE):
                 log.info("what it replies to is gone, sent without")
                 kept = {key: value for key, value in reply.params.items() if key not in QUOTES}
                 reply = replace(reply, params=kept)
                 continue
-            if "parse_mode" in reply.params and _is_about_markup(error):
+            if not is_alone and _is_refused(error, NO_MESSAGE) and (anew := instead_of_edit(reply)):
+                log.info("what it edits is gone, sent anew")
+                reply = anew
+                continue
+            if _is_refused(error, NO_MARKUP) and (plain := without_markup(reply)):
                 log.warning("markup refused, sent as plain text", reason=error)
-                plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
-                for part in split_reply(replace(reply, params=plain)):
-                    await deliver(bot, part, pause)
+                await deliver(bot, plain, pause, moved=moved)
                 return
             if not _may_pass(error):
                 kind = "blocked" if isinstance(error, TelegramForbiddenError) else "refused"
@@ -615,17 +668,9 @@ def _is_over(entry: OutboxEntry, now: float | None) -> bool:
     return not entry.is_owed and entry.at is not None and now is not None and now - entry.at > OUTBOX_SECONDS
 
 
-def _is_about_markup(error: Exception) -> bool:
-    return isinstance(error, TelegramBadRequest) and (
-        "can't parse entities" in error.message or "too long" in error.message
-    )
-
-
-def _is_about_the_quote(error: Exception) -> bool:
-    """Whether a message was refused because the one it replies to is gone."""
-    return isinstance(error, TelegramBadRequest) and any(
-        words in error.message for words in ("message to be replied not found", "REPLY_MESSAGE_ID_INVALID")
-    )
+def _is_refused(error: Exception, words: re.Pattern[str]) -> bool:
+    """Whether Telegram refuses a call with such words."""
+    return isinstance(error, TelegramBadRequest) and bool(words.search(error.message))
 
 
 def _note_failure(reply: Reply, error: DeliveryFailed) -> None:

@@ -293,30 +293,30 @@ def split_reply(reply: Reply) -> list[Reply]:
     button, the question of a poll) is cut there, and a message has the whole. A quote stays with the first
     part and buttons go with the last. A text with a parse mode is left whole: it is counted after parsing.
     """
+    own = FOLLOWS if reply.method != "answerCallbackQuery" else set[str]()
+    shared = {key: value for key, value in reply.params.items() if key in own} | dict(reply.rest)
+    has_place = "chat_id" in shared
+    cut = _cut if has_place else _shorten
     first, before, after = dict(reply.params), list[_Text](), list[_Text]()
     if reply.method == "answerCallbackQuery":
         after = _shorten(first, "text", QUERY_LIMIT)
     elif reply.method == "sendPoll":
         before = _shorten(first, "question", QUESTION_LIMIT)
     elif reply.method in ("sendMessage", "editMessageText"):
-        after = _cut(first, "text", TEXT_LIMIT)
+        after = cut(first, "text", TEXT_LIMIT)
     elif "caption" in first and not reply.method.endswith("Story"):
-        after = _cut(first, "caption", CAPTION_LIMIT)
+        after = cut(first, "caption", CAPTION_LIMIT)
     for name in {"media", "result", "results"} & first.keys():
         value = orjson.loads(first[name])
         for item in value if isinstance(value, list) else [value]:
-            cut = _cut if name == "media" else _shorten  # of an inline query: there is no place for the rest
             rest = cut(item, "caption", CAPTION_LIMIT)
-            if name == "media":
-                after += rest
-            rest = rest or _shorten(item.get("input_message_content") or {}, "message_text", TEXT_LIMIT)
+            rest += _shorten(item.get("input_message_content") or {}, "message_text", TEXT_LIMIT)
+            after += rest
             if rest:
                 first[name] = orjson.dumps(value).decode()
-    if not before and not after:
-        return [replace(reply, params=first)]
-    own = FOLLOWS if reply.method != "answerCallbackQuery" else set[str]()
-    shared = {key: value for key, value in reply.params.items() if key in own} | dict(reply.rest)
-    if "chat_id" not in shared:
+    if not (before or after):
+        return [reply]
+    if not has_place:
         log.warning("a text is too long and was cut: there is no chat for the rest", method=reply.method)
         return [replace(reply, params=first)]
     messages = [Reply("sendMessage", {**shared, **_as_params(text)}) for text in (before or after)]

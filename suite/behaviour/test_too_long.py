@@ -294,3 +294,40 @@ async def test_a_refused_part_ends_it(telegram: FakeTelegram, bot: Bot) -> None:
     with pytest.raises(DeliveryFailed):
         await deliver(bot, await prepare(bot, SendPhoto(chat_id=CHAT, photo="none", caption=WORDS)), pause)
     assert shown(telegram) == ""
+
+
+@pytest.mark.parametrize("sent_before", range(4))
+async def test_a_group_that_becomes_a_supergroup_in_mid_send_gets_all_parts(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, sent_before: int
+) -> None:
+    """In their order; what they reply to is not in the new chat."""
+    old, new = -55, -1_000_000_000_055
+    router = Router()
+
+    @router.message()
+    async def quote(message: Message) -> list[TelegramMethod[Any]]:
+        return [message.reply(WORDS), message.answer("end")]
+
+    async def upgrade(_: Any) -> None:
+        telegram.upgrade(old, new)
+
+    bot = make_runtime("webhook")
+    bot.owner = Owner(agent=CountingAgent, before=[router])
+    telegram.group(old)
+    telegram.fault("sendMessage", upgrade, after=sent_before)
+    async with bot:
+        telegram.message("hi", user_id=1, chat_id=old)
+        await telegram.settled()
+    assert len(telegram.texts(old)) == sent_before
+    assert " ".join(telegram.texts(old) + telegram.texts(new)) == f"{WORDS} end"
+
+
+async def test_an_edit_in_a_group_that_became_a_supergroup_is_sent_anew(
+    telegram: FakeTelegram, bot: Bot
+) -> None:
+    """The message to edit stays behind."""
+    telegram.group(-55)
+    message = await bot.send_message(-55, "…")
+    telegram.upgrade(-55, -1_000_000_000_055)
+    await send(bot, await prepare(bot, EditMessageText(chat_id=-55, message_id=message.message_id, text="done")))
+    assert telegram.texts(-1_000_000_000_055) == ["done"]

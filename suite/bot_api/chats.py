@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from suite.bot_api.call import Call, Json, integer
+from suite.bot_api.call import Call, Json, integer, json_object
 from suite.bot_api.errors import ApiError, bad_request
 from suite.bot_api.markup import shown_markup
 from suite.bot_api.server import BLOCKED
@@ -94,6 +94,7 @@ class Chats(Webhooks):
     def post(self, call: Call, content: Json, text: str = "") -> Json:
         """The bot's own message, where the call wants it, with the call's buttons; noted in `sent`."""
         chat_id = self.writable(call)
+        self._check_quote(call, chat_id)
         message = {"from": self.me(), **content, "reply_markup": shown_markup(call.params)}
         if "message_thread_id" in call.params:
             thread_id = integer(call.params, "message_thread_id", 0, 1)
@@ -114,6 +115,15 @@ class Chats(Webhooks):
         if new := self._upgraded.get(int(value)):
             raise ApiError(400, UPGRADED, migrate_to_chat_id=new)
         return int(value)
+
+    def _check_quote(self, call: Call, chat_id: int) -> None:
+        """A message can be the reply to one that is there."""
+        if "reply_parameters" not in call.params:
+            return
+        given = json_object(call.params, "reply_parameters", "ReplyParameters")
+        there = given.get("chat_id", chat_id), given.get("message_id")
+        if there not in self.messages and not given.get("allow_sending_without_reply"):
+            raise bad_request("message to be replied not found")
 
     def business_connection_of(self, call: Call) -> Json | None:
         """The business connection that the call names; None where it names none."""

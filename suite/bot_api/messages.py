@@ -29,7 +29,13 @@ SEND = f"""{AT} {OPTIONS} message_thread_id direct_messages_topic_id allow_paid_
     suggested_post_parameters """
 TEXT = "text parse_mode entities link_preview_options "
 CAPTION = "caption parse_mode caption_entities "
-POLL = "question question_parse_mode question_entities options is_anonymous type correct_option_ids "
+COPY = f"""chat_id {OPTIONS} message_thread_id direct_messages_topic_id allow_paid_broadcast
+    suggested_post_parameters from_chat_id message_id video_start_timestamp show_caption_above_media """
+POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question question_parse_mode question_entities
+    options is_anonymous type allows_multiple_answers allows_revoting shuffle_options allow_adding_options
+    hide_results_until_closes members_only country_codes correct_option_ids explanation explanation_parse_mode
+    explanation_entities explanation_media open_period close_date is_closed description
+    description_parse_mode description_entities media"""
 EPHEMERAL = "ephemeral_message_parameters "
 FILES = {
     "sendPhoto": "photo show_caption_above_media has_spoiler",
@@ -59,8 +65,8 @@ class Messages:
         teach("editMessageCaption", edit + CAPTION + "show_caption_above_media")(self._edit_caption)
         teach("editMessageMedia", edit + "media")(self._edit_media)
         teach("editMessageReplyMarkup", edit)(self._edit_markup)
-        teach("copyMessage", SEND + CAPTION + "from_chat_id message_id show_caption_above_media")(self._copy)
-        teach("sendPoll", SEND + POLL)(self._send_poll)
+        teach("copyMessage", COPY + CAPTION)(self._copy)
+        teach("sendPoll", POLL)(self._send_poll)
         teach("deleteMessage", "chat_id message_id")(self._delete_message)
         teach("answerCallbackQuery", query)(self._answer_query)
 

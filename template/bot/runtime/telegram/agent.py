@@ -273,7 +273,7 @@ class TelegramAgentAdapter:
         from aiogram.methods import SendMessage
 
         from bot.runtime.telegram.calls import prepare
-        from bot.runtime.telegram.outbox import completed, send
+        from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
         method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
         turn = turn_of(user_id)
@@ -287,7 +287,7 @@ class TelegramAgentAdapter:
             return
         reply = await prepare(self.bot, method, person=user_id)
         if complete := await completed(self.bot, reply):
-            await send(self.bot, complete)
+            await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

@@ -32,12 +32,13 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
-from aiogram.methods import AnswerCallbackQuery, TelegramMethod
+from aiogram.methods import AnswerCallbackQuery, SendMessage, TelegramMethod
 from aiogram.types import Update
 from aiohttp import ClientConnectorError, ClientError
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateError, StateUnavailable
+from bot.runtime.state.fsm import upgrade_group
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
@@ -194,6 +195,7 @@ class Outbox:
         self._places = KeyedLock()
         self._under_way: dict[int, Delivery] = {}
         self._sent: LruDict[int] = LruDict()
+        self._upgraded: dict[str, str] = {}
         self._is_crowded = False
         self._left: set[str] = set()
         self._closing = asyncio.Event()
@@ -218,13 +220,14 @@ class Outbox:
         if query and not any(isinstance(method, AnswerCallbackQuery) for method in methods):
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
         person, most = getattr(update.event, "from_user", None), self._store.limits.file_bytes
+        place = {} if all(isinstance(method, SendMessage) for method in methods) else _place_of(update)
         return [
             await prepare(
                 self._bot,
                 method,
                 update_id=update.update_id,
                 file_bytes=most,
-                place=_place_of(update),
+                place=place,
                 person=str(person.id) if person else "",
             )
             for method in methods
@@ -361,7 +364,8 @@ class Outbox:
         for number, reply in enumerate(delivery.replies[already:], start=already + 1):
             try:
                 if complete := await self._completed(delivery, reply):
-                    await deliver(self._bot, complete, partial(self._pause, delivery), delivery.failures)
+                    pause = partial(self._pause, delivery)
+                    await deliver(self._bot, complete, pause, delivery.failures, self._note_upgrade)
             except DeliveryFailed as error:
                 await self._give_up(delivery, reply, error)
             except _Gone:
@@ -369,6 +373,11 @@ class Outbox:
                 return
             delivery.failures = 0
             self._sent.set(delivery.update_id, number)
+
+    async def _note_upgrade(self, old: str, new: str) -> None:
+        """Keep that a group has become a supergroup."""
+        self._upgraded[old] = new
+        await noting_upgrades(self._store, self._lanes)(old, new)
 
     async def _completed(self, delivery: Delivery, reply: Reply) -> Reply | None:
         """The reply with the contents of its files; `None` when one is gone that was kept.
@@ -469,6 +478,7 @@ class Outbox:
         if can_be_told and reply.method.startswith("send") and chat:
             try:
                 where = {key: value for key, value in reply.params.items() if key in PLACE}
+                where["chat_id"] = self._upgraded.get(chat, chat)
                 sorry = Reply("sendMessage", {**where, "text": delivery.sorry})
                 await self._bot(StoredCall(reply=sorry), request_timeout=SORRY_SECONDS)
             except Exception as failure:  # whatever it is, it was an attempt
@@ -526,6 +536,19 @@ def outbox_changes(
     return changes, entry
 
 
+def noting_upgrades(store: StateStore, lanes: KeyedLock) -> Moved:
+    """What keeps that a group has become a supergroup, if it can: Telegram tells of it in the chat, too."""
+
+    async def note(old: str, new: str) -> None:
+        try:
+            await upgrade_group(store, int(old), int(new), lanes)
+        except Exception as error:  # whatever a driver raises
+            reason = str(error) if isinstance(error, StateError) else type(error).__name__
+            log.warning("not noted yet that a group is a supergroup", reason=reason)
+
+    return note
+
+
 async def completed(bot: Bot, reply: Reply) -> Reply | None:
     """A reply that waits in no record, with the contents of its files; `None` when one cannot be read."""
     try:
@@ -535,8 +558,13 @@ async def completed(bot: Bot, reply: Reply) -> Reply | None:
         return None
 
 
-async def send(bot: Bot, reply: Reply) -> None:
+async def send(bot: Bot, reply: Reply, moved: Moved = stays_unknown) -> None:
     """Send a reply that is part of no update. What Telegram refuses for good is logged and counts as sent.
+
+    Args:
+        bot: sends it.
+        reply: what to send.
+        moved: see `deliver`.
 
     Raises:
         DeliveryFailed: Telegram could not be reached, or asks to wait for too long.
@@ -546,7 +574,7 @@ async def send(bot: Bot, reply: Reply) -> None:
         await asyncio.sleep(seconds)
 
     try:
-        await deliver(bot, reply, pause)
+        await deliver(bot, reply, pause, moved=moved)
     except DeliveryFailed as error:
         _note_failure(reply, error)
         if error.kind not in ("refused", "blocked"):

@@ -8,6 +8,7 @@ then tells whether its effect is already there, and the outbox what is still to 
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 
 import structlog
 from aiogram import Bot
@@ -19,7 +20,7 @@ from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at
+from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at, upgrade_in
 
 CALLBACK_DELAY = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
@@ -137,7 +138,7 @@ class Processor:
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._lanes.hold(sender.lock_key):
+            async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
                 outcome, delivery = await self._until_committed(update, sender, keep_trying)
                 if delivery:
                     await self._outbox.moved(delivery)
@@ -172,6 +173,18 @@ class Processor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), delay)
                 delay = min(delay * 2, longest)
+
+    @contextlib.asynccontextmanager
+    async def _behind_upgrade(self, update: Update, sender: Sender) -> AsyncIterator[None]:
+        """Have what is said in a new supergroup wait until it is noted which group it was."""
+        upgrade = upgrade_in(update)
+        chat = upgrade[1] if upgrade else sender.chat.id if sender.chat else None
+        name = f"upgrade {chat}"
+        async with self._lanes.hold(name) if upgrade or self._lanes.is_held(name) else contextlib.nullcontext():
+            if upgrade:
+                yield
+        if not upgrade:
+            yield
 
     def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
         """Stop a pressed button from spinning when its update waits or runs for long."""

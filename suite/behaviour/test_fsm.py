@@ -490,9 +490,10 @@ async def test_a_flow_goes_on_in_the_supergroup(
         await telegram.settled()
         if told:
             messages = telegram.migrate(OLD, NEW, user_id=2, only=told)
-        else:
+        else:  # a reply meets it
             telegram.upgrade(OLD, NEW)
             messages = [telegram.message("hello", user_id=2, chat_id=OLD)]
+            await telegram.settled()
         telegram.message("Bob", user_id=1, chat_id=NEW)
         await telegram.settled()
         assert telegram.texts(NEW)[-1] == "And your age?"

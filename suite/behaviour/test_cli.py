@@ -46,6 +46,15 @@ def test_chat_offers_buttons_as_numbers(tmp_path: Path) -> None:
     assert result.stdout.index("Nothing was erased.") < result.stdout.index("I have forgotten everything")
 
 
+def test_chat_shows_where_the_agent_failed(tmp_path: Path) -> None:
+    """What was typed there was typed by who reads it: nothing is hidden."""
+    result = run(tmp_path, "chat", stdin="raise\n")
+    assert result.stdout == f"{Texts().sorry}\n"
+    assert "RuntimeError: the agent raised\n" in result.stderr
+    frames = [line for line in result.stderr.splitlines() if line.lstrip().startswith("File ")]
+    assert [line.split('"')[1].rpartition("/")[2] for line in frames] == ["agents.py", "agents.py"]
+
+
 def test_chat_shows_an_export(tmp_path: Path) -> None:
     result = run(tmp_path, "chat", stdin="/export\n")
     assert json.loads(result.stdout[result.stdout.index("{") :])["user_id"] == "1"

@@ -307,3 +307,50 @@ def test_commands_repeat_nothing_of_what_is_kept(tmp_path: Path, harness: Harnes
         assert "line 1: " in done.stderr
         assert SAID not in done.stderr
         assert "\x1b" not in done.stderr
+
+
+class Fails(TelegramAgentAdapter):
+    """Fails in a function of its own, for a reason that a library has."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        return await self.ask(message)
+
+    async def ask(self, message: str) -> str:
+        try:
+            return str(json.loads(message))
+        except ValueError as error:
+            raise RuntimeError("not asked") from error
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_a_failed_agent_shows_its_owners_frames(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, capfd: pytest.CaptureFixture[str], level: str
+) -> None:
+    """Where it was called from and what a library did is for who asks."""
+    async with make_runtime("webhook", agent_class=Fails, log_level=level) as bot:
+        configure_logs(bot.settings)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+    lines = capfd.readouterr().err.partition("update failed")[2].split("update done")[0].splitlines()
+    frames = [line.split('"')[1] for line in lines if line.lstrip().startswith("File ")]
+    errors = [line.strip().partition(":")[0] for line in lines if "Error: " in line]
+    assert errors[-2:] == ["json.decoder.JSONDecodeError", "RuntimeError"]
+    if level == "INFO":
+        assert set(frames) == {__file__}
+        assert len(frames) == 3
+        assert len(lines) < 15
+        assert "LOG_LEVEL=DEBUG" in lines[-2]
+    else:
+        assert {Path(frame).name for frame in frames} > {"test_logs.py", "decoder.py", "agent.py", "manager.py"}
+
+
+async def test_an_error_that_is_not_the_owners_has_all_its_frames(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Settings())
+    error: Exception
+    try:
+        json.loads("nonsense")
+    except ValueError as failure:
+        assert failure.__traceback__
+        error = failure.with_traceback(failure.__traceback__.tb_next)  # without that of this file
+    structlog.get_logger().error("failed", exc_info=error)
+    assert "decoder.py" in capfd.readouterr().err

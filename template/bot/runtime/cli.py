@@ -103,7 +103,7 @@ def chat(
     """Talk to the bot in the terminal: no token, no network, the same store."""
     from bot.runtime.logs import read_settings
 
-    settings = read_settings(log_level="WARNING")
+    settings = read_settings(log_level="WARNING", log_content=True)  # of nobody else
     _import_aiogram()
     from bot.runtime import chat as console
 

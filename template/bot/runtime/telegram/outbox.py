@@ -38,6 +38,7 @@ from aiohttp import ClientConnectorError, ClientError
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateError, StateUnavailable
+from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import upgrade_group
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
@@ -179,7 +180,11 @@ class Delivery:
 
 
 class Outbox:
-    """The replies of updates, on their way from the transaction to Telegram."""
+    """The replies of updates, on their way from the transaction to Telegram.
+
+    Attributes:
+        outage: told when the store does not answer, by whoever notices.
+    """
 
     def __init__(self, bot: Bot, store: StateStore, lanes: KeyedLock) -> None:
         """Make an outbox from which nothing was sent yet.
@@ -196,6 +201,7 @@ class Outbox:
         self._under_way: dict[int, Delivery] = {}
         self._sent: LruDict[int] = LruDict()
         self._upgraded: dict[str, str] = {}
+        self.outage = Outage("the store does not answer: updates are retried", "the store answers again")
         self._is_crowded = False
         self._left: set[str] = set()
         self._closing = asyncio.Event()
@@ -401,7 +407,7 @@ class Outbox:
                 if failures == FILE_ATTEMPTS:
                     raise DeliveryFailed("unreachable", f"a file {error}") from error
             except StateUnavailable as error:
-                log.warning("the file of a reply is waited for", reason=str(error))
+                self.outage.goes_on(reason=str(error))
             await self._pause(delivery, FIRST_DELAY * 2 ** min(failures, DOUBLINGS), delivery.failures)
 
     async def _pause(self, delivery: Delivery, seconds: float, failures: int) -> None:
@@ -464,6 +470,9 @@ class Outbox:
                         delivery.is_amended = True
                         return True
             reason = "others committed first"
+        except StateUnavailable as error:
+            self.outage.goes_on(reason=str(error))
+            return False
         except Exception as error:  # whatever a driver raises
             reason = str(error) if isinstance(error, StateError) else type(error).__name__
         log.warning("not noted how far replies are", are_out=bool(delivery.is_over), reason=reason)

@@ -159,7 +159,9 @@ class Processor:
                 async with self._slots:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
-                    return await self._transaction.run(update, sender)
+                    done = await self._transaction.run(update, sender)
+                    self._outbox.outage.ends()
+                    return done
             except NotAcknowledged:
                 raise
             except Exception as error:
@@ -167,7 +169,10 @@ class Processor:
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
                 is_known = isinstance(error, StateUnavailable | StateConflict)
                 reason = str(error) if is_known else type(error).__name__
-                log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
+                if isinstance(error, StateUnavailable):
+                    self._outbox.outage.goes_on(reason=reason)
+                else:
+                    log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
                 if not keep_trying:
                     raise NotAcknowledged(reason) from error
                 with contextlib.suppress(TimeoutError):

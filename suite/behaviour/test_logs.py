@@ -338,7 +338,7 @@ async def test_a_failed_agent_shows_its_owners_frames(
     if level == "INFO":
         assert set(frames) == {__file__}
         assert len(frames) == 3
-        assert len(lines) < 15
+        assert len(lines) < 20
         assert "LOG_LEVEL=DEBUG" in lines[-2]
     else:
         assert {Path(frame).name for frame in frames} > {"test_logs.py", "decoder.py", "agent.py"}

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 TOKEN = {"BOT_TOKEN": "42:TEST"}
 
 WHAT_TO_DO = re.compile(
-    r"\b(allow|check|choose|connect|export|fix|free|get|give|import|install|is a quote not closed|make|move|"
+    r"\b(allow|check|choose|connect|export|fix|free|get|gives?|import|install|is a quote not closed|make|move|"
     r"must (be|begin)|name|needs?|pass|put|raise|read|remove|restart|run|save|see|set|should be|shows?|start|"
     r"stop|unset|upgrade|use|wants?|write)\b"
 )
@@ -85,7 +85,7 @@ SETTINGS = [
         "run", "HTTPS_PROXY or ALL_PROXY: must be an address like", {**TOKEN, "HTTPS_PROXY": "nonsense://x"}
     ),
     *(
-        Case("migrate", r"bad settings: PORT: .*; WEBHOOK_SECRET: must be", file=content)
+        Case("migrate", "bad settings: WEBHOOK_SECRET: must be .*; PORT: ", file=content)
         for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1")
         for content in ("PORT=http\r\nWEBHOOK_SECRET=für uns\r\n".encode(encoding),)
     ),
@@ -119,7 +119,7 @@ RUNNING = [
     Case("run", r"cannot listen on 127.0.0.1:\d+ \(.*\): set HOST or PORT$", {**TOKEN, "PORT": "{taken}"}),
     Case(
         "run",
-        "Telegram refuses WEBHOOK_URL: Bad Request: bad webhook: .*: check WEBHOOK_URL$",
+        "Telegram refuses WEBHOOK_URL, set another: Bad Request: bad webhook: no such port$",
         {**TOKEN, "WEBHOOK_URL": "https://bot.example:8080"},
     ),
     Case("run", "another program polls with this BOT_TOKEN: stop it, or use a token of your own$", TOKEN),
@@ -133,10 +133,10 @@ AWAY: dict[str, dict[str, str]] = {
 
 if ENGINE in AWAY:
     there = AWAY[ENGINE]
-    RUNNING.append(Case("run", f"the {ENGINE} store cannot be used: .*: `bot doctor` ", {**TOKEN, **there}))
+    RUNNING.append(Case("run", f"the {ENGINE} store cannot be used: .*`bot doctor` ", {**TOKEN, **there}))
     STATE += [
-        Case(arguments, f"the {ENGINE} store cannot be used: .*: `bot doctor` ", there)
-        for arguments in ("state list", "migrate", "chat")
+        Case(arguments, f"the {ENGINE} store cannot be used: .*`bot doctor` ", there)
+        for arguments in ("state list", "chat")
     ]
 
 
@@ -245,5 +245,5 @@ def test_so_is_what_ends_a_bot_that_runs(
 def test_what_cannot_be_typed_says_how_to_get_help(person: Person, typed: str) -> None:
     code, written = person.types(Case(typed, ""))
     assert code == 2
-    assert "--help" in written
+    assert re.search(r"Try 'bot.* -h' for help", written)
     assert "Traceback" not in written

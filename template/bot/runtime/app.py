@@ -16,7 +16,7 @@ from aiogram.fsm.strategy import FSMStrategy
 
 from bot.runtime.config import Settings
 from bot.runtime.engines import create_store
-from bot.runtime.errors import OperatorError, StateError
+from bot.runtime.errors import StateError, unusable
 from bot.runtime.health import listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
@@ -137,7 +137,7 @@ async def open_app(
             outage = transaction.outbox.outage
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, outage)
         except StateError as error:
-            raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
+            raise unusable(store.name, error) from error
 
 
 def _closing(close: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -204,7 +204,7 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
         except (TelegramUnauthorizedError, TelegramNotFound) as error:
             raise OperatorError(UNKNOWN_BOT) from error
         except TelegramBadRequest as error:
-            raise OperatorError(f"Telegram refuses WEBHOOK_URL: {error.message}") from error
+            raise OperatorError(f"Telegram refuses WEBHOOK_URL, set another: {error.message}") from error
         except (TelegramAPIError, ClientDecodeError) as error:  # the latter: a page of HTML
             if isinstance(error, TelegramRetryAfter):
                 delay = error.retry_after

@@ -31,9 +31,9 @@ pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 TOKEN = {"BOT_TOKEN": "42:TEST"}
 
 WHAT_TO_DO = re.compile(
-    r"\b(allow|check|choose|connect|export|fix|free|get|gives?|import|install|is a quote not closed|make|move|"
-    r"must (be|begin)|name|needs?|pass|put|raise|read|remove|restart|run|save|see|set|should be|shows?|start|"
-    r"stop|unset|upgrade|use|wants?|write)\b"
+    r"\b(call|check|choose|create|deploy|fix|get|gives?|has to|is a quote not closed|leave|make|must (be|begin)|"
+    r"names? (another|the|its|one)|needs?|put|run|save|see|set|should be|shows?|stop|takes?|unset|use|wants?|"
+    r"write)\b"
 )
 """What people are told: to do something, what is wanted, or where more is shown."""
 

@@ -100,7 +100,7 @@ class DynamodbSettings(Environment):
     @model_validator(mode="after")
     def _key_has_its_secret(self) -> Self:
         if bool(self.aws_access_key_id) != bool(self.aws_secret_access_key):
-            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together")
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both or none")
         return self
 
     @property

@@ -139,9 +139,9 @@ class RedisSettings(Environment):
     def _parts_fit_together(self) -> Self:
         address = Address.of_url(self.redis_url.get_secret_value()) if self.redis_url else None
         if self.redis_cluster and self.redis_sentinel_master:
-            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other")
+            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other: unset one")
         if self.redis_cluster and self.redis_wait_disk:
-            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER")
+            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER: unset one")
         is_many = bool(self.redis_cluster or self.redis_sentinel_master)
         if is_many and not (address and address.hosts):
             raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER need REDIS_URL=redis://HOST:PORT,...")

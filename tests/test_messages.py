@@ -1,8 +1,8 @@
-"""Every error that a bot can show to whoever runs it, of all engines and providers, read as that person does.
+"""Every error that a bot can show to whoever runs it, of all engines and providers.
 
-`messages.txt` lists them as they stand in the code. A new one, or one with new words, fails here until it is in
-the list: `.venv/bin/python tests/test_messages.py` writes it, and whoever commits that reads what is new. Those
-that take no server are provoked in `suite/behaviour/test_messages.py`, and the others by the engines' own tests.
+`messages.txt` lists them as they stand in the code. A new one, or one with new words, fails here until it
+is in the list: `.venv/bin/python tests/test_messages.py` writes it, and whoever commits that reads what is
+new. What takes no server is provoked in `suite/behaviour/test_messages.py`, the rest by the engines' tests.
 """
 
 import ast

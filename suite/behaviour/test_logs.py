@@ -346,11 +346,9 @@ async def test_a_failed_agent_shows_its_owners_frames(
 
 async def test_an_error_that_is_not_the_owners_has_all_its_frames(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs(Settings())
-    error: Exception
-    try:
+    with pytest.raises(json.JSONDecodeError) as raised:
         json.loads("nonsense")
-    except ValueError as failure:
-        assert failure.__traceback__
-        error = failure.with_traceback(failure.__traceback__.tb_next)  # without that of this file
+    trace = raised.value.__traceback__
+    error = raised.value.with_traceback(trace and trace.tb_next)  # without that of this file
     structlog.get_logger().error("failed", exc_info=error)
     assert "decoder.py" in capfd.readouterr().err

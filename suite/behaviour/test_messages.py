@@ -31,9 +31,9 @@ pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 TOKEN = {"BOT_TOKEN": "42:TEST"}
 
 WHAT_TO_DO = re.compile(
-    r"\b(call|check|choose|create|deploy|fix|get|gives?|has to|is a quote not closed|leave|make|must (be|begin)|"
-    r"names? (another|the|its|one)|needs?|put|run|save|see|set|should be|shows?|stop|takes?|unset|use|wants?|"
-    r"write)\b"
+    r"\b(call|check|choose|create|deploy|fix|get|gives?|has to|is a quote not closed|leave|make|"
+    r"must (be|begin)|names? (another|the|its|one)|needs?|put|run|save|see|set|should be|shows?|stop|"
+    r"takes?|unset|use|wants?|write)\b"
 )
 """What people are told: to do something, what is wanted, or where more is shown."""
 
@@ -105,7 +105,10 @@ STATE = (
     ]
     if outlives_the_process()
     else [
-        Case(f"state {command}", f"the {ENGINE} store keeps nothing outside the running bot; in a chat, /export")
+        Case(
+            f"state {command}",
+            f"the {ENGINE} store keeps nothing outside the running bot; in a chat, /export",
+        )
         for command in ("list", "show 1", "export x", "forget 1 --yes")
     ]
 )
@@ -193,9 +196,7 @@ class Person:
 
 
 @pytest.fixture
-def person(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Person:
+def person(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Person:
     monkeypatch.setattr("bot.runtime.app.load_owner", lambda: Owner(agent=CountingAgent))
     monkeypatch.setenv("LOG_LEVEL", "ERROR")
     monkeypatch.setenv("HOST", "127.0.0.1")
@@ -234,14 +235,18 @@ def test_so_is_what_ends_a_bot_that_runs(
     if "another program" in case.says:
         telegram_elsewhere.fail("getUpdates", status=409, times=100)
     if "refuses WEBHOOK_URL" in case.says:
-        telegram_elsewhere.fail("setWebhook", status=400, description="Bad Request: bad webhook: no such port")
+        telegram_elsewhere.fail(
+            "setWebhook", status=400, description="Bad Request: bad webhook: no such port"
+        )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         check(case, *person.types(case, taken=str(taken.getsockname()[1])))
 
 
-@pytest.mark.parametrize("typed", ["nonsense", "state nonsense", "run --nonsense", "state show", "chat --user me"])
+@pytest.mark.parametrize(
+    "typed", ["nonsense", "state nonsense", "run --nonsense", "state show", "chat --user me"]
+)
 def test_what_cannot_be_typed_says_how_to_get_help(person: Person, typed: str) -> None:
     code, written = person.types(Case(typed, ""))
     assert code == 2

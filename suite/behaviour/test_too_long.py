@@ -8,7 +8,6 @@ import pytest
 from aiogram import Bot, Router
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.methods import (
-    AnswerCallbackQuery,
     AnswerInlineQuery,
     CopyMessage,
     EditMessageCaption,
@@ -71,7 +70,9 @@ def file(name: str = "a.png") -> BufferedInputFile:
 def shown(telegram: FakeTelegram) -> str:
     """All that a person reads in the chat, in its order: of each message what it is by now."""
     messages = [message for (chat, _), message in sorted(telegram.messages.items()) if chat == CHAT]
-    texts = [each.get("text") or each.get("caption") or each.get("poll", {}).get("question") for each in messages]
+    texts = [
+        each.get("text") or each.get("caption") or each.get("poll", {}).get("question") for each in messages
+    ]
     return " ".join(text for text in texts if text)
 
 
@@ -149,7 +150,9 @@ async def test_entities_stay_with_their_words(telegram: FakeTelegram, bot: Bot, 
     given = {key: [MessageEntity(type="bold", offset=offset, length=6) for offset in at]}
     parts = split_reply(await prepare(bot, await make(bot, name, WORDS, **given)))
     assert len(parts) == 4 if name not in ("sendMessage", "editMessageText") else 3
-    bold = "".join(part.params.get("entities", "") + part.params.get("caption_entities", "") for part in parts)
+    bold = "".join(
+        part.params.get("entities", "") + part.params.get("caption_entities", "") for part in parts
+    )
     in_media = parts[0].params.get("media", "")
     assert (bold + in_media).count("bold") == len(words)
 
@@ -258,7 +261,9 @@ async def test_a_long_answer_to_a_button_is_a_message_as_well(
         telegram.callback("b", user_id=CHAT, chat_id=chat_id)
         await telegram.settled()
     answers = [sent.text for sent in telegram.sent if sent.method == "answerCallbackQuery"]
-    assert [(answer[-1], WORDS.startswith(answer[:-1])) for answer in answers] == [("…", True)] * (not is_late)
+    assert [(answer[-1], WORDS.startswith(answer[:-1])) for answer in answers] == [("…", True)] * (
+        not is_late
+    )
     assert " ".join(telegram.texts(CHAT)) == WORDS
     assert telegram.texts(-100) == []
 
@@ -329,5 +334,7 @@ async def test_an_edit_in_a_group_that_became_a_supergroup_is_sent_anew(
     telegram.group(-55)
     message = await bot.send_message(-55, "…")
     telegram.upgrade(-55, -1_000_000_000_055)
-    await send(bot, await prepare(bot, EditMessageText(chat_id=-55, message_id=message.message_id, text="done")))
+    await send(
+        bot, await prepare(bot, EditMessageText(chat_id=-55, message_id=message.message_id, text="done"))
+    )
     assert telegram.texts(-1_000_000_000_055) == ["done"]

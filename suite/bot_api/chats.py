@@ -12,7 +12,6 @@ from suite.bot_api.markup import shown_markup
 from suite.bot_api.server import BLOCKED
 from suite.bot_api.webhooks import Webhooks
 
-
 UPGRADED = "Bad Request: group chat was upgraded to a supergroup chat"
 
 
@@ -75,10 +74,7 @@ class Chats(Webhooks):
         self._chats[chat_id] = {"id": chat_id, "type": "group", "title": f"Group {chat_id}"}
 
     def upgrade(self, chat_id: int, new_id: int) -> None:
-        """The group becomes a supergroup, of which nobody tells the bot: whatever it sends to the old one is 400.
-
-        `migrate` tells.
-        """
+        """The group becomes a supergroup: what is sent to the old one is 400. `migrate` also tells the bot."""
         self._upgraded[chat_id] = new_id
 
     # --- What methods are made of -------------------------------------------------------------

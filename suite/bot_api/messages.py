@@ -31,9 +31,9 @@ TEXT = "text parse_mode entities link_preview_options "
 CAPTION = "caption parse_mode caption_entities "
 COPY = f"""chat_id {OPTIONS} message_thread_id direct_messages_topic_id allow_paid_broadcast
     suggested_post_parameters from_chat_id message_id video_start_timestamp show_caption_above_media """
-POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question question_parse_mode question_entities
-    options is_anonymous type allows_multiple_answers allows_revoting shuffle_options allow_adding_options
-    hide_results_until_closes members_only country_codes correct_option_ids explanation explanation_parse_mode
+POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question question_parse_mode
+    question_entities options is_anonymous type allows_multiple_answers allows_revoting shuffle_options
+    allow_adding_options hide_results_until_closes members_only country_codes correct_option_ids explanation explanation_parse_mode
     explanation_entities explanation_media open_period close_date is_closed description
     description_parse_mode description_entities media"""
 EPHEMERAL = "ephemeral_message_parameters "
@@ -114,7 +114,10 @@ class Messages:
         return self._with_caption(call, message, call.params, file)
 
     async def _edit_media(self, call: Call) -> Json:
-        message, media = self._telegram.own_message(call, "edit"), json_object(call.params, "media", "InputMedia")
+        message, media = (
+            self._telegram.own_message(call, "edit"),
+            json_object(call.params, "media", "InputMedia"),
+        )
         file = self._telegram.files.sent(call, media["type"], media["media"])
         params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in media.items()}
         return self._with_caption(call, message, params, content_of(media["type"], file))
@@ -124,11 +127,16 @@ class Messages:
         return change(self._telegram, call, message, file | content, content["caption"])
 
     async def _copy(self, call: Call) -> Json:
-        there = integer(call.params, "from_chat_id", 0, -(2**53), 2**53), integer(call.params, "message_id", 0)
+        there = (
+            integer(call.params, "from_chat_id", 0, -(2**53), 2**53),
+            integer(call.params, "message_id", 0),
+        )
         if (original := self._telegram.messages.get(there)) is None:
             raise bad_request("message to copy not found")
         content = {key: original[key] for key in KINDS & original.keys()}
-        caption = {name: original[name] for name in ("caption", "caption_entities") if name in original}
+        caption: Json = {
+            key: value for key, value in original.items() if key in ("caption", "caption_entities")
+        }
         if "caption" in call.params:
             caption = formatted(call.params, "caption", 1024, too_long="MEDIA_CAPTION_TOO_LONG")
         copied = self._telegram.post(call, content | caption, caption.get("caption", ""))

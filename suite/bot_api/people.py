@@ -148,7 +148,12 @@ class People(Chats):
         `only` says which of them come, and in which order.
         """
         self.upgrade(chat_id, new_id)
-        anonymous = {"id": 1_087_968_824, "is_bot": True, "first_name": "Group", "username": "GroupAnonymousBot"}
+        anonymous = {
+            "id": 1_087_968_824,
+            "is_bot": True,
+            "first_name": "Group",
+            "username": "GroupAnonymousBot",
+        }
         last = {"chat_id": chat_id, "user_id": user_id, "migrate_to_chat_id": new_id}
         first = {"chat_id": new_id, "user_id": user_id, "migrate_from_chat_id": chat_id, "from": anonymous}
         first["sender_chat"] = self.chat(new_id)

@@ -109,7 +109,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 class Outage:
-    """Says in one line that something is away, and in another that it is back; what is between is for `DEBUG`."""
+    """Says in one line that something is away, and in another that it is back; the rest is for `DEBUG`."""
 
     def __init__(self, away: str, back: str) -> None:
         """Make it: nothing is away yet.

@@ -121,7 +121,7 @@ class RecordStorage(BaseStorage):
         return await mutate(self._store, str(key.user_id), apply, since=since, lanes=self._lanes)
 
     async def _follow(self, turn: Turn, key: StorageKey) -> None:
-        """Bring along a flow from the group that the supergroup was. Only who has one in a group pays for it."""
+        """Bring along a flow from the group that the supergroup was. It costs only who has one in a group."""
         name = flow_name(key)
         if key.chat_id > SUPERGROUPS or name in turn.fsm or not any(map(_is_in_a_group, turn.fsm)):
             return

@@ -339,7 +339,9 @@ def without_markup(reply: Reply) -> Reply | None:
 
 def instead_of_edit(reply: Reply) -> Reply | None:
     """A message with what an edit was to show; `None` if that is no text, or there is no chat."""
-    params = {key: value for key, value in reply.params.items() if key in FOLLOWS | {"reply_markup", "parse_mode"}}
+    params = {
+        key: value for key, value in reply.params.items() if key in FOLLOWS | {"reply_markup", "parse_mode"}
+    }
     name = "text" if "text" in reply.params else "caption"
     if not reply.method.startswith("edit") or not reply.params.get(name) or "chat_id" not in params:
         return None

@@ -96,8 +96,8 @@ NO_QUOTE = re.compile("message to be replied not found|REPLY_MESSAGE_ID_INVALID|
 NO_MARKUP = re.compile("can't parse (message)?entit|ENTIT(Y|IES)_|too[ _]long", re.IGNORECASE)
 NO_MESSAGE = re.compile("message to edit not found|message can't be edited|MESSAGE_ID_INVALID")
 NO_CHANGE = re.compile("message is not modified|MESSAGE_NOT_MODIFIED")
-"""What Telegram says when the message replied to is gone, it does not understand a text, the message to edit is
-gone, or there is nothing to edit in it."""
+"""What Telegram says when the message replied to is gone, it does not understand a text, the message to edit
+is gone, or there is nothing to edit in it."""
 
 ALL = sys.maxsize
 """How many replies of an update were sent that is over."""

@@ -78,7 +78,9 @@ class Poller:
         self._offset: int | None = None
         self._advanced = asyncio.Event()
         self._rival_since: float | None = None
-        self._outage = Outage("updates cannot be fetched: Telegram is asked again", "updates are fetched again")
+        self._outage = Outage(
+            "updates cannot be fetched: Telegram is asked again", "updates are fetched again"
+        )
         self.is_running = False
 
     async def run(self) -> None:

@@ -185,7 +185,9 @@ class Processor:
         upgrade = upgrade_in(update)
         chat = upgrade[1] if upgrade else sender.chat.id if sender.chat else None
         name = f"upgrade {chat}"
-        async with self._lanes.hold(name) if upgrade or self._lanes.is_held(name) else contextlib.nullcontext():
+        async with (
+            self._lanes.hold(name) if upgrade or self._lanes.is_held(name) else contextlib.nullcontext()
+        ):
             if upgrade:
                 yield
         if not upgrade:

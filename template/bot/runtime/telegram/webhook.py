@@ -195,7 +195,10 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
         allowed_updates=allowed_updates,
         max_connections=settings.webhook_max_connections,
     )
-    delay, outage = FIRST_BACKOFF, Outage("webhook not registered: Telegram is asked again", "Telegram answers")
+    delay, outage = (
+        FIRST_BACKOFF,
+        Outage("webhook not registered: Telegram is asked again", "Telegram answers"),
+    )
     while True:
         try:
             await bot(method)

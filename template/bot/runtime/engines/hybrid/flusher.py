@@ -63,7 +63,9 @@ class Flusher:
         self._workers: list[asyncio.Task[None]] = []
         self._is_over = asyncio.Event()
         self._stuck = Outage("nothing can be flushed", "records are flushed again")
-        self._away = Outage("PostgreSQL takes no records: they wait in Redis", "PostgreSQL takes records again")
+        self._away = Outage(
+            "PostgreSQL takes no records: they wait in Redis", "PostgreSQL takes records again"
+        )
 
     def start(self) -> None:
         """Flush in the background from now on."""

@@ -307,7 +307,9 @@ class Database:
         row = await self.run(_look)
         findings = [Finding("ok", f"PostgreSQL {row['server_version']} at {self.address}")]
         if row["is_standby"]:
-            findings.append(Finding("error", "the server is a standby, which takes no writes: name its primary"))
+            findings.append(
+                Finding("error", "the server is a standby, which takes no writes: name its primary")
+            )
         for setting, loss in RISKY_WHEN_OFF.items():
             if row[setting] == "off":
                 findings.append(Finding("warning", f"{setting} is off: if the server crashes, {loss}"))

@@ -74,7 +74,7 @@ class Chats(Webhooks):
         self._chats[chat_id] = {"id": chat_id, "type": "group", "title": f"Group {chat_id}"}
 
     def upgrade(self, chat_id: int, new_id: int) -> None:
-        """The group becomes a supergroup: what is sent to the old one is 400. `migrate` also tells the bot."""
+        """The group becomes a supergroup: what is sent to the old one is 400. `migrate` tells it, too."""
         self._upgraded[chat_id] = new_id
 
     # --- What methods are made of -------------------------------------------------------------

@@ -199,7 +199,11 @@ def _trace(error: BaseException, shows: bool, is_whole: bool) -> Iterator[str]:
     is_whole = is_whole or not any(_is_owners(frame) for stack in stacks.values() for frame in stack)
     for each in reversed(chain):
         stack = stacks[id(each)]
-        kept = stack if is_whole else traceback.StackSummary.from_list(filter(_is_owners, stack))
+        kept = (
+            stack
+            if is_whole
+            else traceback.StackSummary.from_list([each for each in stack if _is_owners(each)])
+        )
         if kept or is_whole:
             yield "Traceback (most recent call last):"
         for frame in kept.format():

@@ -453,12 +453,11 @@ def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
     if holder.get("parse_mode") or _utf16_length(text) <= limit:
         return []
     given = holder.get(mark) or []
-    is_json = isinstance(given, str)
     pieces = list(split_text(text, first=limit))
-    entities = _entities_of(pieces, orjson.loads(given) if is_json else given)
+    entities = _entities_of(pieces, orjson.loads(given) if isinstance(given, str) else given)
     (_, holder[name]), *rest = pieces or [(0, "")]
     if given and entities:
-        holder[mark] = orjson.dumps(entities[0]).decode() if is_json else entities[0]
+        holder[mark] = orjson.dumps(entities[0]).decode() if isinstance(given, str) else entities[0]
     return [(piece, marked) for (_, piece), marked in zip(rest, entities[1:], strict=True)]
 
 

@@ -34,8 +34,8 @@ COPY = f"""chat_id {OPTIONS} message_thread_id direct_messages_topic_id allow_pa
 POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question question_parse_mode
     question_entities options is_anonymous type allows_multiple_answers allows_revoting shuffle_options
     allow_adding_options hide_results_until_closes members_only country_codes correct_option_ids
-    explanation explanation_parse_mode explanation_entities explanation_media open_period close_date is_closed description
-    description_parse_mode description_entities media"""
+    explanation explanation_parse_mode explanation_entities explanation_media open_period close_date
+    is_closed description description_parse_mode description_entities media"""
 EPHEMERAL = "ephemeral_message_parameters "
 FILES = {
     "sendPhoto": "photo show_caption_above_media has_spoiler",

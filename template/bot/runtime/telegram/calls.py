@@ -449,7 +449,7 @@ def _place_of_rest(
 
 def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
     """Cut a text of a call, or of an object in it, to what fits, and return the rest of it."""
-    text, mark = holder.get(name) or "", "entities" if name == "text" else f"{name}_entities"
+    text, mark = holder.get(name) or "", "entities" if name.endswith("text") else f"{name}_entities"
     if holder.get("parse_mode") or _utf16_length(text) <= limit:
         return []
     given = holder.get(mark) or []

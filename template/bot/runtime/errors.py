@@ -68,6 +68,10 @@ class StateForeign(StateError):
     """The store belongs to another bot."""
 
 
+class WrongReply(TypeError):
+    """The owner's code returned something that is no reply. The text names the method, and has no content."""
+
+
 class TurnGivenUp(Exception):
     """The caller's turn took longer than `AGENT_TIMEOUT`: nothing that it still does counts."""
 

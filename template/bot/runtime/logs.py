@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import structlog
 
 from bot.runtime.config import PROJECT, SECRETS, Settings, load_settings
-from bot.runtime.errors import OperatorError, StateError, StateValueError
+from bot.runtime.errors import OperatorError, StateError, StateValueError, WrongReply
 
 Event = MutableMapping[str, Any]
 
@@ -195,8 +195,11 @@ def _trace(error: BaseException, shows: bool, is_whole: bool) -> Iterator[str]:
     Where the owner's code is in it, it has the frames of this only, unless it is to be whole.
     """
     chain = _chain(error)
-    stacks = {id(each): traceback.extract_tb(each.__traceback__) for each in chain}
-    is_whole = is_whole or not any(_is_owners(frame) for stack in stacks.values() for frame in stack)
+    stacks = {id(each): _stack(each) for each in chain}
+    is_owners = isinstance(error, WrongReply) or any(
+        _is_owners(frame) for stack in stacks.values() for frame in stack
+    )
+    is_whole = is_whole or not is_owners
     for each in reversed(chain):
         stack = stacks[id(each)]
         kept = (
@@ -218,6 +221,14 @@ def _trace(error: BaseException, shows: bool, is_whole: bool) -> Iterator[str]:
             yield "which led to"
     if not is_whole:
         yield OTHERS
+
+
+def _stack(error: BaseException) -> traceback.StackSummary:
+    """Where it was raised; what cannot even be parsed has no frame of its own."""
+    stack = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        stack.append(traceback.FrameSummary(error.filename, error.lineno, "<module>"))
+    return stack
 
 
 def _is_owners(frame: traceback.FrameSummary) -> bool:
@@ -247,7 +258,7 @@ def _what(error: BaseException, shows: bool, hidden: str = "") -> str:
     if not shows:
         if isinstance(error, StateValueError):
             text = error.outline
-        elif not isinstance(error, StateError | OperatorError):  # whose texts are the bot's own
+        elif not isinstance(error, StateError | OperatorError | WrongReply):  # whose texts are the bot's own
             is_telegrams = kind.__module__.startswith("aiogram.")
             known = [phrase for phrase in REFUSALS if is_telegrams and phrase in text]
             text = known[0] if known else hidden if text else ""

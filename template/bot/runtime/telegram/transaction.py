@@ -230,6 +230,8 @@ class Transaction:
                 for method in result if isinstance(result, list | tuple) else [result]:
                     if isinstance(method, TelegramMethod):
                         turn.reply(method)
+                    elif isinstance(method, str):
+                        log.warning("a handler returned a text, which is not sent: return message.answer(...)")
                 if turn.failure:
                     raise turn.failure
                 return result

@@ -231,7 +231,9 @@ class Transaction:
                     if isinstance(method, TelegramMethod):
                         turn.reply(method)
                     elif isinstance(method, str):
-                        log.warning("a handler returned a text, which is not sent: return message.answer(...)")
+                        log.warning(
+                            "a handler returned a text, which is not sent: return message.answer(...)"
+                        )
                 if turn.failure:
                     raise turn.failure
                 return result

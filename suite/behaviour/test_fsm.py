@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from bot.runtime.state import fsm
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import Changes, OperatorStore
-from bot.runtime.state.turn import Turn, current_turn, mutate
+from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 from bot.runtime.telegram.calls import Session
 from bot.runtime.telegram.polling import Poller
 from bot.runtime.telegram.processor import Processor
@@ -36,7 +36,7 @@ from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
-from suite.support.runtime import MakeRuntime, Mode
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 pytestmark = pytest.mark.clause("fsm.storage")
 
@@ -463,3 +463,65 @@ async def test_scenes(store: OperatorStore) -> None:
     questions = ["Who are you?", "Where do you live, Bob?", "Who are you?", "Where do you live, Ann?"]
     assert telegram.texts(1) == [*questions, "Ann, Riga"]
     assert (await store.load("1")).fsm == {}
+
+
+# --- A group that becomes a supergroup ------------------------------------------------------------
+
+OLD, NEW = -55, -1_000_000_000_055
+
+
+@pytest.fixture
+def conversation(make_runtime: MakeRuntime, mode: Mode, telegram: FakeTelegram) -> Runtime:
+    """A bot with the flow, and a group."""
+    bot = make_runtime(mode)
+    bot.owner = Owner(agent=CountingAgent, before=[flow()])
+    telegram.group(OLD)
+    return bot
+
+
+@pytest.mark.parametrize("told", [[0, 1], [1, 0], [0], [1], []], ids=str)
+async def test_a_flow_goes_on_in_the_supergroup(
+    conversation: Runtime, telegram: FakeTelegram, told: list[int]
+) -> None:
+    """Whichever message tells of it, or none but a refusal to send; told again, and after a restart."""
+    async with conversation as bot:
+        telegram.message("hello", user_id=1, chat_id=OLD)
+        telegram.message("hello", user_id=1, chat_id=-77)
+        await telegram.settled()
+        if told:
+            messages = telegram.migrate(OLD, NEW, user_id=2, only=told)
+        else:  # a reply meets it
+            telegram.upgrade(OLD, NEW)
+            messages = [telegram.message("hello", user_id=2, chat_id=OLD)]
+            await telegram.settled()
+        telegram.message("Bob", user_id=1, chat_id=NEW)
+        await telegram.settled()
+        assert telegram.texts(NEW)[-1] == "And your age?"
+        for update_id in messages:
+            telegram.repeat(update_id)
+        await telegram.settled()
+    async with conversation as bot:
+        for update_id in messages:
+            telegram.repeat(update_id)
+        telegram.message("Bo", user_id=3, chat_id=NEW)
+        telegram.message("7", user_id=1, chat_id=NEW)
+        await telegram.settled()
+        assert "Bob is 7" in telegram.texts(NEW)[-2:]
+        assert "Your name?" in telegram.texts(NEW)[-2:], "others have their own"
+        assert [name.split(":")[1] for name in (await bot.record(1)).fsm] == ["-77"]
+
+
+async def test_killed_in_the_midst_it_is_noted_again(store: OperatorStore) -> None:
+    """The chat's own flows are moved once, and what was said in the new chat since is kept."""
+    storage = RecordStorage(store)
+    old, new = (replace(KEY, chat_id=chat_id, user_id=chat_id) for chat_id in (OLD, NEW))
+    await storage.update_data(old, {"step": 1})
+    lanes = KeyedLock()
+    async with lanes.hold(str(OLD)):  # it gets no further than the first commit
+        with suppress(TimeoutError):
+            await asyncio.wait_for(fsm.upgrade_group(store, OLD, NEW, lanes), 0.5)
+    assert await storage.update_data(new, {"step": 2}) == {"step": 2}
+    for _ in range(2):
+        await fsm.upgrade_group(store, OLD, NEW, lanes)
+        assert await storage.get_data(new) == {"step": 2}
+        assert await storage.get_data(old) == {}

@@ -9,6 +9,7 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import ChatJoinRequest, Message
 
 from bot.runtime.app import Owner
+from bot.runtime.logs import configure_logs
 from bot.runtime.telegram.commands import SENT_BY_PEOPLE
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
@@ -48,6 +49,24 @@ async def test_replies_and_apologies_go_where_the_message_came_from(
         await telegram.settled()
     (params,) = sent(telegram)
     assert {key: int(params[key]) for key in expected} == expected
+
+
+async def test_a_text_that_a_handler_returns_is_not_dropped_in_silence(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, capfd: pytest.CaptureFixture[str]
+) -> None:
+    router = Router()
+
+    @router.message()
+    async def say(_: Message) -> str:
+        return "hello"
+
+    bot = make_runtime("webhook")
+    bot.owner = Owner(agent=CountingAgent, before=[router])
+    async with bot:
+        configure_logs(bot.settings)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+    assert "which is not sent: return message.answer(...)" in capfd.readouterr().err
 
 
 async def test_a_failure_is_told_to_nobody_who_said_nothing(

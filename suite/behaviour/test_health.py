@@ -9,7 +9,9 @@ import aiohttp
 import pytest
 
 from bot.runtime import health
-from bot.runtime.telegram import webhook
+from bot.runtime.errors import StateUnavailable
+from bot.runtime.logs import configure_logs
+from bot.runtime.telegram import polling, processor, webhook
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
@@ -82,6 +84,57 @@ async def test_not_ready_while_the_store_does_not_answer(
         assert (status, said["faults"]) == (503, ["the store does not answer"])
         assert time.monotonic() - started < 2
         assert (await asked(http, bot, "/healthz"))[0] == 200, "a restart would not help"
+
+
+async def test_an_outage_is_two_lines(
+    make_runtime: MakeRuntime,
+    http: aiohttp.ClientSession,
+    telegram: FakeTelegram,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    mode: Mode,
+) -> None:
+    """However many updates, probes and attempts there are: when it begins, and when it is over."""
+
+    async def away(*_: object) -> None:
+        raise StateUnavailable("it does not answer")
+
+    async with make_runtime(mode) as bot:
+        configure_logs(bot.settings)
+        await until(http, bot, "/readyz", 200)
+        monkeypatch.setattr(processor, "RETRY_DELAYS", (0.05, 0.05))
+        with monkeypatch.context() as outage:
+            for name in ("load", "ping"):
+                outage.setattr(bot.store, name, away)
+            for user_id in range(1, 6):
+                telegram.message("hi", user_id=user_id)
+            for _ in range(3):
+                assert (await asked(http, bot, "/readyz"))[0] == 503
+                await asyncio.sleep(0.1)
+        await telegram.settled(60)
+    said = capfd.readouterr().err.splitlines()
+    lines = [line for line in said if "[warning" in line or "answers again" in line]
+    assert ["updates are retried" in line for line in lines if "memory store" not in line] == [True, False]
+
+
+async def test_telegrams_outage_is_two_lines(
+    make_runtime: MakeRuntime,
+    telegram: FakeTelegram,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    mode: Mode,
+) -> None:
+    for module in (polling, webhook):
+        monkeypatch.setattr(module, "FIRST_BACKOFF", 0.01)
+    telegram.fail("getUpdates" if mode == "polling" else "setWebhook", status=502, times=4)
+    bot = make_runtime(mode)
+    configure_logs(bot.settings)
+    async with bot:
+        telegram.message("hi", user_id=1)
+        await telegram.settled(60)
+    said = capfd.readouterr().err
+    assert said.count("Telegram is asked again") == 1
+    assert said.count("fetched again" if mode == "polling" else "Telegram answers") == 1
 
 
 async def test_not_ready_while_it_drains(

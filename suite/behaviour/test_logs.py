@@ -16,6 +16,7 @@ import structlog
 from pydantic import SecretStr
 
 from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime import logs
 from bot.runtime.config import Environment, Settings
 from bot.runtime.logs import configure_logs, plain
 from suite.bot_api import FakeTelegram
@@ -307,3 +308,85 @@ def test_commands_repeat_nothing_of_what_is_kept(tmp_path: Path, harness: Harnes
         assert "line 1: " in done.stderr
         assert SAID not in done.stderr
         assert "\x1b" not in done.stderr
+
+
+class Fails(TelegramAgentAdapter):
+    """Fails in a function of its own, for a reason that a library has."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        return await self.ask(message)
+
+    async def ask(self, message: str) -> str:
+        try:
+            return str(json.loads(message))
+        except ValueError as error:
+            raise RuntimeError("not asked") from error
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_a_failed_agent_shows_its_owners_frames(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, capfd: pytest.CaptureFixture[str], level: str
+) -> None:
+    """Where it was called from and what a library did is for who asks."""
+    async with make_runtime("webhook", agent_class=Fails, log_level=level) as bot:
+        configure_logs(bot.settings)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+    lines = capfd.readouterr().err.partition("update failed")[2].split("update done")[0].splitlines()
+    lines = [line for line in lines if line.startswith("  ")]
+    frames = [line.split('"')[1] for line in lines if line.lstrip().startswith("File ")]
+    errors = [line.strip().partition(":")[0] for line in lines if "Error: " in line]
+    assert errors[-2:] == ["json.decoder.JSONDecodeError", "RuntimeError"]
+    if level == "INFO":
+        assert set(frames) == {__file__}
+        assert len(frames) == 3
+        assert len(lines) < 20
+        assert "LOG_LEVEL=DEBUG" in lines[-1]
+    else:
+        assert {Path(frame).name for frame in frames} > {"test_logs.py", "decoder.py", "agent.py"}
+
+
+class Silent(TelegramAgentAdapter):
+    """Forgot the `return`."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        return None  # type: ignore[return-value]
+
+
+async def test_a_reply_that_is_none_is_named_without_frames(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with make_runtime("webhook", agent_class=Silent) as bot:
+        configure_logs(bot.settings)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+    lines = capfd.readouterr().err.partition("update failed")[2].split("update done")[0].splitlines()
+    lines = [line for line in lines if line.startswith("  ")]
+    assert "WrongReply: Silent.agent_logic returned NoneType, not str" in lines[0]
+    assert len(lines) == 2
+
+
+def test_a_file_that_cannot_be_parsed_is_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "OWN_FOLDERS", (str(tmp_path),))
+    configure_logs(Settings())
+    file = tmp_path / "agent.py"
+    file.write_text("x = 1\ndef y(:\n")
+    with pytest.raises(SyntaxError) as raised:
+        compile(file.read_text(), str(file), "exec")
+    structlog.get_logger().error("failed", exc_info=raised.value)
+    lines = capfd.readouterr().err.splitlines()
+    assert f'File "{file}", line 2' in lines[2]
+    assert "def y(:" in lines[3]
+    assert len(lines) <= 6
+
+
+async def test_an_error_that_is_not_the_owners_has_all_its_frames(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Settings())
+    with pytest.raises(json.JSONDecodeError) as raised:
+        json.loads("nonsense")
+    trace = raised.value.__traceback__
+    error = raised.value.with_traceback(trace and trace.tb_next)  # without that of this file
+    structlog.get_logger().error("failed", exc_info=error)
+    assert "decoder.py" in capfd.readouterr().err

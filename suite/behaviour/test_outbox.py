@@ -77,7 +77,7 @@ def test_a_long_text_takes_no_time_that_grows_with_its_square(text: str) -> None
     entities = [{"type": "bold", "offset": 10 * n, "length": 5} for n in range(10_000)]
     params = {"text": f"a{text}", "entities": orjson.dumps(entities).decode()}
     began = time.thread_time()
-    parts = list(split_reply(Reply("sendMessage", params)))
+    parts = split_reply(Reply("sendMessage", params))
     assert time.thread_time() - began < 4, "it took 13 s and more"
     assert sum(len(part.params["text"]) for part in parts) <= len(text) + 1
 
@@ -99,7 +99,7 @@ async def test_parts_keep_quote_buttons_and_entities_in_place(bot: Bot) -> None:
         reply_parameters=ReplyParameters(message_id=5),
         reply_markup=InlineKeyboardMarkup(inline_keyboard=[[button]]),
     )
-    first, second = await prepare(bot, method)
+    first, second = split_reply(await prepare(bot, method))
     assert "reply_parameters" in first.params
     assert "reply_parameters" not in second.params
     assert "reply_markup" not in first.params
@@ -134,7 +134,8 @@ METHODS: list[TelegramMethod[Any]] = [
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 async def test_a_reply_is_kept_without_loss(bot: Bot, method: TelegramMethod[Any]) -> None:
-    (reply,) = await prepare(bot, method)
+    reply = await prepare(bot, method)
+    assert split_reply(reply) == [reply]
     assert Reply.from_json(reply.to_json()) == replace(reply, files={})
     assert reply.files.keys() == reply.sources.keys()
     assert reply.method == method.__api_method__
@@ -146,7 +147,7 @@ async def test_a_reply_is_kept_without_loss(bot: Bot, method: TelegramMethod[Any
 async def test_what_is_sent_is_what_aiogram_would_send(bot: Bot) -> None:
     """Every field of a call is the same, whether aiogram or the outbox sends it."""
     for method in METHODS[:5]:
-        (reply,) = await prepare(bot, method)
+        reply = await prepare(bot, method)
         form = bot.session.build_form_data(bot, method)  # type: ignore[attr-defined]
         fields = {options["name"]: value for options, _, value in form._fields}
         assert reply.params == {
@@ -156,8 +157,8 @@ async def test_what_is_sent_is_what_aiogram_would_send(bot: Bot) -> None:
 
 async def test_the_bots_defaults_hold_for_replies() -> None:
     html = Bot("42:TEST", default=DefaultBotProperties(parse_mode=ParseMode.HTML), session=Session())
-    (by_default,) = await prepare(html, SendMessage(chat_id=1, text="<b>hi</b>"))
-    (plain,) = await prepare(html, SendMessage(chat_id=1, text="a < b", parse_mode=None))
+    by_default = await prepare(html, SendMessage(chat_id=1, text="<b>hi</b>"))
+    plain = await prepare(html, SendMessage(chat_id=1, text="a < b", parse_mode=None))
     assert by_default.params["parse_mode"] == "HTML"
     assert "parse_mode" not in plain.params
 
@@ -169,7 +170,7 @@ async def test_markup_that_telegram_refuses_is_sent_as_plain_text() -> None:
         session = Session(api=TelegramAPIServer.from_base(telegram.url))
         async with Bot(telegram.token, session=session) as bot:
             for text in ("<b>never closed", "<b>" + "x" * (TEXT_LIMIT + 10) + "</b>"):
-                (reply,) = await prepare(bot, SendMessage(chat_id=1, text=text, parse_mode="HTML"))
+                reply = await prepare(bot, SendMessage(chat_id=1, text=text, parse_mode="HTML"))
                 await send(bot, reply)
         first, *rest = telegram.texts(1)
     assert first == "<b>never closed"
@@ -183,7 +184,7 @@ async def test_a_file_reaches_telegram_from_the_outbox() -> None:
         session = Session(api=TelegramAPIServer.from_base(telegram.url))
         async with Bot(telegram.token, session=session) as bot:
             method = SendDocument(chat_id=1, document=BufferedInputFile(b"\x00\xff", "a.bin"))
-            (reply,) = await prepare(bot, method)
+            reply = await prepare(bot, method)
             files = reply.kept_files()
 
             async def kept(file: str) -> bytes | None:

@@ -65,7 +65,7 @@ async def site() -> AsyncIterator[str]:
 
 
 async def prepared(bot: Bot, file: InputFile, **limits: Any) -> Reply:
-    (reply,) = await prepare(bot, SendDocument(chat_id=1, document=file), **limits)
+    reply = await prepare(bot, SendDocument(chat_id=1, document=file), **limits)
     return Reply.from_json(reply.to_json())
 
 
@@ -76,7 +76,7 @@ CONTROLS = "".join(map(chr, [*range(32), 127]))
     "name", [f"a{CONTROLS}b.txt", "\ud800.txt", "\r\nX-Evil: 1", 'quote".txt', "é\\👩.txt", ""]
 )
 async def test_whatever_a_file_is_called_it_is_sent(telegram: FakeTelegram, bot: Bot, name: str) -> None:
-    (reply,) = await prepare(bot, SendDocument(chat_id=1, document=BufferedInputFile(b"x", name)))
+    reply = await prepare(bot, SendDocument(chat_id=1, document=BufferedInputFile(b"x", name)))
     await send(bot, reply)
     (sent,) = telegram.sent
     assert list(sent.files.values()) == [b"x"]

@@ -70,7 +70,8 @@ async def test_show(tmp_path: Path, store: OperatorStore) -> None:
     assert [message["text"] for message in shown["history"]] == ["hello from 7"]
     assert shown["version"] == (await store.load("7")).version
     nobody = run(tmp_path, "state", "show", "8")
-    assert (nobody.returncode, nobody.stderr) == (1, "error: nothing is kept about user 8\n")
+    assert nobody.returncode == 1
+    assert nobody.stderr == "error: nothing is kept about user 8: `bot state list` shows about whom\n"
 
 
 async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(
@@ -80,7 +81,8 @@ async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(
     await harness.corrupt("7")
     result = run(tmp_path, "state", "show", "7")
     assert result.returncode == 1
-    assert result.stderr.startswith("error: user 7: ")
+    assert "store cannot be used: user 7: " in result.stderr
+    assert "`bot state show --raw 7`" in result.stderr
     assert result.stderr.count("\n") == 1
     raw = run(tmp_path, "state", "show", "--raw", "7")
     assert raw.returncode == 0

@@ -6,11 +6,13 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from suite.bot_api.call import Call, Json, integer
+from suite.bot_api.call import Call, Json, integer, json_object
 from suite.bot_api.errors import ApiError, bad_request
 from suite.bot_api.markup import shown_markup
 from suite.bot_api.server import BLOCKED
 from suite.bot_api.webhooks import Webhooks
+
+UPGRADED = "Bad Request: group chat was upgraded to a supergroup chat"
 
 
 @dataclass(eq=False)
@@ -39,6 +41,7 @@ class Chats(Webhooks):
         self._message_ids = itertools.count(1)
         self._chats: dict[int, Json] = {}
         self._blocked: set[int] = set()
+        self._upgraded: dict[int, int] = {}  # groups by id, and what they became
         self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._connections_of: dict[str, Json] = {}  # business connections, by id
 
@@ -66,6 +69,14 @@ class Chats(Webhooks):
     def unblock(self, chat_id: int) -> None:
         self._blocked.discard(chat_id)
 
+    def group(self, chat_id: int) -> None:
+        """Makes the chat a group that is no supergroup (yet)."""
+        self._chats[chat_id] = {"id": chat_id, "type": "group", "title": f"Group {chat_id}"}
+
+    def upgrade(self, chat_id: int, new_id: int) -> None:
+        """The group becomes a supergroup: what is sent to the old one is 400. `migrate` tells it, too."""
+        self._upgraded[chat_id] = new_id
+
     # --- What methods are made of -------------------------------------------------------------
 
     def new_message(self, chat_id: int, content: Json) -> Json:
@@ -79,6 +90,7 @@ class Chats(Webhooks):
     def post(self, call: Call, content: Json, text: str = "") -> Json:
         """The bot's own message, where the call wants it, with the call's buttons; noted in `sent`."""
         chat_id = self.writable(call)
+        self._check_quote(call, chat_id)
         message = {"from": self.me(), **content, "reply_markup": shown_markup(call.params)}
         if "message_thread_id" in call.params:
             thread_id = integer(call.params, "message_thread_id", 0, 1)
@@ -96,7 +108,18 @@ class Chats(Webhooks):
             raise bad_request("chat not found")
         if int(value) in self._blocked:
             raise ApiError(403, BLOCKED)
+        if new := self._upgraded.get(int(value)):
+            raise ApiError(400, UPGRADED, migrate_to_chat_id=new)
         return int(value)
+
+    def _check_quote(self, call: Call, chat_id: int) -> None:
+        """A message can be the reply to one that is there."""
+        if "reply_parameters" not in call.params:
+            return
+        given = json_object(call.params, "reply_parameters", "ReplyParameters")
+        there = given.get("chat_id", chat_id), given.get("message_id")
+        if there not in self.messages and not given.get("allow_sending_without_reply"):
+            raise bad_request("message to be replied not found")
 
     def business_connection_of(self, call: Call) -> Json | None:
         """The business connection that the call names; None where it names none."""

@@ -8,12 +8,22 @@ from aiohttp import web
 class ApiError(Exception):
     """An answer that is not ``ok``. `retry_after` is in whole seconds, for 429."""
 
-    def __init__(self, status: int, description: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        description: str,
+        retry_after: int | None = None,
+        *,
+        migrate_to_chat_id: int | None = None,
+    ) -> None:
         super().__init__(description)
         self.status, self.description, self.retry_after = status, description, retry_after
+        self.migrate_to_chat_id = migrate_to_chat_id
 
     def response(self) -> web.Response:
         body: dict[str, Any] = {"ok": False, "error_code": self.status, "description": self.description}
+        if self.migrate_to_chat_id:
+            body["parameters"] = {"migrate_to_chat_id": self.migrate_to_chat_id}
         if self.retry_after is None:
             return web.json_response(body, status=self.status)
         body["parameters"] = {"retry_after": self.retry_after}

@@ -36,6 +36,9 @@ SHAPES: dict[str, Json] = {
 }
 """What Telegram always tells of a file of the kind."""
 
+KINDS = {*SHAPES, "document"}
+"""The fields of a Message that have a file."""
+
 
 @dataclass(frozen=True)
 class Stored:

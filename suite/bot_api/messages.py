@@ -1,14 +1,15 @@
 """What a bot sends, edits, deletes and answers: texts, single files, chat actions, pressed buttons."""
 
+import json
 import time
 from typing import TYPE_CHECKING
 
-from suite.bot_api.call import Call, Json, words
+from suite.bot_api.call import Call, Json, integer, json_list, json_object, words
 from suite.bot_api.errors import bad_request
-from suite.bot_api.files import content_of
+from suite.bot_api.files import KINDS, content_of
 from suite.bot_api.markup import markup_of
 from suite.bot_api.rich import rich_message_of
-from suite.bot_api.text import formatted
+from suite.bot_api.text import formatted, utf16_length
 
 if TYPE_CHECKING:
     from suite.bot_api.people import People
@@ -28,6 +29,13 @@ SEND = f"""{AT} {OPTIONS} message_thread_id direct_messages_topic_id allow_paid_
     suggested_post_parameters """
 TEXT = "text parse_mode entities link_preview_options "
 CAPTION = "caption parse_mode caption_entities "
+COPY = f"""chat_id {OPTIONS} message_thread_id direct_messages_topic_id allow_paid_broadcast
+    suggested_post_parameters from_chat_id message_id video_start_timestamp show_caption_above_media """
+POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question question_parse_mode
+    question_entities options is_anonymous type allows_multiple_answers allows_revoting shuffle_options
+    allow_adding_options hide_results_until_closes members_only country_codes correct_option_ids
+    explanation explanation_parse_mode explanation_entities explanation_media open_period close_date
+    is_closed description description_parse_mode description_entities media"""
 EPHEMERAL = "ephemeral_message_parameters "
 FILES = {
     "sendPhoto": "photo show_caption_above_media has_spoiler",
@@ -54,7 +62,11 @@ class Messages:
             teach(name, SEND + CAPTION + EPHEMERAL + own)(self._send_file)
         teach("sendChatAction", AT + "message_thread_id action")(self._chat_action)
         teach("editMessageText", edit + TEXT + "rich_message")(self._edit_text)
+        teach("editMessageCaption", edit + CAPTION + "show_caption_above_media")(self._edit_caption)
+        teach("editMessageMedia", edit + "media")(self._edit_media)
         teach("editMessageReplyMarkup", edit)(self._edit_markup)
+        teach("copyMessage", COPY + CAPTION)(self._copy)
+        teach("sendPoll", POLL)(self._send_poll)
         teach("deleteMessage", "chat_id message_id")(self._delete_message)
         teach("answerCallbackQuery", query)(self._answer_query)
 
@@ -88,11 +100,62 @@ class Messages:
         if "rich_message" in call.params:
             content, text = rich_message_of(self._telegram.files, call)
         else:
-            content = formatted(call.params, "text", 4096)
+            content = formatted(call.params, "text", 4096, too_long="MESSAGE_TOO_LONG")
             text = content["text"]
         if not {"text", "rich_message"} & message.keys():
             raise bad_request("there is no text in the message to edit")
         return change(self._telegram, call, message, content, text)
+
+    async def _edit_caption(self, call: Call) -> Json:
+        message = self._telegram.own_message(call, "edit")
+        if not KINDS & message.keys():
+            raise bad_request("there is no caption in the message to edit")
+        file = {key: message[key] for key in KINDS & message.keys()}
+        return self._with_caption(call, message, call.params, file)
+
+    async def _edit_media(self, call: Call) -> Json:
+        message, media = (
+            self._telegram.own_message(call, "edit"),
+            json_object(call.params, "media", "InputMedia"),
+        )
+        file = self._telegram.files.sent(call, media["type"], media["media"])
+        params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in media.items()}
+        return self._with_caption(call, message, params, content_of(media["type"], file))
+
+    def _with_caption(self, call: Call, message: Json, params: dict[str, str], file: Json) -> Json:
+        content = formatted(params, "caption", 1024, too_long="MEDIA_CAPTION_TOO_LONG")
+        return change(self._telegram, call, message, file | content, content["caption"])
+
+    async def _copy(self, call: Call) -> Json:
+        there = (
+            integer(call.params, "from_chat_id", 0, -(2**53), 2**53),
+            integer(call.params, "message_id", 0),
+        )
+        if (original := self._telegram.messages.get(there)) is None:
+            raise bad_request("message to copy not found")
+        content = {key: original[key] for key in KINDS & original.keys()}
+        caption: Json = {
+            key: value for key, value in original.items() if key in ("caption", "caption_entities")
+        }
+        if "caption" in call.params:
+            caption = formatted(call.params, "caption", 1024, too_long="MEDIA_CAPTION_TOO_LONG")
+        copied = self._telegram.post(call, content | caption, caption.get("caption", ""))
+        return {"message_id": copied["message_id"]}
+
+    async def _send_poll(self, call: Call) -> Json:
+        params = {
+            name.replace("question", "caption").replace("caption_parse", "parse"): value
+            for name, value in call.params.items()
+            if name.startswith("question")
+        }
+        question = formatted(params, "caption", 300, too_long="poll question length must not exceed 300")
+        options = json_list(call.params, "options")
+        poll = {"id": "1", "question": question["caption"], "options": [], "type": "regular"}
+        if len(options) < 1:
+            raise bad_request("poll must have at least 1 option")
+        rules = {"total_voter_count": 0, "is_closed": False, "is_anonymous": True}
+        rules |= dict.fromkeys(words("allows_multiple_answers allows_revoting members_only"), False)
+        return self._telegram.post(call, {"poll": poll | rules}, question["caption"])
 
     async def _edit_markup(self, call: Call) -> Json:
         message = self._telegram.own_message(call, "edit")
@@ -105,7 +168,7 @@ class Messages:
 
     async def _answer_query(self, call: Call) -> bool:
         text, query_id = call.params.get("text", ""), call.params.get("callback_query_id", "")
-        if len(text) > 200:
+        if utf16_length(text) > 200:
             raise bad_request("MESSAGE_TOO_LONG")
         made, message = self._telegram.queries.pop(query_id, (float("-inf"), {}))
         if time.monotonic() > made + self._telegram.query_life:
@@ -119,7 +182,8 @@ def change(telegram: "People", call: Call, message: Json, content: Json | None, 
     if (markup := markup_of(call.params)) is not None and "inline_keyboard" not in markup:
         raise bad_request("inline keyboard expected")
     old = {key: value for key, value in message.items() if key != "edit_date"}
-    removed = {"reply_markup"} if content is None else {"reply_markup", "entities", "text", "rich_message"}
+    shown = {"entities", "text", "rich_message", "caption", "caption_entities", *KINDS}
+    removed = {"reply_markup"} if content is None else {"reply_markup", *shown}
     new = {key: value for key, value in old.items() if key not in removed} | (content or {})
     if markup and markup["inline_keyboard"]:
         new["reply_markup"] = markup

@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -139,6 +140,24 @@ class People(Chats):
         markup = self.messages[sent.chat_id, sent.message_id]["reply_markup"]
         data: str = markup["inline_keyboard"][row][column]["callback_data"]
         return self.callback(data, user_id=user_id, message=sent)
+
+    def migrate(self, chat_id: int, new_id: int, *, user_id: int, only: Sequence[int] = (0, 1)) -> list[int]:
+        """Someone makes a supergroup of a group; the ids of the updates that tell of it.
+
+        The old chat ends with one of them, by that person, and the new chat begins with the other, by nobody.
+        `only` says which of them come, and in which order.
+        """
+        self.upgrade(chat_id, new_id)
+        anonymous = {
+            "id": 1_087_968_824,
+            "is_bot": True,
+            "first_name": "Group",
+            "username": "GroupAnonymousBot",
+        }
+        last = {"chat_id": chat_id, "user_id": user_id, "migrate_to_chat_id": new_id}
+        first = {"chat_id": new_id, "user_id": user_id, "migrate_from_chat_id": chat_id, "from": anonymous}
+        first["sender_chat"] = self.chat(new_id)
+        return [self.message(None, **(last, first)[number]) for number in only]
 
     def connect_business(self, user_id: int) -> str:
         """Someone connects the bot to a business account; returns the connection's id."""

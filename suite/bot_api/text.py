@@ -28,15 +28,20 @@ def formatted(
     limit: int,
     *,
     may_be_empty: bool = False,
+    too_long: str = "",
 ) -> Json:
-    """The text as people see it, with its entities; at most `limit` UTF-16 units. A caption may be empty."""
+    """The text as people see it, with its entities; at most `limit` UTF-16 units. A caption may be empty.
+
+    What is too long is refused in `too_long`, where that is not how it is refused when it is sent.
+    """
     key = "entities" if name == "text" else "caption_entities"
     given = json_list(params, key) if key in params else []
     text, entities = shown(params.get(name, ""), params.get("parse_mode", ""), given)
     if name == "text" and not text and not may_be_empty:
         raise bad_request("message text is empty")
     if utf16_length(text) > limit:
-        raise bad_request("message is too long" if name == "text" else "message caption is too long")
+        usual = "message is too long" if name == "text" else "message caption is too long"
+        raise bad_request(too_long or usual)
     return {name: text} | ({key: entities} if entities else {})
 
 

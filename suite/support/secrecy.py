@@ -65,10 +65,10 @@ async def everything_written(
             telegram.drop_answer("getUpdates")
             telegram.message("hi", user_id=1)
             await telegram.settled(180)
-            assert "update is retried" not in bot.written
+            assert "updates are retried" not in bot.written
             await asyncio.to_thread(break_store)
             telegram.message("hi", user_id=1)
-            await telegram.wait_for(lambda: "update is retried" in bot.written)
+            await telegram.wait_for(lambda: "updates are retried" in bot.written)
             await http.get(f"{bot.url}/readyz")
             await asyncio.to_thread(mend_store)
             await telegram.settled(180)
@@ -97,7 +97,7 @@ async def everything_written(
     for proof in (
         "the agent raised",
         "the environment is",
-        "update is retried",
+        "updates are retried",
         "bot_updates_total",
         "debug",
     ):

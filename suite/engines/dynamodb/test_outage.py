@@ -96,7 +96,7 @@ async def test_in_mid_traffic(
             assert record.state == {"last_message": f"m{MESSAGES}", "message_count": MESSAGES}
             expected = [f"Processed: m{n} (#{n})" for n in range(1, MESSAGES + 1)]
             assert list(dict.fromkeys(telegram.texts(user))) == expected, "each, in order"
-    assert "update is retried" in capfd.readouterr().err, "this test would not notice"
+    assert "updates are retried" in capfd.readouterr().err, "this test would not notice"
 
 
 async def send(telegram: FakeTelegram) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,32 @@ def test_one_that_does_not_start_is_one_line(folder: Path) -> None:
     (folder / "PG_VERSION").write_text("9\n")
     with pytest.raises(OperatorError, match=r"^the development server does not start"):
         server.start_now()
+
+
+def test_one_that_does_not_even_begin_has_no_log_to_look_at(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "mine.txt").write_text("something else")
+    with pytest.raises(OperatorError) as raised:
+        PostgresDevServer(folder).start_now()
+    assert "exists but is not empty" in str(raised.value), "it says why"
+    assert not (folder / "log").exists()
+    assert str(folder / "log") not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="not run by root")
+def test_run_by_root_it_adds_no_user_to_the_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it need the programs that would."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    before = Path("/etc/passwd").read_bytes()
+    server = PostgresDevServer(folder)
+    server.start_now()
+    assert (folder / "PG_VERSION").owner() == "nobody"
+    server.stop_now()
+    assert Path("/etc/passwd").read_bytes() == before
+    for file in (folder, *folder.rglob("*")):  # as a bot left it that had a user added
+        shutil.chown(file, "daemon")
+    server.start_now()
+    server.stop_now()
 
 
 def test_a_newcomer_types_one_command(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ async def test_a_server_that_is_still_starting(tmp_path: Path, capfd: pytest.Cap
     await asyncio.sleep(0.5)
     await asyncio.to_thread(server.start)
     await opening
-    assert "waiting for the server" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert (said.count("waiting for the server"), said.count("the server answers")) == (1, 1)
     await works(store)
     server.end()
 

@@ -46,7 +46,7 @@ class PostgresAddress:
         try:
             port = parts.port or int(query.get("port", 5432))
         except ValueError:
-            raise OperatorError("DATABASE_URL has a port that is no number") from None
+            raise OperatorError("DATABASE_URL has a port that is no number: write HOST:5432") from None
         self.host = (parts.hostname or query.get("host", "")).lower().rstrip(".")
         self.port = port
         self.user = unquote(parts.username or "") or query.get("user", "")

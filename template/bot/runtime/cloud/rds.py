@@ -82,7 +82,9 @@ def tokens(address: PostgresAddress) -> Callable[[], Awaitable[str]]:
     """
     found = REGION.search(address.host)
     if found is None:
-        raise OperatorError(f"DATABASE_URL has no password, and {address.host} is no instance at RDS")
+        raise OperatorError(
+            f"DATABASE_URL has no password, and {address.host} is no instance at RDS: put one in, or name one"
+        )
     if not address.user:
         raise OperatorError("DATABASE_URL has neither user nor password: name the user who signs in by IAM")
     signer = AwsSigner("rds-db", found[1] or found[2])

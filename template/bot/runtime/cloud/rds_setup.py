@@ -52,5 +52,5 @@ async def set_up(database: Database) -> None:
 if __name__ == "__main__":
     found = RdsStore.database_of(load(DatabaseSettings))
     if found is None:
-        raise OperatorError("DATABASE_URL is not set")
+        raise OperatorError("DATABASE_URL is not set: put that of the master user into the environment")
     asyncio.run(set_up(found))

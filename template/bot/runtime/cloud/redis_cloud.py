@@ -59,7 +59,9 @@ def _user(address: Address) -> Finding:
 
 def _role(info: dict[str, Any]) -> Finding:
     if info.get("role", "master") != "master":
-        return Finding("error", "REDIS_URL names a replica, which takes no writes")
+        return Finding(
+            "error", "REDIS_URL names a replica, which takes no writes: name the public or private endpoint"
+        )
     return Finding("ok", "the database takes writes")
 
 

@@ -34,6 +34,7 @@ from pydantic import Field, SecretStr, model_validator
 from bot.runtime.config import Environment, Seconds
 from bot.runtime.engines.dynamodb.dev_server import DynamodbDevServer
 from bot.runtime.errors import OperatorError, StateTooLarge, StateUnavailable
+from bot.runtime.logs import Outage
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 5.0
@@ -99,7 +100,7 @@ class DynamodbSettings(Environment):
     @model_validator(mode="after")
     def _key_has_its_secret(self) -> Self:
         if bool(self.aws_access_key_id) != bool(self.aws_secret_access_key):
-            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together")
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both or none")
         return self
 
     @property
@@ -227,15 +228,17 @@ class DynamodbClient:
             StateUnavailable: it does not answer in time, or refuses.
         """
         give_up = time.monotonic() + self._settings.dynamodb_connect_timeout
+        outage = Outage("waiting for the server", "the server answers")
         while True:
             try:
                 await self._attempt("get_item", None, request)
             except _Passing as error:
                 if time.monotonic() > give_up:
                     raise StateUnavailable(error.reason) from None
-                log.warning("waiting for the server", reason=error.reason)
+                outage.goes_on(reason=error.reason)
                 await asyncio.sleep(LONGEST_DELAY / 2)
             else:
+                outage.ends()
                 return
 
     async def close(self) -> None:

@@ -167,7 +167,7 @@ class DynamodbStore:
         if owner != str(bot_id):
             raise StateForeign(
                 f"namespace {self._namespace} of the table {self.client.table} belongs to bot {owner}, "
-                f"not to {bot_id}"
+                f"not to {bot_id}: set another NAMESPACE"
             )
 
     async def load(self, user_id: str) -> UserRecord:

@@ -385,7 +385,7 @@ class HybridStore:
             try:
                 await self.postgres.connect()
             except StateError as error:
-                log.warning("still without PostgreSQL", reason=str(error))
+                log.debug("still without PostgreSQL", reason=str(error))
                 await asyncio.sleep(1)
             else:
                 log.info("PostgreSQL is there")

@@ -5,21 +5,20 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import structlog
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from bot.runtime.config import KEEPS_APART, Environment, Seconds
 from bot.runtime.errors import StateUnavailable
+from bot.runtime.logs import Outage
 from bot.runtime.state.store import Finding
 
 T = TypeVar("T")
 Connection = Any  # asyncpg brings no types
-
-log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
 """How long to wait for a server that is starting: a crash recovery of PostgreSQL takes seconds."""
@@ -230,7 +229,10 @@ class Database:
                 connect=self._connect_to_write,
                 **self._options,
             )
-            await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
+            outage = Outage("waiting for PostgreSQL", "PostgreSQL answers")
+            tell = partial(outage.goes_on, address=self.address)
+            await self.run(_ask, seconds=START_SECONDS, before_retry=lambda reason: tell(reason=reason))
+            outage.ends()
         except BaseException:
             await self.close()
             raise
@@ -305,7 +307,9 @@ class Database:
         row = await self.run(_look)
         findings = [Finding("ok", f"PostgreSQL {row['server_version']} at {self.address}")]
         if row["is_standby"]:
-            findings.append(Finding("error", "the server is a standby, which cannot be written to"))
+            findings.append(
+                Finding("error", "the server is a standby, which takes no writes: name its primary")
+            )
         for setting, loss in RISKY_WHEN_OFF.items():
             if row[setting] == "off":
                 findings.append(Finding("warning", f"{setting} is off: if the server crashes, {loss}"))
@@ -348,19 +352,6 @@ class Database:
 
 class _IsReadOnly(ConnectionError):
     """The server is the one to write to, and was told to take no writes."""
-
-
-class _Waiting:
-    """Logs once that the server does not answer yet."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._said = False
-
-    def __call__(self, reason: str) -> None:
-        if not self._said:
-            log.warning("waiting for PostgreSQL", address=self._address, reason=reason)
-            self._said = True
 
 
 def describe(error: BaseException) -> str:

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import structlog
 from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
@@ -39,6 +38,7 @@ from redis.exceptions import (
 from bot.runtime.config import Environment, Seconds
 from bot.runtime.engines.redis.dev_server import RedisDevServer
 from bot.runtime.errors import OperatorError, StateCorrupt, StateUnavailable
+from bot.runtime.logs import Outage
 
 T = TypeVar("T")
 
@@ -93,8 +93,6 @@ if version then redis.call('HSET', KEYS[1], 'version', version) end
 
 REFUSED = "the server does not accept the user name and password of REDIS_URL"
 
-log = structlog.get_logger(__name__)
-
 
 class RedisSettings(Environment):
     """The connection to Redis or Valkey."""
@@ -141,9 +139,9 @@ class RedisSettings(Environment):
     def _parts_fit_together(self) -> Self:
         address = Address.of_url(self.redis_url.get_secret_value()) if self.redis_url else None
         if self.redis_cluster and self.redis_sentinel_master:
-            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other")
+            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other: unset one")
         if self.redis_cluster and self.redis_wait_disk:
-            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER")
+            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER: unset one")
         is_many = bool(self.redis_cluster or self.redis_sentinel_master)
         if is_many and not (address and address.hosts):
             raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER need REDIS_URL=redis://HOST:PORT,...")
@@ -276,7 +274,7 @@ class RedisConnection:
         if self._embedded:
             await asyncio.to_thread(self._embedded.join)
         give_up = time.monotonic() + self._settings.redis_connect_timeout
-        delay = FIRST_DELAY
+        delay, outage = FIRST_DELAY, Outage("waiting for the server", "the server answers")
         while True:
             try:
                 await self._client.execute_command("PING")
@@ -288,10 +286,11 @@ class RedisConnection:
                 is_final = is_final or type(error) is ResponseError
                 if is_final or time.monotonic() + delay > give_up:
                     raise StateUnavailable(reason) from None
-                log.warning("waiting for the server", reason=reason)
+                outage.goes_on(reason=reason)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:
+                outage.ends()
                 return
 
     async def close(self) -> None:

@@ -131,7 +131,9 @@ class RedisStore:
         owner = await self.connection.ask("GET", key)
         if owner not in (None, str(bot_id).encode()):  # `None`: the server was emptied in between
             other = owner.decode(errors="replace")
-            raise StateForeign(f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}")
+            raise StateForeign(
+                f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}: set another NAMESPACE"
+            )
 
     async def load(self, user_id: str) -> UserRecord:
         """Read a record. See `StateStore.load`."""

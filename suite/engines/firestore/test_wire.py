@@ -116,7 +116,7 @@ async def test_a_claim_that_is_refused_is_none(proxied: FirestoreStore, proxy: P
         await proxied.bind(42)
 
 
-@pytest.mark.parametrize("method", [COMMIT, READ])
+@pytest.mark.parametrize("method", [COMMIT, LOAD])
 @pytest.mark.parametrize("code", [StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.ABORTED])
 async def test_a_claim_that_is_refused_for_now_is_made_later(
     proxied: FirestoreStore, proxy: Proxy, method: str, code: StatusCode, monkeypatch: pytest.MonkeyPatch

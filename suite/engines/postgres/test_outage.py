@@ -93,6 +93,18 @@ async def test_a_server_that_never_comes_is_one_line(monkeypatch: pytest.MonkeyP
         await store.load("1")
 
 
+async def test_starting_waits_longer_than_a_commit_may_take(
+    own_server: OwnServer, own_database: Database
+) -> None:
+    """For a server that takes connections and says nothing."""
+    store = PostgresStore(Database(own_server.url, timeout=0.5))
+    frozen = asyncio.create_task(asyncio.to_thread(own_server.pause))
+    await asyncio.sleep(0.1)
+    await store.connect()
+    await frozen
+    await store.close()
+
+
 REFUSE = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
 AS $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$;

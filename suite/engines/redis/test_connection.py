@@ -203,7 +203,8 @@ async def test_a_server_that_refuses_for_now_is_waited_for(
     store = make_store(server.url, redis_connect_timeout=20)
 
     async def start() -> None:
-        await store.connect()
+        if not is_connected:
+            await store.connect()
         await store.bind(42)
 
     async with Redis.from_url(server.url) as own:

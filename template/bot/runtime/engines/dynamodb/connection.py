@@ -220,8 +220,8 @@ class DynamodbClient:
             await self.close()
             raise OperatorError(_explain(error)) from None
 
-    async def wait(self, **request: Any) -> None:
-        """Read an item, waiting for a server that is still starting.
+    async def wait(self, operation: str, **request: Any) -> dict[str, Any]:
+        """Send a request that may be repeated, for as long as a bot that starts waits for its server.
 
         Raises:
             StateUnavailable: it does not answer in time, or refuses.
@@ -229,14 +229,12 @@ class DynamodbClient:
         give_up = time.monotonic() + self._settings.dynamodb_connect_timeout
         while True:
             try:
-                await self._attempt("get_item", None, request)
+                return await self._attempt(operation, None, request)
             except _Passing as error:
                 if time.monotonic() > give_up:
                     raise StateUnavailable(error.reason) from None
                 log.warning("waiting for the server", reason=error.reason)
                 await asyncio.sleep(LONGEST_DELAY / 2)
-            else:
-                return
 
     async def close(self) -> None:
         """Close every connection, and leave the development server."""

@@ -124,7 +124,7 @@ class DynamodbStore:
             await self.client.open()
             if self.client.embedded:
                 await dynamodb_table.migrate(self.client)
-            await self.client.wait(Key=self._key_of_bot())
+            await self.client.wait("get_item", Key=self._key_of_bot())
         except BaseException:
             await self.close()
             raise
@@ -155,7 +155,7 @@ class DynamodbStore:
 
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
-        answer = await self.client.call(
+        answer = await self.client.wait(
             "update_item",
             Key=self._key_of_bot(),
             UpdateExpression="SET #bot = if_not_exists(#bot, :bot)",

@@ -192,12 +192,12 @@ class FirestoreStore:
 
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
-        fields, loaded = await self._read_fields(OWNER)
+        fields, loaded = await self._read_fields(OWNER, seconds=START_SECONDS)
         if not loaded.written:
             try:
-                await self._write(OWNER, {("bot",): bot_id}, 0)
+                await self._write(OWNER, {("bot",): bot_id}, 0, seconds=START_SECONDS)
             except (StateConflict, StateUnavailable):  # somebody else just did, or the answer was lost
-                fields, loaded = await self._read_fields(OWNER)
+                fields, loaded = await self._read_fields(OWNER, seconds=START_SECONDS)
                 if not loaded.written:
                     raise
             else:
@@ -314,9 +314,11 @@ class FirestoreStore:
             document = documents.read_remains(fields)
         return replace(loaded, document=document)
 
-    async def _read_fields(self, name: str, user_id: str | None = None) -> tuple[Mapping[str, Any], _Loaded]:
+    async def _read_fields(
+        self, name: str, user_id: str | None = None, *, seconds: float | None = None
+    ) -> tuple[Mapping[str, Any], _Loaded]:
         """A document's fields, as Firestore's own message has them, and when they were written and read."""
-        answer = await self._get(name, user_id=user_id)
+        answer = await self._get(name, user_id=user_id, seconds=seconds)
         read_at = answer.read_time.ToDatetime(tzinfo=UTC)
         if not answer.HasField("found"):
             return {}, _Loaded(0, read_at)
@@ -379,6 +381,7 @@ class FirestoreStore:
         *,
         user_id: str | None = None,
         token: str = "",
+        seconds: float | None = None,
     ) -> int:
         """Write a document.
 
@@ -389,6 +392,7 @@ class FirestoreStore:
             mask: the paths of what to write; what is not among `fields` is deleted.
             user_id: for the error.
             token: stands in the document once this write is applied.
+            seconds: how long all attempts may take together; `None` for the usual time.
 
         Returns:
             When it was written.
@@ -398,11 +402,11 @@ class FirestoreStore:
         request = CommitRequest(database=client.database, writes=[write])
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
-        async def work(api: FirestoreAsyncClient, seconds: float) -> int:
+        async def work(api: FirestoreAsyncClient, allowed: float) -> int:
             nonlocal is_lost
             was_lost, is_lost = is_lost, True
             try:
-                done = await api.commit(request, retry=None, timeout=seconds, metadata=client.metadata)
+                done = await api.commit(request, retry=None, timeout=allowed, metadata=client.metadata)
             except GoogleAPICallError as error:
                 code = code_of(error)
                 is_lost = was_lost or (code in PASSING and code != StatusCode.ABORTED)
@@ -420,7 +424,7 @@ class FirestoreStore:
                 raise StateUnavailable("nobody knows whether it was committed: others came after", user_id)
             raise StateConflict("another commit was first", user_id)
 
-        return await client.call(work, user_id=user_id)
+        return await client.call(work, user_id=user_id, seconds=seconds)
 
     def _write_message(self, name: str, fields: Fields, written: int, mask: list[str] | None) -> Any:
         message = Write.pb(Write())

@@ -143,7 +143,7 @@ class HybridRedis(RedisStore):
 
     async def is_bound(self) -> bool:
         """Whether a bot has been here before."""
-        return bool(await self.connection.ask("EXISTS", f"{self._namespace}:bot"))
+        return bool(await self.connection.wait("EXISTS", f"{self._namespace}:bot"))
 
     async def look(self, user_id: str) -> Warm | Cold:
         """Read a record, or get the lease to load it from PostgreSQL.

@@ -152,7 +152,7 @@ class HybridStore:
             return
         try:
             await self.redis.connect()
-            if (await self.redis.connection.ask("INFO", "cluster")).get("cluster_enabled"):
+            if (await self.redis.connection.wait("INFO", "cluster")).get("cluster_enabled"):
                 raise StateError(CLUSTER)
             try:
                 await self.postgres.connect()

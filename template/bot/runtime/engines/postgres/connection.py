@@ -230,7 +230,7 @@ class Database:
                 connect=self._connect_to_write,
                 **self._options,
             )
-            await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
+            await self.wait(_ask)
         except BaseException:
             await self.close()
             raise
@@ -256,6 +256,14 @@ class Database:
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 
+    async def wait(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` as `run` does, for as long as a bot that starts waits for its server.
+
+        Raises:
+            StateUnavailable: as `run`.
+        """
+        return await self.run(work, seconds=START_SECONDS, before_retry=_Waiting(self.address))
+
     async def run(
         self,
         work: Callable[[Connection], Awaitable[T]],
@@ -277,18 +285,21 @@ class Database:
         """
         if self._pool is None:
             raise StateUnavailable("the store is not connected", user_id)
-        deadline = asyncio.get_running_loop().time() + (seconds or self._timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + (seconds or self._timeout)
         reason = "no connection became free"
         for delay in delays():
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, clock() + self._timeout)):
                     return await self._attempt(work)
             except TimeoutError:
-                raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                if deadline - clock() < delay:
+                    raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                before_retry("no answer in time")
             except (asyncpg.PostgresError, *PASSING, ValueError) as error:
                 reason = describe(error)
-                left = deadline - asyncio.get_running_loop().time()
-                if not isinstance(error, PASSING) or isinstance(error, FINAL) or left < delay:
+                is_passing = isinstance(error, PASSING) and not isinstance(error, FINAL)
+                if not is_passing or deadline - clock() < delay:
                     raise StateUnavailable(reason, user_id) from None
                 before_retry(reason)
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):

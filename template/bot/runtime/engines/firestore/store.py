@@ -289,11 +289,12 @@ class FirestoreStore:
         """The ids of all users. See `StateStore.users`."""
         last = ""
         while page := await self._page(last):
-            for name, fields, read_at in page:
-                user_id = documents.user_of(name)
-                if user_id is not None and "marker" not in fields and not _is_over(fields, read_at):
+            for each in page:
+                last, fields = each.document.name.rpartition("/")[2], each.document.fields
+                user_id = documents.user_of(last)
+                is_over = _is_over(fields, each.read_time.ToDatetime(tzinfo=UTC))
+                if user_id is not None and "marker" not in fields and not is_over:
                     yield user_id
-            last = page[-1][0]
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user: Firestore's own message, as JSON. See `OperatorStore.raw`."""
@@ -370,7 +371,18 @@ class FirestoreStore:
             fields, mask = documents.difference(old.fields(), fields)
         version = await self._write(name, fields, before.written, mask, user_id=user_id, token=changes.token)
         await self._drop_soon(user_id, before.files - documents.kept_files(new.outbox))
+        if changes.forget:
+            with suppress(StateUnavailable):  # they expire, too
+                await self._drop_older_parts(user_id, version)
         return version
+
+    async def _drop_older_parts(self, user_id: str, version: int) -> None:
+        """Delete all parts of a user's files from before this commit, also such of commits never made."""
+        last, end = documents.part_id(user_id, ""), documents.part_id(user_id, "~")
+        while page := await self._page(last, end):
+            last = page[-1].document.name.rpartition("/")[2]
+            old = [each.document for each in page if each.document.create_time.ToMicroseconds() < version]
+            await self._write_parts(user_id, [Write.pb(Write(delete=document.name)) for document in old])
 
     async def _write(
         self,
@@ -442,8 +454,8 @@ class FirestoreStore:
             message.current_document.exists = False
         return message
 
-    async def _page(self, last: str) -> list[tuple[str, Mapping[str, Any], datetime]]:
-        """The documents after one: id, those fields that tell whether they count, and when they were read."""
+    async def _page(self, last: str, end: str = "") -> list[Any]:
+        """The documents between two ids, as Firestore answers them; of their fields those that tell whether they count."""
         client = self._client
         query: dict[str, Any] = {
             "from_": [{"collection_id": self._namespace}],
@@ -453,21 +465,15 @@ class FirestoreStore:
         }
         if last:
             query["start_at"] = {"values": [{"reference_value": self._path(last)}], "before": False}
+        if end:
+            query["end_at"] = {"values": [{"reference_value": self._path(end)}], "before": True}
         request = RunQueryRequest(parent=f"{client.database}/documents", structured_query=query)
 
         async def work(api: FirestoreAsyncClient, seconds: float) -> list[Any]:
             answers = await api.run_query(request, retry=None, timeout=seconds, metadata=client.metadata)
             return [RunQueryResponse.pb(each) async for each in answers]
 
-        return [
-            (
-                each.document.name.rpartition("/")[2],
-                each.document.fields,
-                each.read_time.ToDatetime(tzinfo=UTC),
-            )
-            for each in await client.call(work)
-            if each.HasField("document")
-        ]
+        return [each for each in await client.call(work) if each.HasField("document")]
 
     def _path(self, name: str) -> str:
         return f"{self._client.database}/documents/{self._namespace}/{name}"

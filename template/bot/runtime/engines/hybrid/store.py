@@ -249,6 +249,7 @@ class HybridStore:
                 maybe_applied = reason.maybe_applied
                 trust = await self._bring(user_id)
             else:
+                await self.redis.write_lost_files(user_id, changes.files)
                 if self._waits and not await self._flush(user_id, commit):
                     raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
                 return commit.version

@@ -233,7 +233,7 @@ class DynamodbStore:
                 await self.client.call("put_item", user_id, Item=item)
 
     async def _list_files(self, user_id: str, verb: str, files: Iterable[str]) -> None:
-        """Put files on the list of a user's, or take them off: so forgetting finds also such of commits never made."""
+        """Put files on the user's list or take them off it: forgetting reads there what no record names."""
         if ids := list(files):
             await self.client.call(
                 "update_item",

@@ -357,7 +357,7 @@ class HybridStore:
                 carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
                 commit = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
-            if decided is None or not decided.has(commit):
+            if decided is None or not (decided.has(commit) or decided.content.token == changes.token):
                 raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
             return decided
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from bot.runtime.config import Settings
+from bot.runtime.engines import create_store
 from bot.runtime.errors import StateConflict
 from bot.runtime.state.record import OutboxEntry, encode_entry
 from bot.runtime.state.store import FILE_PART, Changes, OperatorStore, new_file_id
@@ -22,6 +24,15 @@ def replying(update_id: int, *contents: bytes) -> tuple[Changes, list[str]]:
     attached = {f"a{place}": {"name": "a.bin", "kept": file} for place, file in enumerate(files)}
     entry = OutboxEntry([{"method": "sendDocument", "params": {}, "files": attached}], 1.0)
     return Changes(applied=(update_id,), outbox={update_id: encode_entry(entry)}, files=files), list(files)
+
+
+def test_how_large_a_file_may_be(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as Telegram takes it; where each part is a write that is paid for, 1 MB."""
+    for name, value in harness.settings().items():
+        monkeypatch.setenv(name, value)
+    store = create_store(Settings())
+    assert store.limits.file_bytes == (1 if store.name in ("dynamodb", "firestore") else 50) * 2**20
+    assert create_store(Settings(reply_file_bytes=7)).limits.file_bytes == 7
 
 
 @pytest.mark.parametrize("size", [0, 1, FILE_PART, 2 * FILE_PART + 1])

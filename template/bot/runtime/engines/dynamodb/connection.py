@@ -81,7 +81,7 @@ class DynamodbSettings(Environment):
     )
     dynamodb_timeout: Seconds = Field(10, description="Seconds a load or commit may take, retries included.")
     dynamodb_connect_timeout: Seconds = Field(
-        10, description="Seconds to wait at start for a server that does not answer yet."
+        10, description="Seconds to wait at start for a server that is away, or refuses for now."
     )
     dynamodb_max_connections: int = Field(50, ge=1, description="Most requests at once.")
     aws_region: str | None = Field(None, description="Region at AWS, such as eu-central-1.")

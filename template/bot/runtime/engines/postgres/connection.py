@@ -22,7 +22,7 @@ Connection = Any  # asyncpg brings no types
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
-"""How long to wait for a server that is starting: a crash recovery of PostgreSQL takes seconds."""
+"""How long to wait at start for a server that is away, or refuses for now: a crash recovery takes seconds."""
 
 CLOCK_TOLERANCE = 2.0
 """Seconds by which the clocks of bot and server may differ before `bot doctor` mentions it."""
@@ -362,7 +362,7 @@ class _IsReadOnly(ConnectionError):
 
 
 class _Waiting:
-    """Logs once that the server does not answer yet."""
+    """Logs once that the server has to be waited for."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -123,7 +123,7 @@ class RedisSettings(Environment):
         50, ge=1, description="Most commands at once, each on a connection of its own."
     )
     redis_connect_timeout: Seconds = Field(
-        10, description="Seconds to wait at start for a server that does not answer yet."
+        10, description="Seconds to wait at start for a server that is away, or refuses for now."
     )
 
     @field_validator("redis_url")

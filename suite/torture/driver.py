@@ -16,8 +16,8 @@ from suite.torture.backend import Backend, Felt, rendered_backends, times
 from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
-from suite.torture.people import USERS, People
 from suite.torture.names import file_of
+from suite.torture.people import USERS, People
 from suite.torture.plan import Plan
 from suite.torture.processes import Replica, balancer, running
 

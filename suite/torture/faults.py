@@ -111,9 +111,7 @@ async def long_wait(stage: Stage, chance: Random) -> Felt:
     group = -1_000 - chance.randint(1, USERS)
     stage.telegram.fail("sendMessage", status=429, retry_after=8, times=2, chat_id=group)
     stranger = stage.people.stranger(chance, ["x1 0.01"] * 5)
-    return [
-        stage.telegram.fail("sendMessage", status=429, retry_after=3600, times=10**6, chat_id=stranger)
-    ]
+    return [stage.telegram.fail("sendMessage", status=429, retry_after=3600, times=10**6, chat_id=stranger)]
 
 
 async def poison_replies(stage: Stage, chance: Random) -> Felt:

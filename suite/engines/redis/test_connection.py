@@ -147,8 +147,9 @@ async def test_a_server_that_is_still_starting(tmp_path: Path, capfd: pytest.Cap
     server.end()
 
 
-async def refuse(server: Server, own: Redis, reason: str) -> None:
-    """Have a server refuse, for as long as it takes to `admit` again."""
+async def refuse(server: Server, own: Redis, reason: str) -> asyncio.Future[Any] | None:
+    """Have a server refuse, until it is to `admit` again; what keeps it busy."""
+    keeping: asyncio.Future[Any] | None = None
     match reason:
         case "OOM":
             await own.config_set("maxmemory", 1)
@@ -166,13 +167,14 @@ async def refuse(server: Server, own: Redis, reason: str) -> None:
             await own.bgsave()
         case "BUSY":
             await own.config_set("busy-reply-threshold", 1)
-            own.running = asyncio.create_task(own.eval("while true do end", 0))  # type: ignore[attr-defined]
+            keeping = asyncio.ensure_future(own.execute_command("EVAL", "while true do end", 0))
         case "LOADING":
             await own.mset({f"x{number}": 1 for number in range(3_000)})
             await own.config_set("key-load-delay", 1_000)
             await own.config_set("loading-process-events-interval-bytes", 1_024)
-            own.running = asyncio.create_task(own.execute_command("DEBUG", "RELOAD"))  # type: ignore[attr-defined]
+            keeping = asyncio.ensure_future(own.execute_command("DEBUG", "RELOAD"))
     await asyncio.sleep(0.3)
+    return keeping
 
 
 async def admit(server: Server, own: Redis, reason: str) -> None:
@@ -210,13 +212,14 @@ async def test_a_server_that_refuses_for_now_is_waited_for(
     async with Redis.from_url(server.url) as own:
         if is_connected:
             await store.connect()
-        await refuse(server, own, reason)
+        keeping = await refuse(server, own, reason)
         starting = asyncio.create_task(start())
         await asyncio.sleep(1.5)
         assert not starting.done()
         await admit(server, own, reason)
         await starting
         assert await own.get("test:bot") == b"42"
+        await asyncio.gather(*filter(None, [keeping]), return_exceptions=True)
     await store.close()
     server.end()
 

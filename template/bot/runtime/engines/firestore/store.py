@@ -455,7 +455,7 @@ class FirestoreStore:
         return message
 
     async def _page(self, last: str, end: str = "") -> list[Any]:
-        """The documents between two ids: Firestore's answers, with the fields that tell whether each counts."""
+        """Firestore's answers for documents between two ids, with the fields that tell whether they count."""
         client = self._client
         query: dict[str, Any] = {
             "from_": [{"collection_id": self._namespace}],

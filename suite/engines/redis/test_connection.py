@@ -150,6 +150,7 @@ async def test_a_server_that_is_still_starting(tmp_path: Path, capfd: pytest.Cap
 async def refuse(server: Server, own: Redis, reason: str) -> asyncio.Future[Any] | None:
     """Have a server refuse, until it is to `admit` again; what keeps it busy."""
     keeping: asyncio.Future[Any] | None = None
+    untyped: Any = own
     match reason:
         case "OOM":
             await own.config_set("maxmemory", 1)
@@ -167,12 +168,12 @@ async def refuse(server: Server, own: Redis, reason: str) -> asyncio.Future[Any]
             await own.bgsave()
         case "BUSY":
             await own.config_set("busy-reply-threshold", 1)
-            keeping = asyncio.ensure_future(own.execute_command("EVAL", "while true do end", 0))
+            keeping = asyncio.ensure_future(untyped.execute_command("EVAL", "while true do end", 0))
         case "LOADING":
             await own.mset({f"x{number}": 1 for number in range(3_000)})
             await own.config_set("key-load-delay", 1_000)
             await own.config_set("loading-process-events-interval-bytes", 1_024)
-            keeping = asyncio.ensure_future(own.execute_command("DEBUG", "RELOAD"))
+            keeping = asyncio.ensure_future(untyped.execute_command("DEBUG", "RELOAD"))
     await asyncio.sleep(0.3)
     return keeping
 

@@ -52,6 +52,11 @@ FINAL = (
     asyncpg.ProtocolViolationError,  # a pooler that refuses settings or passwords
 )
 
+POOLER_IS_BUSY = re.compile(
+    r"no more connections|max client|query_wait_timeout|login has been failing|conn crashed", re.I
+)
+"""What PgBouncer and Supavisor say, with codes that mean other things besides, when trying again may help."""
+
 
 KNOWN_OPTIONS = {
     *("host", "port", "user", "password", "passfile", "dbname", "database", "service", "servicefile"),
@@ -298,8 +303,8 @@ class Database:
                 before_retry("no answer in time")
             except (asyncpg.PostgresError, *PASSING, ValueError) as error:
                 reason = describe(error)
-                is_passing = isinstance(error, PASSING) and not isinstance(error, FINAL)
-                if not is_passing or deadline - clock() < delay:
+                is_final = isinstance(error, FINAL) or not isinstance(error, PASSING)
+                if (is_final and not POOLER_IS_BUSY.search(str(error))) or deadline - clock() < delay:
                     raise StateUnavailable(reason, user_id) from None
                 before_retry(reason)
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):

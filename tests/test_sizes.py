@@ -33,7 +33,7 @@ RUNTIME = {
 """Lines that commit 7b7e77f had in `bot/`, without `agent.py` and `flow/`: the last one before the owner's
 files and the template's were separated. (The last two: of `backend: fsm`.)"""
 
-ALLOWANCE = 3_150
+ALLOWANCE = 3_200
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, heads of modules that
 were one before; and what mends faults of the field: replies that wait without holding up others, marks beside
 the record's content, logs without people's words, agents that do not end, files of replies kept beside the

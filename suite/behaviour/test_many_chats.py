@@ -11,7 +11,7 @@ from suite.support.runtime import MakeRuntime, Mode
 
 pytestmark = pytest.mark.clause("update.once")
 
-CHATS = APPLIED_LIMIT + 44
+CHATS = APPLIED_LIMIT + 144
 
 
 async def not_delivered(*_: object) -> None:

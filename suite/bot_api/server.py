@@ -35,13 +35,18 @@ class Method:
 
 
 @dataclass
-class _Planned:
-    """A fault whose turn comes after so many calls went through, for so many calls."""
+class Planned:
+    """A fault whose turn comes after so many calls went through, for so many calls.
+
+    Attributes:
+        felt: the calls that met it so far.
+    """
 
     fault: Fault
     times: int
     after: int = 0
     chat_id: int | None = None
+    felt: int = 0
 
     def concerns(self, call: Call) -> bool:
         return self.chat_id is None or call.params.get("chat_id") == str(self.chat_id)
@@ -58,7 +63,7 @@ class ApiServer:
 
     def __post_init__(self) -> None:
         self._methods: dict[str, Method] = {}
-        self._faults: defaultdict[str, deque[_Planned]] = defaultdict(deque)
+        self._faults: defaultdict[str, deque[Planned]] = defaultdict(deque)
         self._delays: dict[str, tuple[float, float]] = {}  # method -> seconds, times left
         self._runner: web.AppRunner | None = None
 
@@ -90,13 +95,15 @@ class ApiServer:
 
     def fault(
         self, method: str, fault: Fault, *, times: int = 1, after: int = 0, chat_id: int | None = None
-    ) -> None:
+    ) -> Planned:
         """Has `times` calls of the method go through `fault`, once `after` of them went well.
 
         Faults of one method queue up: each has its turn when the one before is used up. One with a `chat_id`
         is left out for calls to other chats. Downloads of files are calls of "downloadFile".
         """
-        self._faults[self._known(method)].append(_Planned(fault, times, after, chat_id))
+        planned = Planned(fault, times, after, chat_id)
+        self._faults[self._known(method)].append(planned)
+        return planned
 
     def fail(
         self,
@@ -108,25 +115,25 @@ class ApiServer:
         description: str | None = None,
         after: int = 0,
         chat_id: int | None = None,
-    ) -> None:
+    ) -> Planned:
         """Refuses `times` calls of the method (to a chat), once `after` of them went through."""
         if status == 429:
             retry_after = 1 if retry_after is None else retry_after
             description = description or f"Too Many Requests: retry after {retry_after}"
         description = description or DESCRIPTIONS.get(status, "Internal Server Error")
         fault = _raises(ApiError(status, description, retry_after))
-        self.fault(method, fault, times=times, after=after, chat_id=chat_id)
+        return self.fault(method, fault, times=times, after=after, chat_id=chat_id)
 
     def bad_gateway(
         self, method: str, times: int = 1, *, status: int = 502, chat_id: int | None = None
-    ) -> None:
+    ) -> Planned:
         """Answers 502, or another status, with a page of HTML."""
         error = BadGatewayError(status, HTTPStatus(status).phrase)
-        self.fault(method, _raises(error), times=times, chat_id=chat_id)
+        return self.fault(method, _raises(error), times=times, chat_id=chat_id)
 
-    def drop_answer(self, method: str, times: int = 1) -> None:
+    def drop_answer(self, method: str, times: int = 1) -> Planned:
         """Does what is asked, then cuts the connection instead of answering; a download half way through."""
-        self.fault(method, _cuts, times=times)
+        return self.fault(method, _cuts, times=times)
 
     def delay(self, method: str, seconds: float, times: int | None = None) -> None:
         """Waits before doing what is asked, `times` times (None: always; 0 seconds ends it)."""
@@ -148,6 +155,7 @@ class ApiServer:
             planned.after -= 1
             return
         planned.times -= 1
+        planned.felt += 1
         if planned.times <= 0:
             faults.remove(planned)
         await planned.fault(call)

@@ -1,9 +1,14 @@
 """Files of replies: beside the record, whole, and gone with the replies they belong to."""
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from bot.runtime.config import Settings
+from bot.runtime.engines import create_store
 from bot.runtime.errors import StateConflict
 from bot.runtime.state.record import OutboxEntry, encode_entry
 from bot.runtime.state.store import FILE_PART, Changes, OperatorStore, new_file_id
@@ -19,6 +24,15 @@ def replying(update_id: int, *contents: bytes) -> tuple[Changes, list[str]]:
     attached = {f"a{place}": {"name": "a.bin", "kept": file} for place, file in enumerate(files)}
     entry = OutboxEntry([{"method": "sendDocument", "params": {}, "files": attached}], 1.0)
     return Changes(applied=(update_id,), outbox={update_id: encode_entry(entry)}, files=files), list(files)
+
+
+def test_how_large_a_file_may_be(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as Telegram takes it; where each part is a write that is paid for, 1 MB."""
+    for name, value in harness.settings().items():
+        monkeypatch.setenv(name, value)
+    store = create_store(Settings())
+    assert store.limits.file_bytes == (1 if store.name in ("dynamodb", "firestore") else 50) * 2**20
+    assert create_store(Settings(reply_file_bytes=7)).limits.file_bytes == 7
 
 
 @pytest.mark.parametrize("size", [0, 1, FILE_PART, 2 * FILE_PART + 1])
@@ -106,6 +120,40 @@ async def test_forgetting_takes_the_files_along(store: OperatorStore) -> None:
     await store.forget("1")
     assert await store.read_file("1", file) is None
     assert file not in await store.raw("1")
+
+
+class Killed(Exception):
+    """The process ends."""
+
+
+class KilledMeanwhile(dict[str, bytes]):
+    """Files of which all but the last are written when the process is killed."""
+
+    def items(self) -> Any:
+        *others, _ = super().items()
+        yield from others
+        raise Killed
+
+
+@pytest.mark.clause("forget.no-trace")
+@pytest.mark.parametrize("user_id", ["1", "1/7", "ä b%"])
+async def test_forgetting_takes_files_along_whose_commit_was_never_made(
+    harness: Harness, user_id: str
+) -> None:
+    store = await harness.open()
+    version = await store.commit(user_id, Changes(state={"a": b"1"}), expect=0)
+    changes, (file, _, _) = replying(7, b"personal" * FILE_PART, b"more", b"unwritten")
+    with suppress(Killed):  # where files and commit are one write, it is made
+        changes = replace(changes, files=KilledMeanwhile(changes.files))
+        await store.commit(user_id, changes, expect=version)
+    theirs, (kept,) = replying(7, b"another's")
+    for other in ("1/7/x", "11", "2"):
+        await store.commit(other, theirs, expect=0)
+    elsewhere = await harness.open()
+    await elsewhere.forget(user_id)
+    assert await elsewhere.read_file(user_id, file) is None
+    for other in ("1/7/x", "11", "2"):
+        assert await elsewhere.read_file(other, kept) == b"another's"
 
 
 @pytest.mark.clause("record.expires")

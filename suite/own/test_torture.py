@@ -1,15 +1,24 @@
 """The parts of the torture suite: that each fault of a bot is noticed, and that each cut of a link is one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from suite.torture.ledger import Balance, Ledger, Place, table
+from suite.bot_api import Call
+from suite.bot_api.server import Planned
+from suite.torture import faults
+from suite.torture.backend import Felt, times
+from suite.torture.driver import setups, torture
+from suite.torture.faults import Stage
+from suite.torture.ledger import Balance, Ledger, Place, felt, table
 from suite.torture.link import Link
 from suite.torture.names import file_of
+from suite.torture.plan import Step
 
 pytestmark = pytest.mark.clause("kit.torture")
 
@@ -96,6 +105,35 @@ def test_files_are_there_and_whole() -> None:
     assert ledger.files(whole | {(1, "p10"): []}).row == [0, 0, 0, 1, 0, 0]
     assert ledger.files(whole | {(1, "p20"): [whole[1, "p20"][0], b"half"]}).row == [0, 0, 0, 0, 1, 0]
     assert ledger.files(whole | {(1, "p1"): [b"none"]}).row == [0, 0, 0, 0, 1, 0]
+
+
+def test_how_often_each_fault_was_felt() -> None:
+    async def fault(call: Call) -> None:
+        pass
+
+    planned = Planned(fault, times=5, felt=3)
+    assert [times(each) for each in (None, 0, 7, [planned, planned], [])] == [1, 0, 7, 6, 0]
+    printed = felt({"polling": {"cut": 1_234, "slow": 0}, "webhook": {"cut": 0}}).splitlines()
+    assert [line.split() for line in printed[1:]] == [["cut", "1,234", "0"], ["slow", "0", "-"]]
+
+
+async def test_a_fault_that_never_happens_is_a_problem(tmp_path: Path) -> None:
+    """A refusal for nobody: all is well, and the run is not."""
+
+    def plan(names: Sequence[str], chance: Random) -> list[Step]:
+        return [("Telegram: duplicates",), ("Telegram: polls fail",), ("Telegram: poison replies",)]
+
+    async def nothing(stage: Stage, chance: Random) -> Felt:
+        return [stage.telegram.fail("sendMessage", chat_id=10**10)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(faults.OF_TELEGRAM, "Telegram: poison replies", nothing)
+        (setup,) = [each for each in setups() if each.mode == "polling"]
+        outcome = await torture(setup, 1, tmp_path, plan)
+    assert outcome.balance.is_clean
+    assert outcome.problems == ["polling: this never happened: Telegram: poison replies"]
+    assert outcome.felt["Telegram: duplicates"] == 20
+    assert outcome.felt["agent: files in replies"] > 0
 
 
 class Echo:

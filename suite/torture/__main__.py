@@ -1,8 +1,8 @@
 """The torture suite in its long form: `uv run python -m suite.torture`.
 
 Prints the seed, everything that goes wrong, and a table of what came of it. Exits with 1 when an update was
-lost, applied twice, not answered, or out of order; with 2 where there is no server to torture. The same seed
-gives the same faults again.
+lost, applied twice, not answered, or out of order, or when a fault never happened; with 2 where there is no
+server to torture. The same seed gives the same faults again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pytest
 from bot.runtime.chosen import ENGINE
 from suite.torture.clock import LIBRARY
 from suite.torture.driver import Outcome, Setup, setups, short_setups, torture
-from suite.torture.ledger import table
+from suite.torture.ledger import felt, table
 from suite.torture.names import ASK, OWNERS_BOT
 from suite.torture.plan import Plan, share, short
 from suite.torture.processes import BotEnded
@@ -70,7 +70,11 @@ def main() -> int:
 
     print()
     print(table({f"{ENGINE}, {name}": outcome.balance for name, outcome in outcomes.items()}))
+    print(f"\n{felt({name: outcome.felt for name, outcome in outcomes.items()})}")
     total = sum(outcomes.values(), Outcome())
+    if not chosen.short and len(wanted) == len(possible):  # each has its share of everything
+        never = [name for name, times in total.felt.items() if not times]
+        total.problems += [f"this never happened: {name}" for name in never]
     print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")
     if apologies := total.balance.apologies:
         print(f"{len(apologies)} messages got an apology, as the agent raised or took too long")

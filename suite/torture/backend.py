@@ -10,6 +10,7 @@ from random import Random
 from typing import ClassVar, Protocol, cast
 
 from bot.runtime.chosen import ENGINE
+from suite.bot_api.server import Planned
 from suite.torture.clock import ServerClock
 from suite.torture.link import Address, Link
 
@@ -36,8 +37,18 @@ class Server(Protocol):
         """Kill it with SIGKILL."""
 
 
-Trouble = Callable[[Random], Awaitable[None]]
+Felt = Sequence[Planned] | int | None
+"""How often something that went wrong was felt: known when all calls are over, or at once; `None` is once."""
+
+Trouble = Callable[[Random], Awaitable[Felt]]
 """Breaks something and mends it again."""
+
+
+def times(felt: Felt) -> int:
+    """How often it was."""
+    if isinstance(felt, Sequence):
+        return sum(planned.felt for planned in felt)
+    return 1 if felt is None else felt
 
 
 class Backend(Protocol):

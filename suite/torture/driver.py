@@ -12,15 +12,17 @@ from random import Random
 from typing import Any, Literal
 
 from suite.bot_api import FakeTelegram
-from suite.torture.backend import Backend, rendered_backends
+from suite.torture.backend import Backend, Felt, rendered_backends, times
 from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
+from suite.torture.names import file_of
 from suite.torture.people import USERS, People
 from suite.torture.plan import Plan
 from suite.torture.processes import Replica, balancer, running
 
 Mode = Literal["polling", "webhook"]
+FILES = "agent: files in replies"
 WEBHOOK_TIMEOUT = 1.0
 """Seconds that Telegram waits for an answer; in reality 60."""
 
@@ -80,12 +82,14 @@ class Outcome:
     Attributes:
         balance: the ledger's.
         faults: how many there were, and how many processes were killed.
+        felt: how often each fault that can happen there was felt.
         problems: all else that must not be.
     """
 
     balance: Balance = field(default_factory=Balance)
     faults: int = 0
     kills: int = 0
+    felt: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -97,6 +101,7 @@ class Outcome:
             self.balance + other.balance,
             self.faults + other.faults,
             self.kills + other.kills,
+            {name: self.felt.get(name, 0) + other.felt.get(name, 0) for name in self.felt | other.felt},
             self.problems + other.problems,
         )
 
@@ -151,16 +156,19 @@ async def torture(
         people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting)
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
+        chance = Random(f"{seed} {setup.name}")
+        steps = plan(list(faults), chance)
+        happened: list[tuple[str, Felt]] = []
         writing = asyncio.create_task(people.write())
         try:
-            chance = Random(f"{seed} {setup.name}")
-            for step in plan(list(faults), chance):
+            for step in steps:
                 await _progress(telegram, chance.randint(5, 25))
                 await asyncio.sleep(chance.uniform(0, 0.2))
                 tell(" + ".join(step))
                 outcome.faults += len(step)
                 outcome.kills += step.count(KILL)
-                await asyncio.gather(*(faults[name](Random(chance.getrandbits(64))) for name in step))
+                ways = (faults[name](Random(chance.getrandbits(64))) for name in step)
+                happened += zip(step, await asyncio.gather(*ways), strict=True)
             await _progress(telegram, 25)
             writing.cancel()
             tell("all is well again")
@@ -175,8 +183,17 @@ async def torture(
         finally:
             writing.cancel()
         outcome.balance = ledger.balance(exports, _said(telegram, ledger))
+        outcome.felt = dict.fromkeys(faults, 0)
+        for name, felt in happened:
+            outcome.felt[name] += times(felt)
+        expected = [name for step in steps if len(step) == 1 or KILL not in step for name in step]
         if setup.bot == Setup.bot:
-            outcome.balance += ledger.files(_files(telegram))
+            files = _files(telegram)
+            outcome.balance += ledger.files(files)
+            expected.append(FILES)
+            outcome.felt[FILES] = sum(file_of(name) is not None for _, name in files)
+        never = dict.fromkeys(name for name in expected if not outcome.felt[name])
+        outcome.problems += [f"{setup.name}: this never happened: {name}" for name in never]
         await asyncio.gather(*(each.stop() for each in replicas))
         outcome.problems += [text for each in replicas for text in each.surprises]
     return outcome

@@ -10,7 +10,7 @@ from functools import partial
 from random import Random
 
 from suite.bot_api import Call, FakeTelegram
-from suite.torture.backend import Backend, Server, Trouble
+from suite.torture.backend import Backend, Felt, Server, Trouble
 from suite.torture.clock import LIBRARY
 from suite.torture.link import Link
 from suite.torture.people import USERS, People
@@ -19,7 +19,7 @@ from suite.torture.processes import Replica
 KILL = "bot: kill -9"
 DAY = 86_400
 
-GROUPS = 300
+GROUPS = 400
 
 PATIENCE = 120.0
 """Seconds after which a bot that does not get on is stuck."""
@@ -38,7 +38,7 @@ class Stage:
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
-        found: dict[str, Callable[[Stage, Random], Awaitable[None]]] = {**OF_BOTS, **OF_TELEGRAM}
+        found: dict[str, Callable[[Stage, Random], Awaitable[Felt]]] = {**OF_BOTS, **OF_TELEGRAM}
         if self.backend.survives_exit:
             found |= OF_PROCESSES
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
@@ -57,10 +57,10 @@ class Stage:
         return chance.choice([each for each in self.replicas if each.port] or list(self.replicas))
 
 
-async def _in_turn(turns: asyncio.Lock, fault: Trouble, chance: Random) -> None:
+async def _in_turn(turns: asyncio.Lock, fault: Trouble, chance: Random) -> Felt:
     """A server that is being restarted cannot be killed meanwhile."""
     async with turns:
-        await fault(chance)
+        return await fault(chance)
 
 
 # --- The bot's processes --------------------------------------------------------------------------
@@ -95,34 +95,35 @@ async def shift_clock(stage: Stage, chance: Random) -> None:
 # --- Telegram -------------------------------------------------------------------------------------
 
 
-async def too_many_requests(stage: Stage, chance: Random) -> None:
-    stage.telegram.fail("sendMessage", status=429, retry_after=1, times=chance.randint(1, 20))
+async def too_many_requests(stage: Stage, chance: Random) -> Felt:
+    return [stage.telegram.fail("sendMessage", status=429, retry_after=1, times=chance.randint(1, 20))]
 
 
-async def server_errors(stage: Stage, chance: Random) -> None:
-    stage.telegram.fail("sendMessage", status=500, times=chance.randint(1, 20))
-    stage.telegram.bad_gateway("sendMessage", times=chance.randint(1, 20))
+async def server_errors(stage: Stage, chance: Random) -> Felt:
+    return [
+        stage.telegram.fail("sendMessage", status=500, times=chance.randint(1, 20)),
+        stage.telegram.bad_gateway("sendMessage", times=chance.randint(1, 20)),
+    ]
 
 
-async def long_wait(stage: Stage, chance: Random) -> None:
+async def long_wait(stage: Stage, chance: Random) -> Felt:
     """A group and a stranger have to wait for longer than anybody else should."""
     group = -1_000 - chance.randint(1, USERS)
     stage.telegram.fail("sendMessage", status=429, retry_after=8, times=2, chat_id=group)
     stranger = stage.people.stranger(chance, ["x1 0.01"] * 5)
-    stage.telegram.fail("sendMessage", status=429, retry_after=3600, times=10**6, chat_id=stranger)
+    return [stage.telegram.fail("sendMessage", status=429, retry_after=3600, times=10**6, chat_id=stranger)]
 
 
-async def poison_replies(stage: Stage, chance: Random) -> None:
+async def poison_replies(stage: Stage, chance: Random) -> Felt:
     """A stranger to whom nothing can ever be sent."""
     stranger = stage.people.stranger(chance, ["x1 0.01"] * 5)
     status = chance.choice([400, 401, 404, 413, 500])
     if chance.random() < 0.5:
-        stage.telegram.fail("sendMessage", status=status, times=10**6, chat_id=stranger)
-    else:
-        stage.telegram.bad_gateway("sendMessage", 10**6, status=status, chat_id=stranger)
+        return [stage.telegram.fail("sendMessage", status=status, times=10**6, chat_id=stranger)]
+    return [stage.telegram.bad_gateway("sendMessage", 10**6, status=status, chat_id=stranger)]
 
 
-async def slow_uploads(stage: Stage, chance: Random) -> None:
+async def slow_uploads(stage: Stage, chance: Random) -> Felt:
     """Files that take longer than others should wait for."""
     seconds = chance.uniform(5, 15)
 
@@ -130,17 +131,18 @@ async def slow_uploads(stage: Stage, chance: Random) -> None:
         await asyncio.sleep(seconds)
 
     stranger = stage.people.stranger(chance, ["/export"] * 3)
-    stage.telegram.fault("sendDocument", is_slow, times=5, chat_id=stranger)
+    return [stage.telegram.fault("sendDocument", is_slow, times=5, chat_id=stranger)]
 
 
-async def lost_answers(stage: Stage, chance: Random) -> None:
-    stage.telegram.drop_answer("sendMessage", times=chance.randint(1, 10))
+async def lost_answers(stage: Stage, chance: Random) -> Felt:
+    return [stage.telegram.drop_answer("sendMessage", times=chance.randint(1, 10))]
 
 
-async def failing_uploads(stage: Stage, chance: Random) -> None:
-    stage.telegram.fail("sendDocument", status=500, times=chance.randint(1, 3))
-    stage.telegram.drop_answer("sendDocument", times=chance.randint(1, 3))
+async def failing_uploads(stage: Stage, chance: Random) -> Felt:
+    failing = stage.telegram.fail("sendDocument", status=500, times=chance.randint(1, 3))
+    lost = stage.telegram.drop_answer("sendDocument", times=chance.randint(1, 3))
     stage.telegram.delay("sendDocument", chance.uniform(0.1, 2), times=chance.randint(1, 5))
+    return [failing, lost]
 
 
 async def slow_answers(stage: Stage, chance: Random) -> None:
@@ -153,10 +155,11 @@ async def away(stage: Stage, chance: Random) -> None:
     await stage.telegram.start()
 
 
-async def duplicates(stage: Stage, chance: Random) -> None:
+async def duplicates(stage: Stage, chance: Random) -> Felt:
     """Of what was sent lately; Telegram never goes back further than what it has not seen acknowledged."""
     for update_id in chance.choices(stage.people.updates[-50:], k=20):
         stage.telegram.repeat(update_id)
+    return 20
 
 
 async def another_order(stage: Stage, chance: Random) -> None:
@@ -170,11 +173,12 @@ async def forgetting(stage: Stage, chance: Random) -> None:
     await stage.people.forget(chance.randint(1, USERS), PATIENCE)
 
 
-async def many_groups(stage: Stage, chance: Random) -> None:
+async def many_groups(stage: Stage, chance: Random) -> Felt:
     """One person writes in more groups than ids are kept of acknowledged updates; replies do not go out."""
-    stage.telegram.fail("sendMessage", status=500, times=chance.randint(5, 20))
+    failing = stage.telegram.fail("sendMessage", status=500, times=chance.randint(5, 20))
     stage.people.message_everywhere(chance.randint(1, USERS), GROUPS)
     await asyncio.sleep(chance.uniform(0, 1))
+    return [failing]
 
 
 async def long_thoughts(stage: Stage, chance: Random) -> None:
@@ -183,10 +187,12 @@ async def long_thoughts(stage: Stage, chance: Random) -> None:
         stage.people.message(seconds=stage.telegram.webhook_timeout * chance.uniform(0.9, 2.5))
 
 
-async def failing_polls(stage: Stage, chance: Random) -> None:
-    stage.telegram.fail("getUpdates", status=chance.choice([409, 429, 500]), times=1)
-    stage.telegram.bad_gateway("getUpdates", times=1)
-    stage.telegram.drop_answer("getUpdates", times=1)
+async def failing_polls(stage: Stage, chance: Random) -> Felt:
+    return [
+        stage.telegram.fail("getUpdates", status=chance.choice([409, 429, 500]), times=1),
+        stage.telegram.bad_gateway("getUpdates", times=1),
+        stage.telegram.drop_answer("getUpdates", times=1),
+    ]
 
 
 # --- The network between bot and server -----------------------------------------------------------
@@ -268,7 +274,7 @@ OF_TELEGRAM = {
     "Telegram: duplicates": duplicates,
     "Telegram: another order": another_order,
     "person: /forget": forgetting,
-    "person: 300 groups": many_groups,
+    "person: 400 groups": many_groups,
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}

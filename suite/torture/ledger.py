@@ -205,3 +205,17 @@ def table(rows: Mapping[str, Balance]) -> str:
         cells = (f"{n:,}".rjust(len(heading)) for n, heading in zip(balance.row, HEADINGS, strict=True))
         lines.append("  ".join([name.ljust(width), *cells]))
     return "\n".join(lines)
+
+
+def felt(columns: Mapping[str, Mapping[str, int]]) -> str:
+    """How often each fault was felt in several runs, for people; `-` where it cannot happen."""
+    names = sorted({name for column in columns.values() for name in column})
+    width = max(map(len, names))
+    lines = ["  ".join(["how often felt".ljust(width), *columns])]
+    for name in names:
+        cells = (
+            (f"{column[name]:,}" if name in column else "-").rjust(len(heading))
+            for heading, column in columns.items()
+        )
+        lines.append("  ".join([name.ljust(width), *cells]))
+    return "\n".join(lines)

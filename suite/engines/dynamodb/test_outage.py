@@ -10,6 +10,7 @@ import pytest
 from bot.runtime.config import Settings
 from bot.runtime.engines.dynamodb import connection as dynamodb_client
 from bot.runtime.engines.dynamodb.store import DynamodbStore
+from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
 from bot.runtime.telegram import processor
 from suite.bot_api import FakeTelegram
@@ -38,6 +39,38 @@ async def store(throttle: Throttle, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setattr(processor, "RETRY_DELAYS", (0.05, 0.3))
     store = make_store(throttle.url, dynamodb_max_connections=5, dynamodb_timeout=TIMEOUT)
     yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("error", ["ThrottlingException", "RequestLimitExceeded", "InternalServerError"])
+@pytest.mark.parametrize("is_connected", [False, True], ids=["before", "between"])
+async def test_a_table_that_refuses_for_now_is_waited_for(
+    throttle: Throttle, error: str, is_connected: bool
+) -> None:
+    """Whether it refuses a bot that starts or, connected, one that notes whose store this is."""
+    store = make_store(throttle.url, dynamodb_connect_timeout=20, dynamodb_timeout=0.5)
+
+    async def start() -> None:
+        await store.connect()
+        await store.bind(42)
+
+    if is_connected:
+        await store.connect()
+    throttle.refuse(1, error, Random())
+    starting = asyncio.create_task(start())
+    await asyncio.sleep(1.5)
+    assert not starting.done()
+    throttle.refuse_no_more()
+    await starting
+    await store.close()
+
+
+async def test_a_table_that_refuses_for_good_is_not(throttle: Throttle) -> None:
+    store = make_store(throttle.url)
+    await store.connect()
+    throttle.refuse(1, "AccessDeniedException", Random())
+    with pytest.raises(StateUnavailable, match="do not permit dynamodb:UpdateItem"):
+        await asyncio.wait_for(store.bind(42), 1)
     await store.close()
 
 

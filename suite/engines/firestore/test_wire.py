@@ -116,6 +116,24 @@ async def test_a_claim_that_is_refused_is_none(proxied: FirestoreStore, proxy: P
         await proxied.bind(42)
 
 
+@pytest.mark.parametrize("method", [COMMIT, LOAD])
+@pytest.mark.parametrize("code", [StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.ABORTED])
+async def test_a_claim_that_is_refused_for_now_is_made_later(
+    proxied: FirestoreStore, proxy: Proxy, method: str, code: StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as a bot that starts waits for a server that is away."""
+    monkeypatch.setattr(proxied._client, "_seconds", 0.5)
+    proxy.only, proxy.refusals = method, [code] * 1_000
+    binding = asyncio.create_task(proxied.bind(42))
+    await asyncio.sleep(1.5)
+    assert not binding.done()
+    proxy.refusals.clear()
+    await binding
+    await proxied.bind(42)
+    with pytest.raises(StateForeign, match="belongs to bot 42"):
+        await proxied.bind(43)
+
+
 async def test_contention_is_no_lost_answer(
     proxied: FirestoreStore, direct: FirestoreStore, proxy: Proxy
 ) -> None:

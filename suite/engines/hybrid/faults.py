@@ -131,12 +131,15 @@ class StrictBackend(HybridBackend):
             "Redis: failed over": self._fail_over,
         }
 
-    async def _empty(self, chance: Random) -> None:
+    async def _empty(self, chance: Random) -> int:
+        emptied = 0
         for _ in range(chance.randint(5, 20)):
             with suppress(RedisError, OSError):  # it is down
                 async with Redis.from_url(self._pair.url) as client:
                     await client.flushall()
+                    emptied += 1
             await asyncio.sleep(chance.uniform(0, 0.2))
+        return emptied
 
     async def _start_empty(self, chance: Random) -> None:
         await asyncio.to_thread(self._pair.start_empty)

@@ -6,6 +6,7 @@ PostgreSQL itself notes every row that goes backwards. With HYBRID_ACK=postgres 
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -23,7 +24,12 @@ pytestmark = pytest.mark.clause("engine.write-behind")
 
 T = TypeVar("T")
 
-SECONDS = 6.0
+SECONDS, PATIENCE = 6.0, 60.0
+"""For how long, and for how long at most where a busy machine gets to little of it."""
+
+LEAST = {"commit": 20, "evicted": 5, "read": 20}
+"""How often something has to happen for a run to tell anything."""
+
 USERS = [str(number) for number in range(1, 6)]
 
 EVICT = """
@@ -144,7 +150,8 @@ class Chaos:
             update_id += 1
             self.acknowledged[user_id] = count + 1
             self.did["commit"] += 1
-            await self.nap(0.02)
+            # Now and then for long enough that the record is flushed: only what is clean is evicted.
+            await self.nap(0.02 if self.random.random() < 0.9 else 0.5)
 
     async def read(self) -> None:
         while not self.is_over:
@@ -194,7 +201,12 @@ class Chaos:
         works = [self.write(user_id) for user_id in USERS]
         works += [self.read(), self.read(), self.evict(), self.flush_again()]
         tasks = [asyncio.ensure_future(work) for work in works]
-        await asyncio.wait(tasks, timeout=SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+        started = time.monotonic()
+        while time.monotonic() < started + SECONDS or (
+            time.monotonic() < started + PATIENCE and any(self.did[name] < LEAST[name] for name in LEAST)
+        ):
+            if (await asyncio.wait(tasks, timeout=0.5, return_when=asyncio.FIRST_EXCEPTION))[0]:
+                break
         self.is_over = True
         await asyncio.gather(*tasks)
 
@@ -221,8 +233,7 @@ async def test_nothing_is_lost_stale_or_turned_back(
     await chaos.run()
     print(f"seed {seed}: {dict(chaos.did)}")
     assert not chaos.stale
-    assert chaos.did["evicted"] > 0
-    assert chaos.did["commit"] > 20
+    assert all(chaos.did[name] >= LEAST[name] for name in LEAST), chaos.did
 
     assert (await stores[0].flush()).users == 0
     for user_id in USERS:

@@ -1,6 +1,6 @@
 """HYBRID_ACK=postgres: PostgreSQL has what was acknowledged, whatever Redis loses, and at whatever moment."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 from bot.runtime.engines.hybrid.store import HybridStore
 from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.store import Changes
+from bot.runtime.state.record import OutboxEntry, encode_entry
+from bot.runtime.state.store import FILE_PART, Changes, new_file_id
 from suite.engines.hybrid.doings import put, rested
 from suite.engines.hybrid.harness import HybridHarness
 
@@ -220,3 +221,31 @@ async def test_a_user_forgotten_stays_so(
         if not ((await other.load("1")).is_empty and (await rested(store)).is_empty):
             failures.append(method)
     assert failures == []
+
+
+@pytest.mark.clause("files.beside")
+@pytest.mark.parametrize("ack", ["redis", "postgres"])
+async def test_files_that_redis_lost_before_their_commit_are_there_after_it(
+    hybrid: HybridHarness, ack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in PostgreSQL, whatever Redis loses next."""
+    store = await hybrid.make(ack=ack, flush_interval=3600)
+    version = await put(store, a=1)
+    await store.flush()
+    write_files = store.redis.write_files
+
+    async def write_and_lose(user_id: str, files: Mapping[str, bytes]) -> None:
+        monkeypatch.undo()
+        await write_files(user_id, files)
+        await emptied(store, store, {})
+
+    monkeypatch.setattr(store.redis, "write_files", write_and_lose)
+    contents = [b"one" * FILE_PART, b"", b"other"]
+    files = {new_file_id(7, content): content for content in contents}
+    attached = {f"a{place}": {"name": "a.bin", "kept": file} for place, file in enumerate(files)}
+    entry = encode_entry(OutboxEntry([{"method": "sendDocument", "params": {}, "files": attached}], 1.0))
+    await store.commit("1", Changes(applied=(7,), outbox={7: entry}, files=files), expect=version)
+    assert [await store.read_file("1", file) for file in files] == contents
+    await store.flush()
+    await emptied(store, store, {})
+    assert [await store.read_file("1", file) for file in files] == contents

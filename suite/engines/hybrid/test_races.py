@@ -1,10 +1,12 @@
 """What could come between Redis and PostgreSQL, each in the order that would do harm."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from bot.runtime.engines.hybrid.redis import Cold, Warm
+from bot.runtime.engines.hybrid.snapshot import Commit
 from bot.runtime.engines.hybrid.store import HybridStore
 from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.state.record import Message
@@ -150,6 +152,30 @@ async def test_forgetting_a_dirty_user(store: HybridStore) -> None:
     assert (await rested(store)).forgotten
     await store.flush(everything=True)
     assert (await store.load("1")).is_empty
+
+
+@pytest.mark.clause("forget.no-trace")
+async def test_forgetting_while_an_older_flush_ends(
+    store: HybridStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was of a record that was evicted since, so the flusher doubts the one that is here now."""
+    await put(store, n=1)
+    late = await store.redis.snapshot("1")
+    assert late
+    await store.flush()
+    await evict(store)
+    await put(store, n=2)
+    commit_warm = store.redis.commit_warm
+
+    async def commit_and_end_the_flush(*arguments: Any) -> Commit:
+        commit = await commit_warm(*arguments)
+        assert not await store.redis.mark_clean(late, 0)
+        return commit
+
+    monkeypatch.setattr(store.redis, "commit_warm", commit_and_end_the_flush)
+    assert await store.forget("1")
+    assert not await is_dirty(store)
+    assert (await rested(store)).forgotten
 
 
 async def test_forgetting_without_postgres_changes_nothing(store: HybridStore) -> None:

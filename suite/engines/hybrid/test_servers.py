@@ -250,3 +250,27 @@ async def test_a_process_killed_while_it_writes(
     await store.close()
     print(f"{how}: {lost} acknowledged updates are missing from PostgreSQL")
     assert lost == 0 if how == "ours" else lost > 0
+
+
+async def test_both_are_waited_for_when_they_refuse_for_now(
+    own_redis: Server, own_postgres: OwnServer
+) -> None:
+    """Whose store it is stands in both."""
+    store = await own_store(own_redis, own_postgres)
+    await store.connect()
+    await store.redis.connection.ask("CONFIG", "SET", "maxmemory", 1)
+    connection = await asyncpg.connect(own_postgres.url)
+    await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    await connection.execute("SELECT pg_reload_conf()")
+    binding = asyncio.create_task(store.bind(42))
+    await asyncio.sleep(1.5)
+    assert not binding.done()
+    await store.redis.connection.ask("CONFIG", "SET", "maxmemory", 0)
+    await asyncio.sleep(5)
+    assert not binding.done()
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+    await binding
+    await store.close()

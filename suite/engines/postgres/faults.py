@@ -82,7 +82,7 @@ class PostgresBackend:
             "PostgreSQL: serialization failures": self._serialize,
         }
 
-    async def _too_many_connections(self, chance: Random) -> None:
+    async def _too_many_connections(self, chance: Random) -> int:
         """Take every connection there is, also the bots', and hold them for a while."""
         held: list[Connection] = []
         give_up = asyncio.get_running_loop().time() + 2
@@ -99,6 +99,7 @@ class PostgresBackend:
         finally:
             for connection in held:
                 connection.terminate()
+        return len(held)
 
     async def _terminate(self, chance: Random) -> None:
         await self._execute(_TERMINATE_ALL)

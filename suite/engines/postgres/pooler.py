@@ -25,6 +25,7 @@ listen_addr = 127.0.0.1
 listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
+admin_users = postgres
 pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 200

@@ -94,6 +94,65 @@ async def test_a_server_that_never_comes_is_one_line(monkeypatch: pytest.MonkeyP
         await store.load("1")
 
 
+async def test_starting_waits_longer_than_a_commit_may_take(
+    own_server: OwnServer, own_database: Database
+) -> None:
+    """For a server that takes connections and says nothing."""
+    store = PostgresStore(Database(own_server.url, timeout=0.5))
+    frozen = asyncio.create_task(asyncio.to_thread(own_server.pause))
+    await asyncio.sleep(0.1)
+    await store.connect()
+    await frozen
+    await store.close()
+
+
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON user_state_owner EXECUTE FUNCTION refuse();
+"""
+
+
+@pytest.mark.parametrize(
+    "reason", ["disk_full", "out_of_memory", "too_many_connections", "cannot_connect_now", "read-only"]
+)
+async def test_a_server_that_refuses_for_now_is_waited_for(
+    own_server: OwnServer, own_database: Database, reason: str
+) -> None:
+    """Whoever is connected has yet to note whose store this is."""
+    store = PostgresStore(Database(own_server.url, timeout=0.5))
+    await store.connect()
+    connection = await asyncpg.connect(own_server.url)
+    if reason == "read-only":
+        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await connection.execute("SELECT pg_reload_conf()")
+        await asyncio.sleep(0.2)
+    else:
+        await connection.execute(REFUSE.format(code=reason))
+    binding = asyncio.create_task(store.bind(42))
+    await asyncio.sleep(1.5)
+    assert not binding.done()
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute("DROP TRIGGER IF EXISTS refuse ON user_state_owner")
+    await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+    await connection.execute("SELECT pg_reload_conf()")
+    await binding
+    assert await connection.fetchval("SELECT bot_id FROM user_state_owner") == 42
+    await connection.close()
+    await store.close()
+
+
+async def test_a_server_that_refuses_for_good_is_not(own_server: OwnServer, own_database: Database) -> None:
+    store = PostgresStore(own_database)
+    await store.connect()
+    connection = await asyncpg.connect(own_server.url)
+    await connection.execute(REFUSE.format(code="insufficient_privilege"))
+    await connection.close()
+    with pytest.raises(StateUnavailable, match="InsufficientPrivilege"):
+        await asyncio.wait_for(store.bind(42), 1)
+    await store.close()
+
+
 async def test_a_server_that_becomes_read_only_is_left(own_server: OwnServer, own_database: Database) -> None:
     """As before a failover, or at the size that was paid for: it can still be read, and must not be."""
     store = PostgresStore(Database(own_server.url, timeout=1))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from bot.runtime.engines.postgres import schema as postgres_schema
@@ -68,3 +69,18 @@ async def test_migrations(pooler: str, empty_schema: str) -> None:
 async def test_without_the_setting_it_says_what_to_set(pooler: str) -> None:
     with pytest.raises(StateUnavailable, match="set DATABASE_POOLER=transaction"):
         await PostgresStore(Database(pooler)).connect()
+
+
+async def test_a_pooler_that_has_no_place_for_now_is_waited_for(pooler: str, pooled: OperatorStore) -> None:
+    """PgBouncer says so in the words of its protocol's violations, of which the others are final."""
+    console = await asyncpg.connect(pooler.rpartition("/")[0] + "/pgbouncer", statement_cache_size=0)
+    await console.execute("SET max_client_conn = 1")
+    database = Database(pooler, pooler="transaction", timeout=0.5)
+    opening = asyncio.create_task(database.open())
+    await asyncio.sleep(1.5)
+    is_waiting = not opening.done()
+    await console.execute("SET max_client_conn = 200")
+    await opening
+    assert is_waiting
+    await database.close()
+    await console.close()

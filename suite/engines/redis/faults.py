@@ -68,13 +68,16 @@ class RedisBackend:
     def troubles(self) -> Mapping[str, Trouble]:
         return {"Redis: OOM": self._out_of_memory}
 
-    async def _out_of_memory(self, chance: Random) -> None:
+    async def _out_of_memory(self, chance: Random) -> int:
         """As with a full disk, reads go on and writes are refused."""
+        refused = 0
         for most_bytes, seconds in ((1, chance.uniform(0.5, 2)), (0, 0)):
             with suppress(RedisError):  # it is down, and will have forgotten the limit
                 async with Redis.from_url(self._server.url) as client:
                     await client.config_set("maxmemory", most_bytes)
+                    refused += most_bytes
             await asyncio.sleep(seconds)
+        return refused
 
     async def close(self) -> None:
         await asyncio.to_thread(self._server.kill)

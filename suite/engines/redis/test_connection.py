@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from redis.asyncio import Redis
 
 from bot.runtime.config import Settings, load
 from bot.runtime.engines.redis import connection as redis_connection
@@ -145,6 +146,101 @@ async def test_a_server_that_is_still_starting(tmp_path: Path, capfd: pytest.Cap
     assert (said.count("waiting for the server"), said.count("the server answers")) == (1, 1)
     await works(store)
     server.end()
+
+
+async def refuse(server: Server, own: Redis, reason: str) -> asyncio.Future[Any] | None:
+    """Have a server refuse, until it is to `admit` again; what keeps it busy."""
+    keeping: asyncio.Future[Any] | None = None
+    untyped: Any = own
+    match reason:
+        case "OOM":
+            await own.config_set("maxmemory", 1)
+        case "NOREPLICAS":
+            await own.config_set("min-replicas-to-write", 1)
+        case "READONLY":
+            await own.replicaof("127.0.0.1", 1)
+        case "MASTERDOWN":
+            await own.config_set("replica-serve-stale-data", "no")
+            await own.replicaof("127.0.0.1", 1)
+        case "MISCONF":  # a folder stands where the snapshot belongs
+            (server.folder / "dump.rdb").mkdir()
+            await own.config_set("save", "3600 1")
+            await own.set("x", 1)
+            await own.bgsave()
+        case "BUSY":
+            await own.config_set("busy-reply-threshold", 1)
+            keeping = asyncio.ensure_future(untyped.execute_command("EVAL", "while true do end", 0))
+        case "LOADING":
+            await own.mset({f"x{number}": 1 for number in range(3_000)})
+            await own.config_set("key-load-delay", 1_000)
+            await own.config_set("loading-process-events-interval-bytes", 1_024)
+            keeping = asyncio.ensure_future(untyped.execute_command("DEBUG", "RELOAD"))
+    await asyncio.sleep(0.3)
+    return keeping
+
+
+async def admit(server: Server, own: Redis, reason: str) -> None:
+    """Have it take everything again."""
+    match reason:
+        case "OOM":
+            await own.config_set("maxmemory", 0)
+        case "NOREPLICAS":
+            await own.config_set("min-replicas-to-write", 0)
+        case "READONLY" | "MASTERDOWN":
+            await own.replicaof("NO", "ONE")
+        case "MISCONF":
+            (server.folder / "dump.rdb").rmdir()
+            await own.bgsave()
+        case "BUSY":
+            await own.script_kill()
+
+
+@pytest.mark.parametrize("is_connected", [False, True], ids=["before", "between"])
+@pytest.mark.parametrize(
+    "reason", ["OOM", "NOREPLICAS", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "LOADING"]
+)
+async def test_a_server_that_refuses_for_now_is_waited_for(
+    tmp_path: Path, reason: str, is_connected: bool
+) -> None:
+    """Whether it refuses a bot that starts or, connected, one that notes whose store this is."""
+    server = Server(tmp_path / "server", **{"enable-debug-command": "yes"}).start()
+    store = make_store(server.url, redis_connect_timeout=20)
+
+    async def start() -> None:
+        if not is_connected:
+            await store.connect()
+        await store.bind(42)
+
+    async with Redis.from_url(server.url) as own:
+        if is_connected:
+            await store.connect()
+        keeping = await refuse(server, own, reason)
+        starting = asyncio.create_task(start())
+        await asyncio.sleep(1.5)
+        assert not starting.done()
+        await admit(server, own, reason)
+        await starting
+        assert await own.get("test:bot") == b"42"
+        await asyncio.gather(*filter(None, [keeping]), return_exceptions=True)
+    await store.close()
+    server.end()
+
+
+async def test_a_server_that_refuses_for_good_is_not(server: Server, direct: RedisStore) -> None:
+    """A user who may read and not write, and a server that never has memory."""
+    ask = direct.connection.ask
+    await ask("ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@read", "+@connection")
+    store = make_store(f"redis://reader:x@127.0.0.1:{server.port}")
+    await store.connect()
+    with pytest.raises(StateUnavailable, match="ACL does not permit"):
+        await asyncio.wait_for(store.bind(42), 1)
+    await store.close()
+    await ask("CONFIG", "SET", "maxmemory", 1)
+    store = make_store(server.url, redis_connect_timeout=1)
+    await store.connect()
+    with pytest.raises(StateUnavailable, match="no memory left"):
+        await asyncio.wait_for(store.bind(42), 2)
+    await store.close()
 
 
 async def test_no_server(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class DynamodbSettings(Environment):
     )
     dynamodb_timeout: Seconds = Field(10, description="Seconds a load or commit may take, retries included.")
     dynamodb_connect_timeout: Seconds = Field(
-        10, description="Seconds to wait at start for a server that does not answer yet."
+        10, description="Seconds to wait at start for a server that is away, or refuses for now."
     )
     dynamodb_max_connections: int = Field(50, ge=1, description="Most requests at once.")
     aws_region: str | None = Field(None, description="Region at AWS, such as eu-central-1.")
@@ -221,8 +221,8 @@ class DynamodbClient:
             await self.close()
             raise OperatorError(_explain(error)) from None
 
-    async def wait(self, **request: Any) -> None:
-        """Read an item, waiting for a server that is still starting.
+    async def wait(self, operation: str, **request: Any) -> dict[str, Any]:
+        """Send a request that may be repeated, for as long as a bot that starts waits for its server.
 
         Raises:
             StateUnavailable: it does not answer in time, or refuses.
@@ -231,7 +231,7 @@ class DynamodbClient:
         outage = Outage("waiting for the server", "the server answers")
         while True:
             try:
-                await self._attempt("get_item", None, request)
+                answer = await self._attempt(operation, None, request)
             except _Passing as error:
                 if time.monotonic() > give_up:
                     raise StateUnavailable(error.reason) from None
@@ -239,7 +239,7 @@ class DynamodbClient:
                 await asyncio.sleep(LONGEST_DELAY / 2)
             else:
                 outage.ends()
-                return
+                return answer
 
     async def close(self) -> None:
         """Close every connection, and leave the development server."""

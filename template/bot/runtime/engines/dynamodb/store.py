@@ -124,7 +124,7 @@ class DynamodbStore:
             await self.client.open()
             if self.client.embedded:
                 await dynamodb_table.migrate(self.client)
-            await self.client.wait(Key=self._key_of_bot())
+            await self.client.wait("get_item", Key=self._key_of_bot())
         except BaseException:
             await self.close()
             raise
@@ -155,7 +155,7 @@ class DynamodbStore:
 
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
-        answer = await self.client.call(
+        answer = await self.client.wait(
             "update_item",
             Key=self._key_of_bot(),
             UpdateExpression="SET #bot = if_not_exists(#bot, :bot)",
@@ -212,9 +212,11 @@ class DynamodbStore:
 
     async def drop_files(self, user_id: str, files: Iterable[str]) -> None:
         """Delete files of replies. See `StateStore.drop_files`."""
+        files = list(files)
         for file in files:
             for name in parts_of(file):
                 await self.client.call("delete_item", user_id, Key=self._key_of_part(user_id, name))
+        await self._list_files(user_id, "DELETE", files)
 
     async def _drop_soon(self, user_id: str, files: Iterable[str]) -> None:
         """Delete files to which nothing refers; if DynamoDB does not answer, when they expire."""
@@ -223,12 +225,32 @@ class DynamodbStore:
 
     async def _keep_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
         """Keep files of replies, for the commit that refers to them."""
-        expires = {"N": str(math.ceil(self.client.now() + FILE_SECONDS))}
+        await self._list_files(user_id, "ADD", files)
         for file, content in files.items():
             for name, part in cut(file, content):
-                item = {"content": {"B": bytes(part)}, dynamodb_item.EXPIRES: expires}
+                item = {"content": {"B": bytes(part)}, dynamodb_item.EXPIRES: self._file_expires()}
                 item |= self._key_of_part(user_id, name)
                 await self.client.call("put_item", user_id, Item=item)
+
+    async def _list_files(self, user_id: str, verb: str, files: Iterable[str]) -> None:
+        """Put files on the user's list or take them off it: forgetting reads there what no record names."""
+        if ids := list(files):
+            await self.client.call(
+                "update_item",
+                user_id,
+                Key=self._key_of_files(user_id),
+                UpdateExpression=f"{verb} #files :files SET #expires = :expires",
+                ExpressionAttributeNames={"#files": "files", "#expires": dynamodb_item.EXPIRES},
+                ExpressionAttributeValues={":files": {"SS": ids}, ":expires": self._file_expires()},
+            )
+
+    async def _listed_files(self, user_id: str) -> frozenset[str]:
+        key = self._key_of_files(user_id)
+        answer = await self.client.call("get_item", user_id, Key=key, ConsistentRead=True)
+        return frozenset(answer.get("Item", {}).get("files", {}).get("SS", ()))
+
+    def _file_expires(self) -> dict[str, str]:
+        return {"N": str(math.ceil(self.client.now() + FILE_SECONDS))}
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -303,6 +325,9 @@ class DynamodbStore:
             raise StateTooLarge(
                 f"{size} bytes with bookkeeping are more than DynamoDB's {ITEM_LIMIT}", user_id
             )
+        dropped = dynamodb_item.kept_files(old) - dynamodb_item.kept_files(new)
+        if changes.forget:
+            dropped |= await self._listed_files(user_id)
         operation, request = dynamodb_item.write(key, old, new)
         try:
             await self.client.call(operation, user_id, **request)
@@ -321,7 +346,7 @@ class DynamodbStore:
                 reason = "the answer was lost, and somebody else has committed since"
                 raise StateUnavailable(reason, user_id) from None
             raise StateConflict("another commit was first", user_id) from None
-        await self._drop_soon(user_id, dynamodb_item.kept_files(old) - dynamodb_item.kept_files(new))
+        await self._drop_soon(user_id, dropped)
         return version
 
     def _live(self, item: Item) -> Item:
@@ -341,6 +366,9 @@ class DynamodbStore:
 
     def _key_of_part(self, user_id: str, name: str) -> dict[str, dict[str, str]]:
         return {KEY: {"S": f"{self._namespace}:file:{user_id}:{name}"}}
+
+    def _key_of_files(self, user_id: str) -> dict[str, dict[str, str]]:
+        return {KEY: {"S": f"{self._namespace}:files:{user_id}"}}
 
     def _key_of_bot(self) -> dict[str, dict[str, str]]:
         return {KEY: {"S": f"{self._namespace}:bot"}}

@@ -24,7 +24,7 @@ from bot.runtime.errors import OperatorError, StateUnavailable
 T = TypeVar("T")
 
 START_SECONDS = 30.0
-"""How long to wait at start for a server that does not answer yet."""
+"""How long to wait at start for a server that is away, or refuses for now."""
 
 CALL_SECONDS = 10.0
 """How long a call may take, all attempts together."""

@@ -261,8 +261,11 @@ def files_in(fields: Mapping[str, Any]) -> frozenset[str]:
 
 
 def part_id(user_id: str, name: str) -> str:
-    """The id of the document with a part of a file: with a line in front it is no user's."""
-    return f"_{document_id(f'{user_id}/{name}')}"
+    """The id of the document with a part of a file: with a line in front it is no user's.
+
+    All of a user's stand together, between that of no name and that of `~`.
+    """
+    return f"_{document_id(user_id)} {quote(name, safe='')}"
 
 
 def user_of(document_id: str) -> str | None:

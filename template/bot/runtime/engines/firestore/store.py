@@ -192,12 +192,12 @@ class FirestoreStore:
 
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
-        fields, loaded = await self._read_fields(OWNER)
+        fields, loaded = await self._read_fields(OWNER, seconds=START_SECONDS)
         if not loaded.written:
             try:
-                await self._write(OWNER, {("bot",): bot_id}, 0)
+                await self._write(OWNER, {("bot",): bot_id}, 0, seconds=START_SECONDS)
             except (StateConflict, StateUnavailable):  # somebody else just did, or the answer was lost
-                fields, loaded = await self._read_fields(OWNER)
+                fields, loaded = await self._read_fields(OWNER, seconds=START_SECONDS)
                 if not loaded.written:
                     raise
             else:
@@ -289,11 +289,12 @@ class FirestoreStore:
         """The ids of all users. See `StateStore.users`."""
         last = ""
         while page := await self._page(last):
-            for name, fields, read_at in page:
-                user_id = documents.user_of(name)
-                if user_id is not None and "marker" not in fields and not _is_over(fields, read_at):
+            for each in page:
+                last, fields = each.document.name.rpartition("/")[2], each.document.fields
+                user_id = documents.user_of(last)
+                is_over = _is_over(fields, each.read_time.ToDatetime(tzinfo=UTC))
+                if user_id is not None and "marker" not in fields and not is_over:
                     yield user_id
-            last = page[-1][0]
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user: Firestore's own message, as JSON. See `OperatorStore.raw`."""
@@ -314,9 +315,11 @@ class FirestoreStore:
             document = documents.read_remains(fields)
         return replace(loaded, document=document)
 
-    async def _read_fields(self, name: str, user_id: str | None = None) -> tuple[Mapping[str, Any], _Loaded]:
+    async def _read_fields(
+        self, name: str, user_id: str | None = None, *, seconds: float | None = None
+    ) -> tuple[Mapping[str, Any], _Loaded]:
         """A document's fields, as Firestore's own message has them, and when they were written and read."""
-        answer = await self._get(name, user_id=user_id)
+        answer = await self._get(name, user_id=user_id, seconds=seconds)
         read_at = answer.read_time.ToDatetime(tzinfo=UTC)
         if not answer.HasField("found"):
             return {}, _Loaded(0, read_at)
@@ -368,7 +371,18 @@ class FirestoreStore:
             fields, mask = documents.difference(old.fields(), fields)
         version = await self._write(name, fields, before.written, mask, user_id=user_id, token=changes.token)
         await self._drop_soon(user_id, before.files - documents.kept_files(new.outbox))
+        if changes.forget:
+            with suppress(StateUnavailable):  # they expire, too
+                await self._drop_older_parts(user_id, version)
         return version
+
+    async def _drop_older_parts(self, user_id: str, version: int) -> None:
+        """Delete all parts of a user's files from before this commit, also such of commits never made."""
+        last, end = documents.part_id(user_id, ""), documents.part_id(user_id, "~")
+        while page := await self._page(last, end):
+            last = page[-1].document.name.rpartition("/")[2]
+            old = [each.document for each in page if each.document.create_time.ToMicroseconds() < version]
+            await self._write_parts(user_id, [Write.pb(Write(delete=document.name)) for document in old])
 
     async def _write(
         self,
@@ -379,6 +393,7 @@ class FirestoreStore:
         *,
         user_id: str | None = None,
         token: str = "",
+        seconds: float | None = None,
     ) -> int:
         """Write a document.
 
@@ -389,6 +404,7 @@ class FirestoreStore:
             mask: the paths of what to write; what is not among `fields` is deleted.
             user_id: for the error.
             token: stands in the document once this write is applied.
+            seconds: how long all attempts may take together; `None` for the usual time.
 
         Returns:
             When it was written.
@@ -398,11 +414,11 @@ class FirestoreStore:
         request = CommitRequest(database=client.database, writes=[write])
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
-        async def work(api: FirestoreAsyncClient, seconds: float) -> int:
+        async def work(api: FirestoreAsyncClient, allowed: float) -> int:
             nonlocal is_lost
             was_lost, is_lost = is_lost, True
             try:
-                done = await api.commit(request, retry=None, timeout=seconds, metadata=client.metadata)
+                done = await api.commit(request, retry=None, timeout=allowed, metadata=client.metadata)
             except GoogleAPICallError as error:
                 code = code_of(error)
                 is_lost = was_lost or (code in PASSING and code != StatusCode.ABORTED)
@@ -420,7 +436,7 @@ class FirestoreStore:
                 raise StateUnavailable("nobody knows whether it was committed: others came after", user_id)
             raise StateConflict("another commit was first", user_id)
 
-        return await client.call(work, user_id=user_id)
+        return await client.call(work, user_id=user_id, seconds=seconds)
 
     def _write_message(self, name: str, fields: Fields, written: int, mask: list[str] | None) -> Any:
         message = Write.pb(Write())
@@ -438,8 +454,8 @@ class FirestoreStore:
             message.current_document.exists = False
         return message
 
-    async def _page(self, last: str) -> list[tuple[str, Mapping[str, Any], datetime]]:
-        """The documents after one: id, those fields that tell whether they count, and when they were read."""
+    async def _page(self, last: str, end: str = "") -> list[Any]:
+        """Firestore's answers for documents between two ids, with the fields that tell whether they count."""
         client = self._client
         query: dict[str, Any] = {
             "from_": [{"collection_id": self._namespace}],
@@ -449,21 +465,15 @@ class FirestoreStore:
         }
         if last:
             query["start_at"] = {"values": [{"reference_value": self._path(last)}], "before": False}
+        if end:
+            query["end_at"] = {"values": [{"reference_value": self._path(end)}], "before": True}
         request = RunQueryRequest(parent=f"{client.database}/documents", structured_query=query)
 
         async def work(api: FirestoreAsyncClient, seconds: float) -> list[Any]:
             answers = await api.run_query(request, retry=None, timeout=seconds, metadata=client.metadata)
             return [RunQueryResponse.pb(each) async for each in answers]
 
-        return [
-            (
-                each.document.name.rpartition("/")[2],
-                each.document.fields,
-                each.read_time.ToDatetime(tzinfo=UTC),
-            )
-            for each in await client.call(work)
-            if each.HasField("document")
-        ]
+        return [each for each in await client.call(work) if each.HasField("document")]
 
     def _path(self, name: str) -> str:
         return f"{self._client.database}/documents/{self._namespace}/{name}"

@@ -21,7 +21,7 @@ T = TypeVar("T")
 Connection = Any  # asyncpg brings no types
 
 START_SECONDS = 30.0
-"""How long to wait for a server that is starting: a crash recovery of PostgreSQL takes seconds."""
+"""How long to wait at start for a server that is away, or refuses for now: a crash recovery takes seconds."""
 
 CLOCK_TOLERANCE = 2.0
 """Seconds by which the clocks of bot and server may differ before `bot doctor` mentions it."""
@@ -50,6 +50,11 @@ FINAL = (
     ValueError,  # options and arguments that cannot be, certificates that do not fit
     asyncpg.ProtocolViolationError,  # a pooler that refuses settings or passwords
 )
+
+POOLER_IS_BUSY = re.compile(
+    r"no more connections|max client|query_wait_timeout|login has been failing|conn crashed", re.I
+)
+"""What PgBouncer and Supavisor say, with codes that mean other things besides, when trying again may help."""
 
 
 KNOWN_OPTIONS = {
@@ -229,10 +234,7 @@ class Database:
                 connect=self._connect_to_write,
                 **self._options,
             )
-            outage = Outage("waiting for PostgreSQL", "PostgreSQL answers")
-            tell = partial(outage.goes_on, address=self.address)
-            await self.run(_ask, seconds=START_SECONDS, before_retry=lambda reason: tell(reason=reason))
-            outage.ends()
+            await self.wait(_ask)
         except BaseException:
             await self.close()
             raise
@@ -258,6 +260,18 @@ class Database:
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 
+    async def wait(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` as `run` does, for as long as a bot that starts waits for its server.
+
+        Raises:
+            StateUnavailable: as `run`.
+        """
+        outage = Outage("waiting for PostgreSQL", "PostgreSQL answers")
+        tell = partial(outage.goes_on, address=self.address)
+        result = await self.run(work, seconds=START_SECONDS, before_retry=lambda reason: tell(reason=reason))
+        outage.ends()
+        return result
+
     async def run(
         self,
         work: Callable[[Connection], Awaitable[T]],
@@ -279,18 +293,21 @@ class Database:
         """
         if self._pool is None:
             raise StateUnavailable("the store is not connected", user_id)
-        deadline = asyncio.get_running_loop().time() + (seconds or self._timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + (seconds or self._timeout)
         reason = "no connection became free"
         for delay in delays():
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, clock() + self._timeout)):
                     return await self._attempt(work)
             except TimeoutError:
-                raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                if deadline - clock() < delay:
+                    raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                before_retry("no answer in time")
             except (asyncpg.PostgresError, *PASSING, ValueError) as error:
                 reason = describe(error)
-                left = deadline - asyncio.get_running_loop().time()
-                if not isinstance(error, PASSING) or isinstance(error, FINAL) or left < delay:
+                is_final = isinstance(error, FINAL) or not isinstance(error, PASSING)
+                if (is_final and not POOLER_IS_BUSY.search(str(error))) or deadline - clock() < delay:
                     raise StateUnavailable(reason, user_id) from None
                 before_retry(reason)
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):

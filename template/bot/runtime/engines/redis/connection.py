@@ -66,6 +66,9 @@ PASSING = (
 """Errors of a restart or a failover. An answer that does not come in time is not among them:
 whoever waits for it has waited long enough."""
 
+FOR_NOW = re.compile("MISCONF|NOREPLICAS|BUSY|FAILOVER")
+"""How refusals begin that may pass, though redis-py has no error of their own for them."""
+
 REASONS = {
     "LOADING": "the server is still loading its data",
     "READONLY": "the server is a replica and takes no writes",
@@ -118,7 +121,7 @@ class RedisSettings(Environment):
         50, ge=1, description="Most commands at once, each on a connection of its own."
     )
     redis_connect_timeout: Seconds = Field(
-        10, description="Seconds to wait at start for a server that does not answer yet."
+        10, description="Seconds to wait at start for a server that is away, or refuses for now."
     )
 
     @field_validator("redis_url")
@@ -269,29 +272,38 @@ class RedisConnection:
 
         Raises:
             OperatorError: no server can be started here.
-            StateUnavailable: it did not answer in time, or does not let the bot in.
+            StateUnavailable: as `wait`.
         """
         if self._embedded:
             await asyncio.to_thread(self._embedded.join)
+        await self.wait("PING")
+        if self.waits_for_disk:
+            await self.wait("WAITAOF", 1, 0, 1)
+
+    async def wait(self, *command: Any) -> Any:
+        """Send a command that may be repeated, for as long as a bot that starts waits for its server.
+
+        Raises:
+            StateUnavailable: the server did not take it in time, or never will.
+        """
         give_up = time.monotonic() + self._settings.redis_connect_timeout
         delay, outage = FIRST_DELAY, Outage("waiting for the server", "the server answers")
         while True:
             try:
-                await self._client.execute_command("PING")
-                if self.waits_for_disk:
-                    await self._client.execute_command("WAITAOF", 1, 0, 1)
+                answer = await self._client.execute_command(*command)
             except (RedisError, RedisClusterException) as error:
                 reason = explain(error)
                 is_final = isinstance(error, AuthenticationError | NoPermissionError)
-                is_final = is_final or type(error) is ResponseError
+                is_final = is_final or (type(error) is ResponseError and not FOR_NOW.match(str(error)))
                 if is_final or time.monotonic() + delay > give_up:
                     raise StateUnavailable(reason) from None
                 outage.goes_on(reason=reason)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+                await self._leave_replica(error)
             else:
                 outage.ends()
-                return
+                return answer
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
 
     async def close(self) -> None:
         """Close every connection; a command opens new ones."""
@@ -327,12 +339,15 @@ class RedisConnection:
                 is_passing = isinstance(error, PASSING) and not isinstance(error, AuthenticationError)
                 if not is_passing or attempt == ATTEMPTS:
                     raise StateUnavailable(explain(error), user_id) from None
-                if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
-                    # After a failover behind one name, what the pool holds leads to the old master.
-                    await self._client.connection_pool.disconnect(inuse_connections=False)
+                await self._leave_replica(error)
             await asyncio.sleep(random.uniform(delay / 2, delay))
             delay *= 4
         raise AssertionError("unreachable")
+
+    async def _leave_replica(self, error: Exception) -> None:
+        """After a failover behind one name, what the pool holds leads to the old master."""
+        if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _take_place(self, user_id: str | None) -> None:
         if self._places.locked():

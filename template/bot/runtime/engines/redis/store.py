@@ -127,8 +127,8 @@ class RedisStore:
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
         key = f"{self._namespace}:bot"
-        await self.connection.ask("SET", key, bot_id, "NX")
-        owner = await self.connection.ask("GET", key)
+        await self.connection.wait("SET", key, bot_id, "NX")
+        owner = await self.connection.wait("GET", key)
         if owner not in (None, str(bot_id).encode()):  # `None`: the server was emptied in between
             other = owner.decode(errors="replace")
             raise StateForeign(

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,6 +119,19 @@ def test_users_that_are_killed_do_not_keep_it_running(folder: Path, use: Users) 
     said(fourth)
     leave(fourth)
     assert postmaster(folder) is None
+
+
+def test_killed_while_it_makes_its_database(folder: Path) -> None:
+    """What is half there is made anew."""
+    process = subprocess.Popen([sys.executable, "-c", USER, folder], start_new_session=True)
+    while not (folder / "PG_VERSION").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    server = PostgresDevServer(folder)
+    server.start_now()
+    server.stop_now()
 
 
 async def test_what_was_committed_is_there_after_everything_is_killed(own_server: OwnServer) -> None:

@@ -7,6 +7,7 @@ first one starts the server; the one that finds nobody else holding the lock sto
 import asyncio
 import contextlib
 import logging
+import shutil
 import subprocess
 import threading
 import time
@@ -78,7 +79,7 @@ class PostgresDevServer:
                 server = get_server(self._folder, cleanup_mode=None, start=False)
                 if server.system_user:  # root itself must not run it
                     server.system_user = _system_user(self._folder)
-                _start(server)
+                self._start(server)
                 if self._server is None:
                     held = _users.setdefault(self._folder, [])
                     if not held:
@@ -116,6 +117,26 @@ class PostgresDevServer:
 
         with _in_process, fasteners.InterProcessLock(f"{self._folder}.lock"):
             yield
+
+    def _start(self, server: "PostgresServer") -> None:
+        """Start the server, after making its database where there is none."""
+        unfinished = Path(f"{self._folder}.unfinished")
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                if unfinished.exists():  # whoever made it was killed: nobody has used it
+                    shutil.rmtree(self._folder)
+                    self._folder.mkdir()
+                if not (self._folder / "PG_VERSION").exists():
+                    unfinished.touch()
+                server.ensure_pgdata_inited()
+                unfinished.unlink(missing_ok=True)
+                server.start()
+            except subprocess.SubprocessError:
+                if attempt == START_ATTEMPTS:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def _drop_stale_lock_files(self) -> None:
         """Remove what a killed server left behind.
@@ -179,15 +200,3 @@ class _Said(logging.Handler):
 
 
 _said = _Said()
-
-
-def _start(server: "PostgresServer") -> None:
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            server.start()
-        except subprocess.SubprocessError:
-            if attempt == START_ATTEMPTS:
-                raise
-            time.sleep(1)
-        else:
-            return

@@ -50,7 +50,9 @@ def _diagnose_own(import_fails: str) -> list[Finding]:
             except OperatorError as error:
                 findings.append(Finding("error", str(error)))
     if import_fails and not findings:
-        findings.append(Finding("error", f"bot/agent.py fails: {import_fails}"))
+        findings.append(
+            Finding("error", f"bot/agent.py fails, run `python -m bot.agent` to see where: {import_fails}")
+        )
     return findings
 
 
@@ -96,7 +98,11 @@ async def _diagnose_telegram(settings: Settings) -> list[Finding]:
             return [Finding("error", "Telegram does not know this bot: check BOT_TOKEN")]
         except AiogramError as error:
             reason = getattr(error, "message", type(error).__name__)
-            return [Finding("error", f"Telegram does not answer: {reason}")]
+            return [
+                Finding(
+                    "error", f"Telegram does not answer, check TELEGRAM_API_URL and TELEGRAM_PROXY: {reason}"
+                )
+            ]
     findings = [Finding("ok", f"Telegram knows this bot as @{me.username}")]
     if webhook.url and not is_same_address(webhook.url, settings.webhook_url or ""):
         findings.append(

@@ -16,8 +16,9 @@ from aiogram.fsm.strategy import FSMStrategy
 
 from bot.runtime.config import Settings
 from bot.runtime.engines import create_store
-from bot.runtime.errors import OperatorError, StateError
+from bot.runtime.errors import StateError, unusable
 from bot.runtime.health import listen, make_server
+from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter
@@ -81,6 +82,7 @@ class App:
     agent: TelegramAgentAdapter
     texts: TextTable
     processor: Processor
+    outage: Outage
 
     async def drain(self) -> None:
         """Finish what is under way, updates first, within `SHUTDOWN_TIMEOUT`; give up the rest."""
@@ -132,9 +134,10 @@ async def open_app(
                 bot, dispatcher, store, agent, owner.texts, agent_timeout=settings.agent_timeout
             )
             processor = Processor(bot, transaction, max_concurrent=settings.max_concurrent_updates)
-            yield App(settings, bot, dispatcher, store, agent, owner.texts, processor)
+            outage = transaction.outbox.outage
+            yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, outage)
         except StateError as error:
-            raise OperatorError(f"the {store.name} store cannot be used: {error}") from error
+            raise unusable(store.name, error) from error
 
 
 def _closing(close: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -207,7 +210,7 @@ async def run(
         receiver = Receiver(
             app.bot, app.processor, settings, app.dispatcher.resolve_used_update_types(), app.texts
         )
-        server = make_server(app.store, lambda: receiver.is_receiving, body_limit=BODY_LIMIT)
+        server = make_server(app.store, lambda: receiver.is_receiving, app.outage, body_limit=BODY_LIMIT)
         receiver.add_routes(server)
         runner = await listen(server, settings.host, settings.port)
         try:

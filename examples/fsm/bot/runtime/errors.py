@@ -22,6 +22,21 @@ class StateError(Exception):
         self.user_id = user_id
 
 
+def unusable(store: str, error: StateError) -> OperatorError:
+    """What the operator is told when a store cannot be used.
+
+    Args:
+        store: its name.
+        error: why.
+    """
+    advice = ""
+    if isinstance(error, StateUnavailable):
+        advice = "; is it running, is its address right? `bot doctor` shows more"
+    elif isinstance(error, StateCorrupt):
+        advice = f"; `bot state show --raw {error.user_id}` shows what is stored"
+    return OperatorError(f"the {store} store cannot be used: {error}{advice}")
+
+
 class StateUnavailable(StateError):
     """The backend did not answer. Whether a commit was applied is then unknown."""
 
@@ -51,6 +66,10 @@ class StateForgotten(StateError):
 
 class StateForeign(StateError):
     """The store belongs to another bot."""
+
+
+class WrongReply(TypeError):
+    """The owner's code returned something that is no reply. The text names the method, and has no content."""
 
 
 class TurnGivenUp(Exception):

@@ -3,23 +3,32 @@
 import html
 import linecache
 import logging
+import os
 import re
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, MutableMapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 
-from bot.runtime.config import SECRETS, Settings, load_settings
-from bot.runtime.errors import OperatorError, StateError, StateValueError
+from bot.runtime.config import PROJECT, SECRETS, Settings, load_settings
+from bot.runtime.errors import OperatorError, StateError, StateValueError, WrongReply
 
 Event = MutableMapping[str, Any]
 
 HIDDEN = "(its text is shown with LOG_CONTENT=true)"
+
+OTHERS = "(frames of others are shown with LOG_LEVEL=DEBUG)"
+
+RUNTIME = str(Path(__file__).absolute().parent)
+OWN_FOLDERS = (str(PROJECT), str(Path(RUNTIME).parent))
+"""Where the owner's code is: in the project, but for the runtime and for libraries."""
 
 REFUSALS = (
     "bot was blocked by the user", "bot was kicked", "can't parse entities", "chat not found",
@@ -63,7 +72,8 @@ def configure_logs(settings: Settings) -> None:
     `LOG_CONTENT` or at `LOG_LEVEL=DEBUG` only. No text can begin a line of its own.
     """
     is_json = settings.log_format == "json"
-    shows = settings.log_content or settings.log_level == "DEBUG"
+    is_debug = settings.log_level == "DEBUG"
+    shows = settings.log_content or is_debug
 
     def make_plain(_logger: Any, _method: str, event: Event) -> Event:
         return {
@@ -76,7 +86,7 @@ def configure_logs(settings: Settings) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.ExceptionRenderer(
-                lambda found: "\n".join(f"  {line}" for line in _trace(found[1], shows))
+                lambda found: "\n".join(f"  {line}" for line in _trace(found[1], shows, is_debug))
             ),
             make_plain,
             structlog.processors.JSONRenderer()
@@ -96,6 +106,34 @@ def configure_logs(settings: Settings) -> None:
     sys.excepthook = lambda _kind, error, _trace: _last_words(error)
     threading.excepthook = lambda args: log.error("a thread failed", exc_info=args.exc_value)
     sys.unraisablehook = lambda args: log.error("an exception was ignored", exc_info=args.exc_value)
+
+
+class Outage:
+    """Says in one line that something is away, and in another that it is back; the rest is for `DEBUG`."""
+
+    def __init__(self, away: str, back: str) -> None:
+        """Make it: nothing is away yet.
+
+        Args:
+            away: what to say at first, as a warning.
+            back: what to say at last.
+        """
+        self._away, self._back = away, back
+        self._since: float | None = None
+
+    def goes_on(self, **shown: Any) -> None:
+        """It is away, now or still; `shown` says more of it."""
+        if self._since is None:
+            self._since = time.monotonic()
+            log.warning(self._away, **shown)
+        else:
+            log.debug(self._away, **shown)
+
+    def ends(self) -> None:
+        """It is there, now or still."""
+        if self._since is not None:
+            log.info(self._back, seconds=round(time.monotonic() - self._since, 1))
+            self._since = None
 
 
 def plain(text: str) -> str:
@@ -151,20 +189,53 @@ def _last_words(error: BaseException) -> None:
         log.critical("the program failed", exc_info=error)
 
 
-def _trace(error: BaseException, shows: bool) -> Iterator[str]:
-    """A traceback line by line, with those of the errors that led to it before."""
-    for each in reversed(_chain(error)):
-        yield "Traceback (most recent call last):"
-        for frame in traceback.extract_tb(each.__traceback__).format():
+def _trace(error: BaseException, shows: bool, is_whole: bool) -> Iterator[str]:
+    """A traceback line by line, with those of the errors that led to it before.
+
+    Where the owner's code is in it, it has the frames of this only, unless it is to be whole.
+    """
+    chain = _chain(error)
+    stacks = {id(each): _stack(each) for each in chain}
+    is_owners = isinstance(error, WrongReply) or any(
+        _is_owners(frame) for stack in stacks.values() for frame in stack
+    )
+    is_whole = is_whole or not is_owners
+    for each in reversed(chain):
+        stack = stacks[id(each)]
+        kept = (
+            stack
+            if is_whole
+            else traceback.StackSummary.from_list([each for each in stack if _is_owners(each)])
+        )
+        if kept or is_whole:
+            yield "Traceback (most recent call last):"
+        for frame in kept.format():
             yield from map(_text, frame.splitlines())
         yield _what(each, shows, HIDDEN)
         if shows:
             yield from (f"  {_text(str(note))}" for note in getattr(each, "__notes__", ()))
         if isinstance(each, BaseExceptionGroup):
             for member in each.exceptions:
-                yield from (f"  | {line}" for line in _trace(member, shows))
+                yield from (f"  | {line}" for line in _trace(member, shows, is_whole))
         if each is not error:
             yield "which led to"
+    if not is_whole:
+        yield OTHERS
+
+
+def _stack(error: BaseException) -> traceback.StackSummary:
+    """Where it was raised; what cannot even be parsed has no frame of its own."""
+    stack = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        stack.append(traceback.FrameSummary(error.filename, error.lineno, "<module>"))
+    return stack
+
+
+def _is_owners(frame: traceback.FrameSummary) -> bool:
+    """Whether the owner wrote it."""
+    folders = tuple(f"{folder}{os.sep}" for folder in OWN_FOLDERS)
+    is_inside = frame.filename.startswith(folders) and not frame.filename.startswith(f"{RUNTIME}{os.sep}")
+    return is_inside and not {"site-packages", ".venv"} & {*Path(frame.filename).parts}
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -187,7 +258,7 @@ def _what(error: BaseException, shows: bool, hidden: str = "") -> str:
     if not shows:
         if isinstance(error, StateValueError):
             text = error.outline
-        elif not isinstance(error, StateError | OperatorError):  # whose texts are the bot's own
+        elif not isinstance(error, StateError | OperatorError | WrongReply):  # whose texts are the bot's own
             is_telegrams = kind.__module__.startswith("aiogram.")
             known = [phrase for phrase in REFUSALS if is_telegrams and phrase in text]
             text = known[0] if known else hidden if text else ""

@@ -42,7 +42,7 @@ class _Screen:
             case "sendChatAction" | "setMyCommands":
                 pass
             case method if not method.startswith("get"):
-                self.show(f"[{method}]")
+                self.show(" ".join([f"[{method}]", *filter(None, [call.params.get("caption")])]))
         if "reply_markup" in call.params:
             self._offer(orjson.loads(call.params["reply_markup"]), message or {})
 

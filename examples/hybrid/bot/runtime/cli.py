@@ -103,7 +103,7 @@ def chat(
     """Talk to the bot in the terminal: no token, no network, the same store."""
     from bot.runtime.logs import read_settings
 
-    settings = read_settings(log_level="WARNING")
+    settings = read_settings(log_level="WARNING", log_content=True)  # of nobody else
     _import_aiogram()
     from bot.runtime import chat as console
 
@@ -114,7 +114,7 @@ def chat(
 def migrate() -> None:
     """Create or upgrade the tables, or whatever else the backend needs."""
     from bot.runtime.engines import create_store
-    from bot.runtime.errors import StateError
+    from bot.runtime.errors import StateError, unusable
     from bot.runtime.logs import read_settings
 
     async def work() -> None:
@@ -122,7 +122,7 @@ def migrate() -> None:
         try:
             print(await store.migrate())
         except StateError as error:
-            raise OperatorError(str(error)) from error
+            raise unusable(store.name, error) from error
         finally:
             await store.close()
 

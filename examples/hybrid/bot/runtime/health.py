@@ -5,12 +5,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bot.runtime import metrics
 from bot.runtime.errors import OperatorError, StateError
+from bot.runtime.logs import Outage
 from bot.runtime.state.store import StateStore
 
 BEAT_SECONDS = 1.0
@@ -22,8 +22,6 @@ READY_SECONDS = 2.0
 
 KEEPALIVE_SECONDS = 75
 """Seconds a connection may be idle, or take for the head of a request; nginx gives idle ones up after 60."""
-
-log = structlog.get_logger()
 
 
 class Pulse:
@@ -53,13 +51,14 @@ class Pulse:
 
 
 def make_server(
-    store: StateStore, is_receiving: Callable[[], bool], *, body_limit: int = 1024
+    store: StateStore, is_receiving: Callable[[], bool], outage: Outage, *, body_limit: int = 1024
 ) -> web.Application:
     """Make the server's application with `/healthz`, `/readyz` and `/metrics`.
 
     Args:
         store: checked by `/readyz`.
         is_receiving: whether updates can come in: the poller polls, or the webhook is registered.
+        outage: told whether the store answers.
         body_limit: most bytes of a request's body.
     """
     pulse = Pulse()
@@ -76,8 +75,9 @@ def make_server(
         try:
             async with asyncio.timeout(READY_SECONDS):
                 numbers = await store.ping()
+                outage.ends()
         except (StateError, TimeoutError) as error:
-            log.warning("store does not answer", reason=str(error) or f"not within {READY_SECONDS} s")
+            outage.goes_on(reason=str(error) or f"not within {READY_SECONDS} s")
             faults.append("the store does not answer")
         if not is_receiving():
             faults.append("updates are not coming in")

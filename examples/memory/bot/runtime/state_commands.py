@@ -41,7 +41,7 @@ def _with_store(work: Callable[["OperatorStore"], Awaitable[None]]) -> None:
         OperatorError: the store cannot be used, or keeps nothing outside the running bot.
     """
     from bot.runtime.engines import create_store
-    from bot.runtime.errors import StateError
+    from bot.runtime.errors import StateError, unusable
     from bot.runtime.logs import read_settings
 
     async def run() -> None:
@@ -54,7 +54,7 @@ def _with_store(work: Callable[["OperatorStore"], Awaitable[None]]) -> None:
             await store.connect()
             await work(store)
         except StateError as error:
-            raise OperatorError(str(error)) from error
+            raise unusable(store.name, error) from error
         finally:
             await store.close()
 
@@ -89,7 +89,7 @@ def show(
             return
         record = await store.load(user)
         if record.is_empty:
-            raise OperatorError(f"nothing is kept about user {user}")
+            raise OperatorError(f"nothing is kept about user {user}: `bot state list` shows about whom")
         typer.echo(_pretty(record.to_json() | {"version": record.version}))
 
     _with_store(work)
@@ -135,7 +135,7 @@ def export(
             if not is_kept:
                 partial.replace(file)
         except OSError as error:
-            raise OperatorError(f"cannot write {file}: {error.strerror}") from error
+            raise OperatorError(f"cannot write {file} ({error.strerror}): name another file") from error
         finally:
             if not is_kept:
                 partial.unlink(missing_ok=True)

@@ -3,11 +3,15 @@
 Inside an update they cost no round trip and are committed with the rest of the turn; outside one, each call
 is atomic by itself. The chat-wide strategies (`CHAT`, `CHAT_TOPIC`) name the chat as the user, so those
 flows live in a record of the chat's own.
+
+A group that becomes a supergroup gets another id. The record of the new chat notes the old one; a person's
+flow follows when the person next writes there, as nobody knows whose records have one.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiogram.exceptions import DataNotDictLikeError
@@ -18,6 +22,12 @@ from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 
 T = TypeVar("T")
+
+SUPERGROUPS = -(10**12)
+"""Ids of supergroups and channels are below, those of groups above."""
+
+UPGRADED_FROM = "upgraded_from"
+"""Among the flows of a supergroup that was a group: which one."""
 Flow = dict[str, Any]
 """One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970
 by Telegram's clock.
@@ -90,10 +100,12 @@ class RecordStorage(BaseStorage):
 
     async def _read(self, key: StorageKey) -> Flow:
         turn = _turn_of(key) or Turn(await self._store.load(str(key.user_id)), self._store.limits)
+        await self._follow(turn, key)
         return self._live(turn, key)
 
     async def _change(self, key: StorageKey, change: Callable[[Flow], T]) -> T:
         async def apply(turn: Turn) -> T:
+            await self._follow(turn, key)
             flow = self._live(turn, key)
             result = change(flow)
             if flow.get("state") is None and not flow.get("data"):
@@ -107,6 +119,16 @@ class RecordStorage(BaseStorage):
         earlier = current_turn()
         since = earlier.version if earlier and earlier.user_id == str(key.user_id) else None
         return await mutate(self._store, str(key.user_id), apply, since=since, lanes=self._lanes)
+
+    async def _follow(self, turn: Turn, key: StorageKey) -> None:
+        """Bring along a flow from the group that the supergroup was. It costs only who has one in a group."""
+        name = flow_name(key)
+        if key.chat_id > SUPERGROUPS or name in turn.fsm or not any(map(_is_in_a_group, turn.fsm)):
+            return
+        if noted := (await self._store.load(str(key.chat_id))).fsm.get(UPGRADED_FROM):
+            before = flow_name(replace(key, chat_id=noted["data"]["chat_id"]))
+            if before in turn.fsm:
+                turn.fsm[name] = turn.fsm.pop(before)
 
     def _now(self, turn: Turn) -> float:
         """Telegram's time, as the dates of updates tell it; before the first of them, this machine's.
@@ -135,6 +157,40 @@ def flow_name(key: StorageKey) -> str:
     """aiogram's full identity of a flow, but for the user, whose record it is."""
     parts = (key.bot_id, key.chat_id, key.thread_id, key.business_connection_id, key.destiny)
     return ":".join("" if part is None else str(part) for part in parts)
+
+
+async def upgrade_group(store: StateStore, group: int, supergroup: int, lanes: KeyedLock) -> None:
+    """Note that a group has become a supergroup, and bring the chat's own flows along. Safe to repeat.
+
+    Args:
+        store: where the records are.
+        group: its id so far.
+        supergroup: its id from now on.
+        lanes: see `mutate`.
+
+    Raises:
+        StateError: as `mutate` says; then it is to be repeated.
+    """
+    flows = (await store.load(str(group))).fsm
+
+    async def arrive(turn: Turn) -> None:
+        if UPGRADED_FROM not in turn.fsm:
+            turn.fsm[UPGRADED_FROM] = {"data": {"chat_id": group}}
+            for name, flow in flows.items():
+                turn.fsm.setdefault(name.replace(f":{group}:", f":{supergroup}:", 1), flow)
+
+    async def leave(turn: Turn) -> None:
+        for name in flows:
+            turn.fsm.pop(name, None)
+
+    await mutate(store, str(supergroup), arrive, lanes=lanes)
+    if flows:
+        await mutate(store, str(group), leave, lanes=lanes)
+
+
+def _is_in_a_group(name: str) -> bool:
+    """Whether a flow is in a group that is no supergroup."""
+    return name != UPGRADED_FROM and SUPERGROUPS < int(name.split(":")[1]) < 0
 
 
 def _turn_of(key: StorageKey) -> Turn | None:

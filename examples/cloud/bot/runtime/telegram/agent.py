@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp
+from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
@@ -92,7 +92,7 @@ class TelegramAgentAdapter:
 
         Raises:
             StateError: the record could not be loaded or committed.
-            TypeError: the agent returned something else than a text.
+            WrongReply: the agent returned something else than a text.
         """
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
@@ -108,7 +108,7 @@ class TelegramAgentAdapter:
         if not isinstance(reply, str):
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
             method = "process_agent_request" if own else "agent_logic"
-            raise TypeError(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
+            raise WrongReply(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
         if reply:
             turn.remember("assistant", reply)
         return reply
@@ -273,7 +273,7 @@ class TelegramAgentAdapter:
         from aiogram.methods import SendMessage
 
         from bot.runtime.telegram.calls import prepare
-        from bot.runtime.telegram.outbox import completed, send
+        from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
         method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
         turn = turn_of(user_id)
@@ -285,9 +285,9 @@ class TelegramAgentAdapter:
         if turn and (await self.store.load(user_id)).forgotten > turn.version:
             log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
             return
-        for reply in await prepare(self.bot, method):
-            if complete := await completed(self.bot, reply):
-                await send(self.bot, complete)
+        reply = await prepare(self.bot, method, person=user_id)
+        if complete := await completed(self.bot, reply):
+            await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

@@ -25,6 +25,7 @@ from bot.runtime.errors import (
     StateUnavailable,
 )
 from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.fsm import upgrade_group
 from bot.runtime.state.record import OutboxEntry, UserRecord
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
@@ -32,7 +33,16 @@ from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, Sender, answer, date_of, is_later, queue_of, said_in
+from bot.runtime.telegram.updates import (
+    LruDict,
+    Sender,
+    answer,
+    date_of,
+    is_later,
+    queue_of,
+    said_in,
+    upgrade_in,
+)
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
@@ -103,6 +113,8 @@ class Transaction:
             StateUnavailable: the store does not answer.
             StateConflict: others committed first, too often in a row.
         """
+        if upgrade := upgrade_in(update):
+            await upgrade_group(self._store, *upgrade, self.lanes)
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
@@ -218,6 +230,10 @@ class Transaction:
                 for method in result if isinstance(result, list | tuple) else [result]:
                     if isinstance(method, TelegramMethod):
                         turn.reply(method)
+                    elif isinstance(method, str):
+                        log.warning(
+                            "a handler returned a text, which is not sent: return message.answer(...)"
+                        )
                 if turn.failure:
                     raise turn.failure
                 return result

@@ -10,6 +10,7 @@ process that tries, or, when that was killed, with a later update of the same pe
 import asyncio
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,25 +32,30 @@ from aiogram.exceptions import (
     TelegramServerError,
     TelegramUnauthorizedError,
 )
-from aiogram.methods import AnswerCallbackQuery, TelegramMethod
+from aiogram.methods import AnswerCallbackQuery, SendMessage, TelegramMethod
 from aiogram.types import Update
 from aiohttp import ClientConnectorError, ClientError
 
 from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateError, StateUnavailable
+from bot.runtime.logs import Outage
+from bot.runtime.state.fsm import upgrade_group
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
 from bot.runtime.telegram.calls import (
+    PLACE,
     PROXY_FAILED,
     FileGone,
     Reply,
     StoredCall,
+    instead_of_edit,
     prepare,
     split_reply,
     with_files,
+    without_markup,
 )
-from bot.runtime.telegram.updates import LruDict, date_of, is_later
+from bot.runtime.telegram.updates import LruDict, answer, date_of, is_later, said_in
 
 OUTBOX_SECONDS = 25 * 3600
 """Age at which an undelivered reply is dropped: Telegram keeps an update for 24 hours, and no longer delivers
@@ -83,11 +89,15 @@ UPLOAD_RATE = 32 * 1024
 SORRY_SECONDS = 10
 """How long it may take to tell somebody that a reply could not be sent."""
 
-PLACE = {"chat_id", "message_thread_id", "direct_messages_topic_id", "business_connection_id"}
-"""The parameters that say where a message goes."""
-
 QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_reply"}
 """The parameters that make a message the reply to another one."""
+
+NO_QUOTE = re.compile("message to be replied not found|REPLY_MESSAGE_ID_INVALID|QUOTE_TEXT_INVALID")
+NO_MARKUP = re.compile("can't parse (message)?entit|ENTIT(Y|IES)_|too[ _]long", re.IGNORECASE)
+NO_MESSAGE = re.compile("message to edit not found|message can't be edited|MESSAGE_ID_INVALID")
+NO_CHANGE = re.compile("message is not modified|MESSAGE_NOT_MODIFIED")
+"""What Telegram says when the message replied to is gone, it does not understand a text, the message to edit
+is gone, or there is nothing to edit in it."""
 
 ALL = sys.maxsize
 """How many replies of an update were sent that is over."""
@@ -95,7 +105,14 @@ ALL = sys.maxsize
 Pause = Callable[[float, int], Awaitable[None]]
 """Waits before another attempt: for so many seconds, after so many failures."""
 
+Moved = Callable[[str, str], Awaitable[None]]
+"""Is told that a group has become a supergroup: its old id and its new one."""
+
 log = structlog.get_logger()
+
+
+async def stays_unknown(_: str, __: str) -> None:
+    """Tell nobody."""
 
 
 class DeliveryFailed(Exception):
@@ -163,7 +180,11 @@ class Delivery:
 
 
 class Outbox:
-    """The replies of updates, on their way from the transaction to Telegram."""
+    """The replies of updates, on their way from the transaction to Telegram.
+
+    Attributes:
+        outage: told when the store does not answer, by whoever notices.
+    """
 
     def __init__(self, bot: Bot, store: StateStore, lanes: KeyedLock) -> None:
         """Make an outbox from which nothing was sent yet.
@@ -179,6 +200,8 @@ class Outbox:
         self._places = KeyedLock()
         self._under_way: dict[int, Delivery] = {}
         self._sent: LruDict[int] = LruDict()
+        self._upgraded: dict[str, str] = {}
+        self.outage = Outage("the store does not answer: updates are retried", "the store answers again")
         self._is_crowded = False
         self._left: set[str] = set()
         self._closing = asyncio.Event()
@@ -202,11 +225,18 @@ class Outbox:
         query = update.callback_query
         if query and not any(isinstance(method, AnswerCallbackQuery) for method in methods):
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
-        most = self._store.limits.file_bytes
+        person, most = getattr(update.event, "from_user", None), self._store.limits.file_bytes
+        place = {} if all(isinstance(method, SendMessage) for method in methods) else _place_of(update)
         return [
-            reply
+            await prepare(
+                self._bot,
+                method,
+                update_id=update.update_id,
+                file_bytes=most,
+                place=place,
+                person=str(person.id) if person else "",
+            )
             for method in methods
-            for reply in await prepare(self._bot, method, update_id=update.update_id, file_bytes=most)
         ]
 
     def begin(self, delivery: Delivery) -> Delivery:
@@ -340,7 +370,8 @@ class Outbox:
         for number, reply in enumerate(delivery.replies[already:], start=already + 1):
             try:
                 if complete := await self._completed(delivery, reply):
-                    await deliver(self._bot, complete, partial(self._pause, delivery), delivery.failures)
+                    pause = partial(self._pause, delivery)
+                    await deliver(self._bot, complete, pause, delivery.failures, self._note_upgrade)
             except DeliveryFailed as error:
                 await self._give_up(delivery, reply, error)
             except _Gone:
@@ -348,6 +379,11 @@ class Outbox:
                 return
             delivery.failures = 0
             self._sent.set(delivery.update_id, number)
+
+    async def _note_upgrade(self, old: str, new: str) -> None:
+        """Keep that a group has become a supergroup."""
+        self._upgraded[old] = new
+        await noting_upgrades(self._store, self._lanes)(old, new)
 
     async def _completed(self, delivery: Delivery, reply: Reply) -> Reply | None:
         """The reply with the contents of its files; `None` when one is gone that was kept.
@@ -371,7 +407,7 @@ class Outbox:
                 if failures == FILE_ATTEMPTS:
                     raise DeliveryFailed("unreachable", f"a file {error}") from error
             except StateUnavailable as error:
-                log.warning("the file of a reply is waited for", reason=str(error))
+                self.outage.goes_on(reason=str(error))
             await self._pause(delivery, FIRST_DELAY * 2 ** min(failures, DOUBLINGS), delivery.failures)
 
     async def _pause(self, delivery: Delivery, seconds: float, failures: int) -> None:
@@ -434,6 +470,9 @@ class Outbox:
                         delivery.is_amended = True
                         return True
             reason = "others committed first"
+        except StateUnavailable as error:
+            self.outage.goes_on(reason=str(error))
+            return False
         except Exception as error:  # whatever a driver raises
             reason = str(error) if isinstance(error, StateError) else type(error).__name__
         log.warning("not noted how far replies are", are_out=bool(delivery.is_over), reason=reason)
@@ -448,6 +487,7 @@ class Outbox:
         if can_be_told and reply.method.startswith("send") and chat:
             try:
                 where = {key: value for key, value in reply.params.items() if key in PLACE}
+                where["chat_id"] = self._upgraded.get(chat, chat)
                 sorry = Reply("sendMessage", {**where, "text": delivery.sorry})
                 await self._bot(StoredCall(reply=sorry), request_timeout=SORRY_SECONDS)
             except Exception as failure:  # whatever it is, it was an attempt
@@ -467,6 +507,14 @@ def files_of(replies: Sequence[Reply]) -> dict[str, bytes]:
         for file, content in reply.kept_files().items()
         if content is not None
     }
+
+
+def _place_of(update: Update) -> dict[str, str]:
+    """Where an update came from, as the parameters of a message to there."""
+    if (said := said_in(update)) is None:
+        return {}
+    there = answer(said, "").model_dump(include=PLACE, exclude_none=True)
+    return {key: str(value) for key, value in there.items()}
 
 
 def outbox_changes(
@@ -497,6 +545,19 @@ def outbox_changes(
     return changes, entry
 
 
+def noting_upgrades(store: StateStore, lanes: KeyedLock) -> Moved:
+    """What keeps that a group has become a supergroup, if it can: Telegram tells of it in the chat, too."""
+
+    async def note(old: str, new: str) -> None:
+        try:
+            await upgrade_group(store, int(old), int(new), lanes)
+        except Exception as error:  # whatever a driver raises
+            reason = str(error) if isinstance(error, StateError) else type(error).__name__
+            log.warning("not noted yet that a group is a supergroup", reason=reason)
+
+    return note
+
+
 async def completed(bot: Bot, reply: Reply) -> Reply | None:
     """A reply that waits in no record, with the contents of its files; `None` when one cannot be read."""
     try:
@@ -506,8 +567,13 @@ async def completed(bot: Bot, reply: Reply) -> Reply | None:
         return None
 
 
-async def send(bot: Bot, reply: Reply) -> None:
+async def send(bot: Bot, reply: Reply, moved: Moved = stays_unknown) -> None:
     """Send a reply that is part of no update. What Telegram refuses for good is logged and counts as sent.
+
+    Args:
+        bot: sends it.
+        reply: what to send.
+        moved: see `deliver`.
 
     Raises:
         DeliveryFailed: Telegram could not be reached, or asks to wait for too long.
@@ -517,25 +583,44 @@ async def send(bot: Bot, reply: Reply) -> None:
         await asyncio.sleep(seconds)
 
     try:
-        await deliver(bot, reply, pause)
+        await deliver(bot, reply, pause, moved=moved)
     except DeliveryFailed as error:
         _note_failure(reply, error)
         if error.kind not in ("refused", "blocked"):
             raise
 
 
-async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> None:
-    """Send a reply: again when that may help, later when Telegram asks for it.
+async def deliver(
+    bot: Bot, reply: Reply, pause: Pause, failures: int = 0, moved: Moved = stays_unknown
+) -> None:
+    """Send a reply, in parts where it is too long: again when that may help, later when Telegram asks for it.
 
     Args:
         bot: sends it.
         reply: what to send.
         pause: waits before another attempt.
         failures: how many attempts have failed already.
+        moved: told of a group that became a supergroup: its old id and its new one.
 
     Raises:
         DeliveryFailed: it cannot be sent.
     """
+    parts = split_reply(reply)
+    for part in parts:
+        try:
+            await _deliver_part(bot, part, pause, failures, moved, is_alone=len(parts) == 1)
+        except DeliveryFailed as error:
+            # Too late to stop the button from spinning is not too late for the text.
+            if part is parts[-1] or part.method != "answerCallbackQuery":
+                raise
+            _note_failure(part, error)
+        failures = 0
+
+
+async def _deliver_part(
+    bot: Bot, reply: Reply, pause: Pause, failures: int, moved: Moved, *, is_alone: bool
+) -> None:
+    """Send what is one call, unless Telegram refuses its markup."""
     waited, tries, began = 0.0, 0, time.monotonic()
     while True:
         try:
@@ -548,21 +633,26 @@ async def deliver(bot: Bot, reply: Reply, pause: Pause, failures: int = 0) -> No
             log.info("Telegram asks to slow down", seconds=error.retry_after)
             await pause(error.retry_after, failures)
         except TelegramMigrateToChat as error:
-            moved_to = str(error.migrate_to_chat_id)
-            if reply.params.get("chat_id") == moved_to:
+            chat, moved_to = reply.params.get("chat_id", ""), str(error.migrate_to_chat_id)
+            if chat == moved_to:
                 raise DeliveryFailed("refused", _reason(error)) from error
-            reply = replace(reply, params={**reply.params, "chat_id": moved_to})
+            reply, is_alone = replace(reply, params={**reply.params, "chat_id": moved_to}), False
+            await moved(chat, moved_to)
         except Exception as error:
-            if not QUOTES.isdisjoint(reply.params) and _is_about_the_quote(error):
+            if _is_refused(error, NO_CHANGE) and reply.method.startswith("edit"):
+                return  # as after an attempt of which nobody knew how it ended
+            if not QUOTES.isdisjoint(reply.params) and _is_refused(error, NO_QUOTE):
                 log.info("what it replies to is gone, sent without")
                 kept = {key: value for key, value in reply.params.items() if key not in QUOTES}
                 reply = replace(reply, params=kept)
                 continue
-            if "parse_mode" in reply.params and _is_about_markup(error):
+            if not is_alone and _is_refused(error, NO_MESSAGE) and (anew := instead_of_edit(reply)):
+                log.info("what it edits is gone, sent anew")
+                reply = anew
+                continue
+            if _is_refused(error, NO_MARKUP) and (plain := without_markup(reply)):
                 log.warning("markup refused, sent as plain text", reason=error)
-                plain = {key: value for key, value in reply.params.items() if key != "parse_mode"}
-                for part in split_reply(replace(reply, params=plain)):
-                    await deliver(bot, part, pause)
+                await deliver(bot, plain, pause, moved=moved)
                 return
             if not _may_pass(error):
                 kind = "blocked" if isinstance(error, TelegramForbiddenError) else "refused"
@@ -615,17 +705,9 @@ def _is_over(entry: OutboxEntry, now: float | None) -> bool:
     return not entry.is_owed and entry.at is not None and now is not None and now - entry.at > OUTBOX_SECONDS
 
 
-def _is_about_markup(error: Exception) -> bool:
-    return isinstance(error, TelegramBadRequest) and (
-        "can't parse entities" in error.message or "too long" in error.message
-    )
-
-
-def _is_about_the_quote(error: Exception) -> bool:
-    """Whether a message was refused because the one it replies to is gone."""
-    return isinstance(error, TelegramBadRequest) and any(
-        words in error.message for words in ("message to be replied not found", "REPLY_MESSAGE_ID_INVALID")
-    )
+def _is_refused(error: Exception, words: re.Pattern[str]) -> bool:
+    """Whether Telegram refuses a call with such words."""
+    return isinstance(error, TelegramBadRequest) and bool(words.search(error.message))
 
 
 def _note_failure(reply: Reply, error: DeliveryFailed) -> None:

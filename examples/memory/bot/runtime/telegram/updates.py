@@ -87,6 +87,19 @@ def said_in(update: Update) -> Message | InaccessibleMessage | None:
     return next((event for event in (getattr(update, kind) for kind in SAID) if event), None)
 
 
+def upgrade_in(update: Update) -> tuple[int, int] | None:
+    """The ids of a group and of the supergroup that it became, in an update that tells of it.
+
+    The old chat ends with such a message, and the new one begins with another: either may come first.
+    """
+    message = update.message
+    if message and message.migrate_to_chat_id:
+        return message.chat.id, message.migrate_to_chat_id
+    if message and message.migrate_from_chat_id:
+        return message.migrate_from_chat_id, message.chat.id
+    return None
+
+
 def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage:
     """A message to where another one is: the same chat and topic, by the same business connection."""
     topic = message.direct_messages_topic if isinstance(message, Message) else None

@@ -41,8 +41,24 @@ from bot.runtime.state.store import new_file_id
 if TYPE_CHECKING:
     from aiogram.methods.base import TelegramType
 
-TEXT_LIMIT = 4096
-"""Longest text of one message, in UTF-16 units: https://core.telegram.org/bots/api#sendmessage"""
+TEXT_LIMIT, CAPTION_LIMIT, QUERY_LIMIT, QUESTION_LIMIT = 4096, 1024, 200, 300
+"""Longest text of a message, caption of a file, answer to a pressed button, and question of a poll, in UTF-16
+units: https://core.telegram.org/bots/api#sendmessage"""
+
+PLACE = {
+    *("chat_id", "message_thread_id", "direct_messages_topic_id", "business_connection_id"),
+    *("ephemeral_message_parameters", "receiver_user_id", "callback_query_id"),
+}
+"""The parameters that say where a message goes, and who sees it."""
+
+FOLLOWS = PLACE | {
+    *("disable_notification", "protect_content", "allow_paid_broadcast"),
+    *("link_preview_options", "disable_web_page_preview"),
+}
+"""The parameters of a call that hold for the rest of its text, too."""
+
+NESTED = {"media", "options", "reply_parameters", "result", "results"}
+"""The parameters in which there may be further texts, as JSON."""
 
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
@@ -53,6 +69,12 @@ UPLOAD_BYTES = Limits().file_bytes
 """Most bytes that Telegram takes: https://core.telegram.org/bots/api#sending-files"""
 
 log = structlog.get_logger()
+
+MARKUP = ("parse_mode", "entities")
+"""How the names of the fields end that say what is bold, a link and so on."""
+
+_Text = tuple[str, list[dict[str, Any]]]
+"""A text and its entities."""
 
 KeptFiles = Callable[[str], Awaitable[bytes | None]]
 """Reads a file that is kept beside a record, by its id."""
@@ -85,24 +107,30 @@ class Reply:
         files: per attached name, the file's name and content, where that is in this process.
         sources: per attached name, the file's `name`, and where it is: `kept` beside the record by this id,
             or at this `path` or `url`.
+        rest: the parameters of `PLACE` for what is too long for it, as far as it has none of its own.
     """
 
     method: str
     params: Mapping[str, str]
     files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rest: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The reply as a JSON object."""
         value: dict[str, Any] = {"method": self.method, "params": dict(self.params)}
         if self.sources:
             value["files"] = {key: dict(source) for key, source in self.sources.items()}
+        if self.rest:
+            value["rest"] = dict(self.rest)
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(value["method"], value["params"], sources=value.get("files", {}))
+        return cls(
+            value["method"], value["params"], sources=value.get("files", {}), rest=value.get("rest", {})
+        )
 
     def kept_files(self) -> dict[str, bytes | None]:
         """The files that are to be kept beside the record: content by id; `None` where it is not here."""
@@ -197,15 +225,23 @@ class Session(AiohttpSession):
 
 
 async def prepare(
-    bot: Bot, method: TelegramMethod[Any], *, update_id: int = 0, file_bytes: int = UPLOAD_BYTES
-) -> list[Reply]:
-    """Turn a method into replies: several when its text is longer than Telegram takes.
+    bot: Bot,
+    method: TelegramMethod[Any],
+    *,
+    update_id: int = 0,
+    file_bytes: int = UPLOAD_BYTES,
+    place: Mapping[str, str] | None = None,
+    person: str = "",
+) -> Reply:
+    """Turn a method into a reply. `split_reply` makes several calls of it where its text is too long for one.
 
     Args:
         bot: whose defaults (such as its parse mode) fill what the method leaves open.
         method: un-awaited, as handlers return them.
         update_id: the update that it is a reply to.
         file_bytes: most bytes of a file that is kept with the reply.
+        place: where that update came from, as parameters of `PLACE`.
+        person: who wrote or pressed a button, by id; empty for nobody.
 
     Raises:
         ReplyTooLarge: a file has more.
@@ -233,7 +269,8 @@ async def prepare(
                 content = await _content(bot, file, file_bytes)
                 contents[key] = name, content
                 sources[key] = {"name": name, "kept": new_file_id(update_id, content)}
-    return list(split_reply(Reply(method.__api_method__, params, contents, sources)))
+    rest = _place_of_rest(method.__api_method__, params, place or {}, person)
+    return Reply(method.__api_method__, params, contents, sources, rest)
 
 
 async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> Reply:
@@ -249,43 +286,84 @@ async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> 
     return replace(reply, files=files)
 
 
-def split_reply(reply: Reply) -> Iterator[Reply]:
-    """The reply, or its parts when it is a plain text beyond the limit.
+def split_reply(reply: Reply) -> list[Reply]:
+    """The calls that a reply takes: more than one when a text in it is longer than Telegram takes there.
 
-    A quote stays with the first part and buttons with the last. Text with a parse mode is left whole: it is
-    counted after parsing.
+    What fits stays where it is, and the rest follows in messages. What is no message (the answer to a pressed
+    button, the question of a poll) is cut there, and a message has the whole. A quote stays with the first
+    part and buttons go with the last. A text with a parse mode is left whole: it is counted after parsing.
     """
-    text = reply.params.get("text", "")
-    is_splittable = reply.method == "sendMessage" and "parse_mode" not in reply.params
-    if not is_splittable or _utf16_length(text) <= TEXT_LIMIT:
-        yield reply
-        return
-    pieces = list(split_text(text))
-    entities = _entities_of(pieces, orjson.loads(reply.params.get("entities", "[]")))
-    for number, (_, piece) in enumerate(pieces):
-        params = {**reply.params, "text": piece}
-        if number > 0:
-            params.pop("reply_parameters", None)
-        if number < len(pieces) - 1:
-            params.pop("reply_markup", None)
-        if "entities" in params:
-            params["entities"] = orjson.dumps(entities[number]).decode()
-        yield replace(reply, params=params)
+    own = FOLLOWS if reply.method != "answerCallbackQuery" else set[str]()
+    shared = {key: value for key, value in reply.params.items() if key in own} | dict(reply.rest)
+    has_place = "chat_id" in shared
+    cut = _cut if has_place else _shorten
+    first, before, after = dict(reply.params), list[_Text](), list[_Text]()
+    if reply.method == "answerCallbackQuery":
+        after = _shorten(first, "text", QUERY_LIMIT)
+    elif reply.method == "sendPoll":
+        before = _shorten(first, "question", QUESTION_LIMIT)
+    elif reply.method in ("sendMessage", "editMessageText"):
+        after = cut(first, "text", TEXT_LIMIT)
+    elif "caption" in first and not reply.method.endswith("Story"):
+        after = cut(first, "caption", CAPTION_LIMIT)
+    for name in {"media", "result", "results"} & first.keys():
+        value = orjson.loads(first[name])
+        for item in value if isinstance(value, list) else [value]:
+            rest = cut(item, "caption", CAPTION_LIMIT)
+            rest += _shorten(item.get("input_message_content") or {}, "message_text", TEXT_LIMIT)
+            after += rest
+            if rest:
+                first[name] = orjson.dumps(value).decode()
+    if not (before or after):
+        return [reply]
+    if not has_place:
+        log.warning("a text is too long and was cut: there is no chat for the rest", method=reply.method)
+        return [replace(reply, params=first)]
+    messages = [Reply("sendMessage", {**shared, **_as_params(text)}) for text in (before or after)]
+    if before:
+        return [*messages, replace(reply, params=first)]
+    if buttons := first.pop("reply_markup", None):
+        messages[-1] = replace(messages[-1], params={**messages[-1].params, "reply_markup": buttons})
+    return [replace(reply, params=first), *messages]
 
 
-def split_text(text: str, limit: int = TEXT_LIMIT) -> Iterator[tuple[int, str]]:
+def without_markup(reply: Reply) -> Reply | None:
+    """The reply with its texts as they were written; `None` if that is what it is."""
+    params = {key: value for key, value in reply.params.items() if not key.endswith(MARKUP)}
+    for key in params.keys() & NESTED:
+        value = orjson.loads(params[key])
+        if (plain := _plain(value)) != value:
+            params[key] = orjson.dumps(plain).decode()
+    return None if params == reply.params else replace(reply, params=params)
+
+
+def instead_of_edit(reply: Reply) -> Reply | None:
+    """A message with what an edit was to show; `None` if that is no text, or there is no chat."""
+    params = {
+        key: value for key, value in reply.params.items() if key in FOLLOWS | {"reply_markup", "parse_mode"}
+    }
+    name = "text" if "text" in reply.params else "caption"
+    if not reply.method.startswith("edit") or not reply.params.get(name) or "chat_id" not in params:
+        return None
+    mark = "entities" if name == "text" else "caption_entities"
+    entities = {"entities": reply.params[mark]} if mark in reply.params else {}
+    return Reply("sendMessage", {**params, **reply.rest, "text": reply.params[name], **entities})
+
+
+def split_text(text: str, limit: int = TEXT_LIMIT, first: int = 0) -> Iterator[tuple[int, str]]:
     """Split a text at line breaks, else at spaces, else anywhere between characters.
 
     Args:
         text: any text.
         limit: longest piece, in UTF-16 units.
+        first: that of the first piece, if it is another one.
 
     Yields:
         Each piece that has something to show, after the place in the text where it begins, in UTF-16 units.
     """
     offset = start = 0
     while start < len(text):
-        end = _fitting(text, start, limit)
+        end = _fitting(text, start, first or limit)
         if end < len(text):
             cuts = (text.rfind(separator, (start + end) // 2, end + 1) for separator in ("\n", " "))
             end = next((cut for cut in cuts if cut > start), end)
@@ -294,6 +372,7 @@ def split_text(text: str, limit: int = TEXT_LIMIT) -> Iterator[tuple[int, str]]:
             following += 1
         if piece.strip():
             yield offset, piece
+            first = 0
         offset += _utf16_length(piece) + following - end
         start = following
 
@@ -353,6 +432,58 @@ async def _read(bot: Bot, source: Mapping[str, Any], kept: KeptFiles) -> bytes:
             return await _content(bot, file, UPLOAD_BYTES)
     except Exception as error:  # whatever the session raises
         raise FileGone(f"it cannot be read ({type(error).__name__})") from error
+
+
+def _place_of_rest(
+    method: str, params: Mapping[str, str], place: Mapping[str, str], person: str
+) -> Mapping[str, str]:
+    """Where what is too long for a call goes that does not say it itself."""
+    chat = place.get("chat_id", "")
+    if method == "answerCallbackQuery":
+        # In a group nobody else sees it: so the rest is not for the group, either.
+        is_longer = _utf16_length(params.get("text", "")) > QUERY_LIMIT
+        return {} if not (is_longer and person) else place if chat == person else {"chat_id": person}
+    is_here = method.startswith("edit") and chat == params.get("chat_id")
+    return place if is_here and place.keys() > {"chat_id"} else {}
+
+
+def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
+    """Cut a text of a call, or of an object in it, to what fits, and return the rest of it."""
+    text, mark = holder.get(name) or "", "entities" if name.endswith("text") else f"{name}_entities"
+    if holder.get("parse_mode") or _utf16_length(text) <= limit:
+        return []
+    given = holder.get(mark) or []
+    pieces = list(split_text(text, first=limit))
+    entities = _entities_of(pieces, orjson.loads(given) if isinstance(given, str) else given)
+    (_, holder[name]), *rest = pieces or [(0, "")]
+    if given and entities:
+        holder[mark] = orjson.dumps(entities[0]).decode() if isinstance(given, str) else entities[0]
+    return [(piece, marked) for (_, piece), marked in zip(rest, entities[1:], strict=True)]
+
+
+def _shorten(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
+    """Cut a text that nothing can follow, which is then seen at its end, and return the whole of it."""
+    whole = holder.get(name) or ""
+    if any(key.endswith("parse_mode") for key in holder) or _utf16_length(whole) <= limit:
+        return []
+    _cut(holder, name, limit - 1)
+    holder[name] += "…"
+    return [(piece, []) for _, piece in split_text(whole)]
+
+
+def _as_params(text: _Text) -> dict[str, str]:
+    """The parameters of a message with a text."""
+    entities = {"entities": orjson.dumps(text[1]).decode()} if text[1] else {}
+    return {"text": text[0], **entities}
+
+
+def _plain(value: Any) -> Any:
+    """A value of JSON without markup, at whatever depth."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if not key.endswith(MARKUP)}
+    return value
 
 
 def _entities_of(pieces: list[tuple[int, str]], entities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -25,6 +25,7 @@ from aiogram.methods import DeleteWebhook, TelegramMethod
 from aiogram.types import Update
 
 from bot.runtime.errors import OperatorError
+from bot.runtime.logs import Outage
 from bot.runtime.telegram.processor import NotAcknowledged, Processor
 from bot.runtime.telegram.updates import LruDict, parse_update
 
@@ -77,6 +78,9 @@ class Poller:
         self._offset: int | None = None
         self._advanced = asyncio.Event()
         self._rival_since: float | None = None
+        self._outage = Outage(
+            "updates cannot be fetched: Telegram is asked again", "updates are fetched again"
+        )
         self.is_running = False
 
     async def run(self) -> None:
@@ -98,12 +102,13 @@ class Poller:
                 await self._recover(error, backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             except ClientDecodeError:
-                log.warning("Telegram's answer was not understood", retry_in=backoff)
+                self._outage.goes_on(reason="its answer was not understood", retry_in=backoff)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
             else:
                 self.is_running = True
                 self._rival_since = None
+                self._outage.ends()
                 backoff = FIRST_BACKOFF
                 answered_at = time.monotonic()
                 for raw in fetched:
@@ -196,7 +201,7 @@ class Poller:
         delay = backoff * random.uniform(0.8, 1.2)
         if isinstance(error, TelegramRetryAfter):
             delay = error.retry_after
-        log.warning("polling failed", reason=error, retry_in=round(delay, 1))
+        self._outage.goes_on(reason=error, retry_in=round(delay, 1))
         await asyncio.sleep(delay)
 
     async def _resolve_conflict(self, error: TelegramConflictError) -> None:
@@ -214,5 +219,5 @@ class Poller:
             raise OperatorError(
                 "another program polls with this BOT_TOKEN: stop it, or use a token of your own"
             ) from error
-        log.warning("another program polls with this token; trying again")
+        self._outage.goes_on(reason="another program polls with this token")
         await asyncio.sleep(RIVAL_PAUSE)

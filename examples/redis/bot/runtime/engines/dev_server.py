@@ -106,7 +106,7 @@ class DevServer(ABC):
                     config.announce_data(self.folder)
             except OSError as error:
                 raise OperatorError(
-                    f"cannot keep a server's data in {self.folder}: {error.strerror}"
+                    f"cannot keep a server's data in {self.folder} ({error.strerror}): make it writable"
                 ) from None
         try:
             fcntl.flock(self._use, fcntl.LOCK_SH)  # waits while a server is just being stopped

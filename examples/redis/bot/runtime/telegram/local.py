@@ -16,7 +16,7 @@ import orjson
 from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 
-from bot.runtime.telegram.calls import Reply, StoredCall, prepare, with_files
+from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply, with_files
 from bot.runtime.telegram.processor import Processor
 from bot.runtime.telegram.updates import parse_update
 
@@ -372,10 +372,10 @@ class _LocalSession(BaseSession):
 
 async def _prepare_one(bot: Bot, method: "TelegramMethod[Any]") -> Reply:
     """The call of an awaited method. Only what goes through the outbox is split where it is too long."""
-    calls = await prepare(bot, method)
-    if len(calls) > 1:
+    call = await prepare(bot, method)
+    if len(split_reply(call)) > 1:
         raise Refused(400, "Bad Request: message is too long")
-    return await with_files(bot, calls[0])
+    return await with_files(bot, call)
 
 
 def _kind_of(call: Reply) -> str:

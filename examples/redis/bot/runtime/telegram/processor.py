@@ -8,6 +8,7 @@ then tells whether its effect is already there, and the outbox what is still to 
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 
 import structlog
 from aiogram import Bot
@@ -19,7 +20,7 @@ from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at
+from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at, upgrade_in
 
 CALLBACK_DELAY = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
@@ -137,7 +138,7 @@ class Processor:
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._lanes.hold(sender.lock_key):
+            async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
                 outcome, delivery = await self._until_committed(update, sender, keep_trying)
                 if delivery:
                     await self._outbox.moved(delivery)
@@ -158,7 +159,9 @@ class Processor:
                 async with self._slots:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
-                    return await self._transaction.run(update, sender)
+                    done = await self._transaction.run(update, sender)
+                    self._outbox.outage.ends()
+                    return done
             except NotAcknowledged:
                 raise
             except Exception as error:
@@ -166,12 +169,29 @@ class Processor:
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.
                 is_known = isinstance(error, StateUnavailable | StateConflict)
                 reason = str(error) if is_known else type(error).__name__
-                log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
+                if isinstance(error, StateUnavailable):
+                    self._outbox.outage.goes_on(reason=reason)
+                else:
+                    log.warning("update is retried", reason=reason, retry=keep_trying, exc_info=not is_known)
                 if not keep_trying:
                     raise NotAcknowledged(reason) from error
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), delay)
                 delay = min(delay * 2, longest)
+
+    @contextlib.asynccontextmanager
+    async def _behind_upgrade(self, update: Update, sender: Sender) -> AsyncIterator[None]:
+        """Have what is said in a new supergroup wait until it is noted which group it was."""
+        upgrade = upgrade_in(update)
+        chat = upgrade[1] if upgrade else sender.chat.id if sender.chat else None
+        name = f"upgrade {chat}"
+        async with (
+            self._lanes.hold(name) if upgrade or self._lanes.is_held(name) else contextlib.nullcontext()
+        ):
+            if upgrade:
+                yield
+        if not upgrade:
+            yield
 
     def _releasing_button(self, update: Update) -> contextlib.AbstractContextManager[None]:
         """Stop a pressed button from spinning when its update waits or runs for long."""

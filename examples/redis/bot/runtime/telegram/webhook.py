@@ -26,6 +26,7 @@ from aiohttp import web
 from bot.runtime import metrics
 from bot.runtime.config import Settings
 from bot.runtime.errors import OperatorError
+from bot.runtime.logs import Outage
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.polling import FIRST_BACKOFF, LONGEST_BACKOFF, UNKNOWN_BOT, Poller
 from bot.runtime.telegram.processor import NotAcknowledged, Processor
@@ -194,19 +195,23 @@ async def register(bot: Bot, settings: Settings, allowed_updates: list[str]) -> 
         allowed_updates=allowed_updates,
         max_connections=settings.webhook_max_connections,
     )
-    delay = FIRST_BACKOFF
+    delay, outage = (
+        FIRST_BACKOFF,
+        Outage("webhook not registered: Telegram is asked again", "Telegram answers"),
+    )
     while True:
         try:
             await bot(method)
+            outage.ends()
             return
         except (TelegramUnauthorizedError, TelegramNotFound) as error:
             raise OperatorError(UNKNOWN_BOT) from error
         except TelegramBadRequest as error:
-            raise OperatorError(f"Telegram refuses WEBHOOK_URL: {error.message}") from error
+            raise OperatorError(f"Telegram refuses WEBHOOK_URL, set another: {error.message}") from error
         except (TelegramAPIError, ClientDecodeError) as error:  # the latter: a page of HTML
             if isinstance(error, TelegramRetryAfter):
                 delay = error.retry_after
-            log.warning("webhook not registered", reason=error, retry_in=delay)
+            outage.goes_on(reason=error, retry_in=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, LONGEST_BACKOFF)
 

@@ -127,11 +127,13 @@ class RedisStore:
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
         key = f"{self._namespace}:bot"
-        await self.connection.ask("SET", key, bot_id, "NX")
-        owner = await self.connection.ask("GET", key)
+        await self.connection.wait("SET", key, bot_id, "NX")
+        owner = await self.connection.wait("GET", key)
         if owner not in (None, str(bot_id).encode()):  # `None`: the server was emptied in between
             other = owner.decode(errors="replace")
-            raise StateForeign(f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}")
+            raise StateForeign(
+                f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}: set another NAMESPACE"
+            )
 
     async def load(self, user_id: str) -> UserRecord:
         """Read a record. See `StateStore.load`."""

@@ -12,6 +12,7 @@ from bot.runtime.engines.hybrid.postgres import HybridPostgres
 from bot.runtime.engines.hybrid.redis import LEASE_SECONDS, HybridRedis
 from bot.runtime.engines.hybrid.snapshot import Backlog, Commit
 from bot.runtime.errors import StateError, StateUnavailable
+from bot.runtime.logs import Outage
 
 WORKERS = 6
 """Records flushed at the same time: fewer than the pool has connections, as loading needs some, too."""
@@ -61,6 +62,10 @@ class Flusher:
         self._waits = waits
         self._workers: list[asyncio.Task[None]] = []
         self._is_over = asyncio.Event()
+        self._stuck = Outage("nothing can be flushed", "records are flushed again")
+        self._away = Outage(
+            "PostgreSQL takes no records: they wait in Redis", "PostgreSQL takes records again"
+        )
 
     def start(self) -> None:
         """Flush in the background from now on."""
@@ -155,8 +160,9 @@ class Flusher:
             try:
                 if await self._round() == self._batch:
                     pause = 0
+                self._stuck.ends()
             except StateError as error:
-                log.warning("nothing can be flushed", reason=str(error))
+                self._stuck.goes_on(reason=str(error))
                 pause += AWAY_SECONDS
             except Exception:
                 log.exception("flushing failed")
@@ -183,7 +189,7 @@ class Flusher:
                 await self.flush(user_id)
             except StateUnavailable as error:
                 AWAY.inc()
-                log.warning("record could not be flushed; it will be tried again", reason=str(error))
+                self._away.goes_on(reason=str(error))
                 await self._postpone(user_id, AWAY_SECONDS)
                 is_away = await self._is_away()
             except StateError as error:
@@ -191,6 +197,7 @@ class Flusher:
                 log.error("record cannot be flushed; it is kept in Redis", reason=str(error))
                 await self._postpone(user_id, REFUSED_SECONDS)
             else:
+                self._away.ends()
                 FLUSHED.inc()
                 flushed += 1
         return flushed

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from bot.runtime.engines.redis.store import (
 )
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
 from bot.runtime.state.record import Limits, UserRecord
-from bot.runtime.state.store import Changes, update_of
+from bot.runtime.state.store import Changes, parts_of, update_of
 
 LEASE_SECONDS = 30.0
 """How long a flusher, or whoever brings a missing record, has it alone: three times what PostgreSQL gets to
@@ -143,7 +143,7 @@ class HybridRedis(RedisStore):
 
     async def is_bound(self) -> bool:
         """Whether a bot has been here before."""
-        return bool(await self.connection.ask("EXISTS", f"{self._namespace}:bot"))
+        return bool(await self.connection.wait("EXISTS", f"{self._namespace}:bot"))
 
     async def look(self, user_id: str) -> Warm | Cold:
         """Read a record, or get the lease to load it from PostgreSQL.
@@ -160,6 +160,13 @@ class HybridRedis(RedisStore):
                 return Warm(UserRecord(user_id), lineage.decode(), bool(is_dirty), is_verified=True)
         _, lineage, is_dirty, is_verified, parts = reply
         return Warm(read_record(user_id, *parts), lineage.decode(), bool(is_dirty), bool(is_verified))
+
+    async def write_lost_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
+        """Write those files of a commit again that Redis lost before it was made."""
+        if files:
+            held = {name.decode() for name in await self.connection.ask("HKEYS", self._key(user_id, "files"))}
+            lost = {file: files[file] for file in files if not held.issuperset(parts_of(file))}
+            await self.write_files(user_id, lost)
 
     async def commit_warm(
         self,

@@ -152,7 +152,7 @@ class HybridStore:
             return
         try:
             await self.redis.connect()
-            if (await self.redis.connection.ask("INFO", "cluster")).get("cluster_enabled"):
+            if (await self.redis.connection.wait("INFO", "cluster")).get("cluster_enabled"):
                 raise StateError(CLUSTER)
             try:
                 await self.postgres.connect()
@@ -249,6 +249,7 @@ class HybridStore:
                 maybe_applied = reason.maybe_applied
                 trust = await self._bring(user_id)
             else:
+                await self.redis.write_lost_files(user_id, changes.files)
                 if self._waits and not await self._flush(user_id, commit):
                     raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
                 return commit.version
@@ -356,7 +357,7 @@ class HybridStore:
                 carried = replace(changes, applied=applied, marks={**held.marks, **changes.marks})
                 commit = await self.redis.commit_warm(user_id, carried, expect, trust=True)
             decided = await self.redis.snapshot(user_id)
-            if decided is None or not decided.has(commit):
+            if decided is None or not (decided.has(commit) or decided.content.token == changes.token):
                 raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
             return decided
 
@@ -385,7 +386,7 @@ class HybridStore:
             try:
                 await self.postgres.connect()
             except StateError as error:
-                log.warning("still without PostgreSQL", reason=str(error))
+                log.debug("still without PostgreSQL", reason=str(error))
                 await asyncio.sleep(1)
             else:
                 log.info("PostgreSQL is there")

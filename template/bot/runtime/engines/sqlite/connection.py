@@ -64,8 +64,7 @@ class FileSettings(Environment):
     )
     sqlite_sync: Literal["full", "normal"] = Field(
         "full",
-        description="`normal`: commits do not wait for the disk, and a power failure (not a kill) takes those of "
-        "the last moments.",
+        description="`normal`: commits do not wait for the disk; a power failure (not a kill) loses some.",
     )
     sqlite_timeout: Seconds = Field(
         10, description="Seconds a load or commit may take, waiting for other processes included."
@@ -92,9 +91,7 @@ class Database:
         sync: whether commits wait for the disk (`full`) or not (`normal`).
     """
 
-    def __init__(
-        self, path: Path, schema: Sequence[str], *, sync: str = "full", timeout: float = 10
-    ) -> None:
+    def __init__(self, path: Path, schema: Sequence[str], *, sync: str = "full", timeout: float = 10) -> None:
         """Describe a file; nothing is opened yet.
 
         Args:
@@ -221,7 +218,9 @@ class Database:
             try:
                 if connection.pragma("journal_mode", "wal") == "wal":
                     return
-                raise StateError(f"{self.path} is on a file system without shared memory: keep it on a local disk")
+                raise StateError(
+                    f"{self.path} needs a disk of this machine: its file system shares no memory"
+                )
             except apsw.BusyError:
                 if not patience(attempts):
                     raise
@@ -237,7 +236,7 @@ class Database:
             connection.execute(script)
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", newest)
-        return f"migrated {self.path} from {f'version {version}' if version else 'nothing'} to version {newest}"
+        return f"migrated {self.path} from version {version} to {newest}"
 
     def _create(self) -> None:
         """Make the file where there is none: empty, and for nobody else to read.
@@ -247,12 +246,11 @@ class Database:
             StateError: there is none, and yet there is what was to go into it.
         """
         try:
-            if not (self.path.exists() and self.path.stat().st_size):
-                if self.wal.exists() and self.wal.stat().st_size:
-                    raise StateError(
-                        f"{self.path} is missing or empty, but {self.wal.name} beside it holds its last "
-                        "changes: put the file back, or take the other away, too"
-                    )
+            if not _size(self.path) and _size(self.wal):
+                raise StateError(
+                    f"{self.path} is missing or empty, but {self.wal.name} beside it holds its last "
+                    "changes: put the file back, or take the other away, too"
+                )
             if self.path.exists():
                 return
             missing = [folder for folder in self.path.parents if not folder.exists()]
@@ -266,7 +264,7 @@ class Database:
             raise StateUnavailable(f"cannot create {self.path}: {error.strerror}") from None
 
     def copy_to(self, file: Path) -> None:
-        """Write everything as of now to another file, check that, and put it in its place. Blocks; others go on.
+        """Write everything as of now to another file, once that is checked. Blocks; others go on.
 
         Raises:
             StateUnavailable: it cannot be written, or is damaged.
@@ -297,8 +295,8 @@ class Database:
 MEANINGS: dict[type[apsw.Error], str] = {
     apsw.FullError: "the disk that {file} is on is full: make room",
     apsw.ReadOnlyError: "{file} cannot be written to: file and folder have to belong to the bot's user",
-    apsw.CantOpenError: "{file} cannot be opened{reason}: it has to be a file in a folder, both writable for the bot",
-    apsw.NotADBError: "{file} is no SQLite database, or its head is damaged: set SQLITE_PATH, or restore a backup",
+    apsw.CantOpenError: "{file} cannot be opened{reason}: file and folder have to belong to the bot's user",
+    apsw.NotADBError: "{file} is no SQLite database, or is damaged: set SQLITE_PATH, or restore a backup",
     apsw.CorruptError: "{file} is damaged: stop the bot, keep a copy, and restore a backup",
     apsw.BusyError: "another process keeps {file} locked",
     apsw.LockedError: "another process keeps {file} locked",
@@ -316,6 +314,11 @@ def describe(error: apsw.Error, file: Path, errno: int = 0) -> str:
         if isinstance(error, kind):
             return text.format(file=file, reason=reason)
     return f"SQLite cannot work on {file}: {type(error).__name__}{reason}"
+
+
+def _size(file: Path) -> int:
+    """How many bytes there are in a file; 0 where there is none."""
+    return file.stat().st_size if file.exists() else 0
 
 
 def flush_folder(folder: Path) -> None:
@@ -451,7 +454,7 @@ class _Thread(Thread):
         try:
             status = path.stat()
         except OSError as error:
-            raise _Failed(f"{path} is gone ({error.strerror}): put it back, and its {path.name}-wal with it") from None
+            raise _Failed(f"{path} is gone ({error.strerror}): put it back, and {path.name}-wal") from None
         file = status.st_dev, status.st_ino
         if self.connection and file != self._file:
             # Its last changes are the other file's by now, and would be deleted with the log.

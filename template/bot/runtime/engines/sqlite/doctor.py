@@ -12,7 +12,7 @@ from bot.runtime.state.store import Finding
 
 MOUNTS = Path("/proc/self/mounts")
 
-REMOTE = {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
+REMOTE = {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
 """File systems on which locks or shared memory may not hold: SQLite's files get damaged there."""
 
 FREE_BYTES = 256 * 1024 * 1024
@@ -36,7 +36,8 @@ async def diagnose(database: Database) -> list[Finding]:
     findings = [Finding("ok", f"SQLite {apsw.sqlite_lib_version()}: {path}, {size / 1e6:,.1f} MB")]
     if size <= CHECKED_BYTES:
         findings.append(await database.read(lambda connection: _integrity(connection, path)))
-    return [*findings, durability(database.sync), file_system(path), access(path), room(path), *log_size(database.wal)]
+    findings += [durability(database.sync), file_system(path), access(path), room(path)]
+    return findings + log_size(database.wal)
 
 
 def _integrity(connection: apsw.Connection, path: Path) -> Finding:
@@ -55,8 +56,7 @@ def durability(sync: str) -> Finding:
         return Finding("ok", "a commit is on the disk before it is acknowledged")
     return Finding(
         "warning",
-        "commits do not wait for the disk (SQLITE_SYNC=normal): a power failure takes those of the last moments, "
-        "and their updates do not come again",
+        "commits do not wait for the disk (SQLITE_SYNC=normal): a power failure loses the last ones for good",
     )
 
 
@@ -66,8 +66,8 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> Finding:
     if kind in REMOTE or kind.startswith("fuse."):
         return Finding(
             "warning",
-            f"{path} is on a network file system or a shared folder ({kind}), where locks do not hold: the file "
-            "can be damaged; keep it on a disk of this machine, or choose another backend",
+            f"{path} is on a network share or a shared folder ({kind}), where locks do not hold: it can be "
+            "damaged; keep it on a disk of this machine, or choose another backend",
         )
     if kind in ("tmpfs", "ramfs"):
         return Finding("warning", f"{path} is in memory ({kind}), and gone when the machine restarts")
@@ -91,15 +91,15 @@ def kind_of_file_system(path: Path, mounts: Path) -> str:
 def access(path: Path) -> Finding:
     """Who else may read what people wrote."""
     if os.name != "nt" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return Finding("warning", f"others on this machine may read {path}: chmod 600 it, and its -wal and -shm")
+        return Finding("warning", f"others may read {path}: chmod 600 it, its -wal and its -shm")
     return Finding("ok", "nobody else on this machine may read the file")
 
 
 def room(path: Path) -> Finding:
     """Whether the disk has room."""
     free = shutil.disk_usage(path.parent).free
-    level = "warning" if free < FREE_BYTES else "ok"
-    return Finding(level, f"its disk has {free / 1e6:,.0f} MB left{': make room' if level == 'warning' else ''}")
+    text = f"its disk has {free / 1e6:,.0f} MB left"
+    return Finding("ok", text) if free >= FREE_BYTES else Finding("warning", f"{text}: make room")
 
 
 def log_size(wal: Path) -> list[Finding]:
@@ -107,4 +107,4 @@ def log_size(wal: Path) -> list[Finding]:
     if not wal.exists() or wal.stat().st_size < LARGE_WAL_BYTES:
         return []
     size = wal.stat().st_size / 1e6
-    return [Finding("warning", f"{wal} has {size:,.0f} MB: does another program keep the file open to read it?")]
+    return [Finding("warning", f"{wal} has {size:,.0f} MB: does another program read without an end?")]

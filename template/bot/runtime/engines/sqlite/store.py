@@ -1,4 +1,4 @@
-"""The SQLite engine: one file, one row per key and per message, and one flush for the turns that are ready."""
+"""The SQLite engine: one file, one row per key and message, one flush for the turns that are ready."""
 
 import asyncio
 import random
@@ -77,8 +77,8 @@ SCHEMA = (
 )
 """By version, the SQL that makes it of the one before.
 
-A record has a row in `record`, and in `part` one for each key of its state, each flow, each entry of its outbox
-and each mark (`kind`). The messages of its history are numbered; files of its replies are kept in parts."""
+A record has a row in `record`, and in `part` one for each key of its state, for each flow, each entry of its
+outbox and each mark (`kind`). The messages of its history are numbered; files of replies are cut."""
 
 PAGE = 1_000
 """Users listed by one statement."""
@@ -393,10 +393,9 @@ def _commit(
     expires_at = None if ttl is None else now + ttl
     if forgotten and not connection.execute(_IS_SOMEBODY, (row.id, first, following)).get:
         expires_at = now + FORGOTTEN_SECONDS
-    connection.execute(
-        _AFTER,
-        (version, changes.token, dumps(applied, "applied").decode(), forgotten, first, following, expires_at, row.id),
-    )
+    ids = dumps(applied, "applied").decode()
+    after = version, changes.token, ids, forgotten, first, following, expires_at, row.id
+    connection.execute(_AFTER, after)
     return version
 
 
@@ -477,7 +476,7 @@ def _erase(connection: apsw.Connection, record: int, but: str = "") -> None:
 
 def _sweep(connection: apsw.Connection) -> int:
     query = "SELECT id FROM record WHERE expires_at <= ? LIMIT ?"
-    expired = connection.execute(query, (time.time(), SWEEP_PAGE)).fetchall()
+    expired = _rows(query, (time.time(), SWEEP_PAGE), connection)
     for (record,) in expired:
         _erase(connection, record)
         connection.execute("DELETE FROM record WHERE id = ?", (record,))

@@ -107,6 +107,11 @@ class Database:
         self._threads: tuple[_Writer, _Thread] | None = None
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to write failed."""
+        return self._threads is not None and self._threads[0].is_failing
+
+    @property
     def wal(self) -> Path:
         """The write-ahead log beside the file."""
         return self.path.with_name(f"{self.path.name}-wal")
@@ -128,6 +133,9 @@ class Database:
             for thread in self._threads:
                 thread.start()
         try:
+            # What needs no change needs no lock either, which another process may have for long.
+            if await self.read(_version) == len(self._schema):
+                return f"nothing to do: {self.path} is at version {len(self._schema)}"
             return await self.write(self._migrate)
         except BaseException:
             await self.close()
@@ -184,6 +192,8 @@ class Database:
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.set_busy_handler(patience)
+            if connection.readonly("main"):
+                raise StateUnavailable(MEANINGS[apsw.ReadOnlyError].format(file=self.path))
             self._check(connection)
             if connection.pragma("journal_mode") != "wal":
                 self._begin_wal(connection)
@@ -201,7 +211,7 @@ class Database:
         return connection
 
     def _check(self, connection: apsw.Connection) -> None:
-        owner, version = connection.pragma("application_id"), connection.pragma("user_version")
+        owner, version = connection.pragma("application_id"), _version(connection)
         if owner != APPLICATION_ID and (version or connection.execute("SELECT 1 FROM sqlite_schema").get):
             raise StateError(f"{self.path} is the database of another program: set SQLITE_PATH")
         if version > len(self._schema):
@@ -228,10 +238,7 @@ class Database:
 
     def _migrate(self, connection: apsw.Connection) -> str:
         """Bring the schema to what this code needs."""
-        version: int = connection.pragma("user_version")
-        newest = len(self._schema)
-        if version == newest:
-            return f"nothing to do: {self.path} is at version {version}"
+        version, newest = _version(connection), len(self._schema)
         for script in self._schema[version:]:
             connection.execute(script)
         connection.pragma("application_id", APPLICATION_ID)
@@ -316,6 +323,12 @@ def describe(error: apsw.Error, file: Path, errno: int = 0) -> str:
     return f"SQLite cannot work on {file}: {type(error).__name__}{reason}"
 
 
+def _version(connection: apsw.Connection) -> int:
+    """The version of the schema; 0 of a file that is empty."""
+    version: int = connection.pragma("user_version")
+    return version
+
+
 def _size(file: Path) -> int:
     """How many bytes there are in a file; 0 where there is none."""
     return file.stat().st_size if file.exists() else 0
@@ -381,6 +394,7 @@ class _Thread(Thread):
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.patience = Patience(timeout)
         self.connection: apsw.Connection | None = None
+        self.is_failing = False
         self._file = 0, 0
         self._database = database
         self._loop = loop
@@ -415,7 +429,8 @@ class _Thread(Thread):
     def disconnect(self) -> None:
         """Close the connection; what is not committed is rolled back."""
         if self.connection:
-            self.connection.close(True)
+            with contextlib.suppress(apsw.Error):  # the log stays beside the file, for the next one
+                self.connection.close(True)
             self.connection = None
 
     def _do(self, jobs: list[_Job]) -> list[_Outcome]:
@@ -423,10 +438,12 @@ class _Thread(Thread):
             outcomes = self._together(jobs)
         except Exception as error:
             self.disconnect()
+            self.is_failing = True
             if len(jobs) == 1 or isinstance(error, _Locked):
                 return [(job.future, None, error) for job in jobs]
             # Nothing was changed. Whose fault it is shows when each is done alone.
             return [outcome for job in jobs for outcome in self._do([job])]
+        self.is_failing = False
         self.finish(jobs)
         return outcomes
 

@@ -142,8 +142,10 @@ class SqliteStore:
         await self.database.close()
 
     async def ping(self) -> None:
-        """Check that the file can be read. See `StateStore.ping`."""
-        await self.database.read(lambda connection: connection.execute("SELECT 1 FROM owner").get)
+        """Check that the file can be read and, where writing failed, written again. See `StateStore.ping`."""
+        await self.database.read(_owner)
+        if self.database.is_failing:
+            await self.database.write(_try_out)
 
     async def migrate(self) -> str:
         """Bring the file to what this code needs. See `OperatorStore.migrate`."""
@@ -161,12 +163,11 @@ class SqliteStore:
     async def bind(self, bot_id: int) -> None:
         """Note whose records these are, or refuse another bot. See `OperatorStore.bind`."""
 
-        def work(connection: apsw.Connection) -> int:
+        def work(connection: apsw.Connection) -> int | None:
             connection.execute("INSERT INTO owner VALUES (1, ?) ON CONFLICT DO NOTHING", (bot_id,))
-            owner: int = connection.execute("SELECT bot FROM owner").get
-            return owner
+            return _owner(connection)
 
-        owner = await self.database.write(work)
+        owner = await self.database.read(_owner) or await self.database.write(work)
         if owner != bot_id:
             raise StateForeign(
                 f"{self.database.path} belongs to bot {owner}, not to {bot_id}: set another SQLITE_PATH"
@@ -485,6 +486,17 @@ def _sweep(connection: apsw.Connection) -> int:
 
 def _sweep_files(connection: apsw.Connection) -> None:
     connection.execute("DELETE FROM file WHERE at < ?", (time.time() - FILE_SECONDS,))
+
+
+def _owner(connection: apsw.Connection) -> int | None:
+    """The bot whose records these are; `None` as long as there was none."""
+    owner: int | None = connection.execute("SELECT bot FROM owner").get
+    return owner
+
+
+def _try_out(connection: apsw.Connection) -> None:
+    """Write something, and take it away again."""
+    connection.execute("INSERT INTO part VALUES (0, '', '', ''); DELETE FROM part WHERE record = 0")
 
 
 def _rows(query: str, arguments: tuple[Any, ...], connection: apsw.Connection) -> list[Any]:

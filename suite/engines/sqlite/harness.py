@@ -43,7 +43,7 @@ class SqliteHarness:
     async def corrupt(self, user_id: str) -> None:
         self.execute("INSERT OR IGNORE INTO record (user, version, token) VALUES (?, 1, '')", user_id)
         self.execute(
-            "INSERT OR REPLACE INTO part SELECT id, 'state', 'broken', '{not json' FROM record WHERE user = ?",
+            "REPLACE INTO part SELECT id, 'state', 'broken', '{not json' FROM record WHERE user = ?",
             user_id,
         )
 

@@ -1,5 +1,7 @@
 """`bot state backup`: a copy that is whole, made while the bot writes, and put in the file's place."""
 
+# ruff: noqa: ASYNC240 - files are what is tested here
+
 import asyncio
 from pathlib import Path
 
@@ -47,7 +49,9 @@ async def test_a_copy_is_of_one_moment(direct: SqliteStore, open_store: Open, tm
     assert not list(tmp_path.glob("*.partial"))
 
 
-async def test_the_command_beside_a_running_bot_and_the_way_back(tmp_path: Path, telegram: FakeTelegram) -> None:
+async def test_the_command_beside_a_running_bot_and_the_way_back(
+    tmp_path: Path, telegram: FakeTelegram
+) -> None:
     """As the page walks through it."""
     path, copy = tmp_path / "kept" / "bot.sqlite3", tmp_path / "copy"
     settings = {"SQLITE_PATH": str(path)}
@@ -91,7 +95,9 @@ async def test_no_copy_of_a_damaged_file_takes_the_place_of_a_good_one(
     assert not list(tmp_path.glob("*.partial"))
 
 
-async def test_a_place_that_cannot_be_written_is_one_line(path: Path, tmp_path: Path, open_store: Open) -> None:
+async def test_a_place_that_cannot_be_written_is_one_line(
+    path: Path, tmp_path: Path, open_store: Open
+) -> None:
     await open_store()
     settings = {"SQLITE_PATH": str(path)}
     nowhere = run(tmp_path, "state", "backup", str(tmp_path / "nowhere/copy"), **settings)

@@ -1,4 +1,6 @@
-"""Files that cannot be used, and disks that fail: one line each, and nothing is lost, changed or taken for new."""
+"""Files that cannot be used, and disks that fail: one line each, and nothing is lost or taken for new."""
+
+# ruff: noqa: ASYNC240 - files are what is tested here
 
 import asyncio
 import os
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 
 import apsw
@@ -79,7 +82,10 @@ def a_folder(path: Path) -> None:
     [
         (a_text, "is no SQLite database"),
         (of_another_program, "is the database of another program: set SQLITE_PATH"),
-        (newer, f"is ahead of this code (version {len(SCHEMA) + 1}, not {len(SCHEMA)}): deploy the newer code"),
+        (
+            newer,
+            f"is ahead of this code (version {len(SCHEMA) + 1}, not {len(SCHEMA)}): deploy the newer code",
+        ),
         (cut_short, "is damaged: stop the bot, keep a copy, and restore a backup"),
         (overwritten, "is damaged: stop the bot, keep a copy, and restore a backup"),
         (a_folder, "cannot be opened"),
@@ -109,7 +115,9 @@ async def test_one_that_cannot_be_used_is_named_and_left_alone(
     assert not (tmp_path / "users.jsonl").exists()
 
 
-async def test_a_log_without_its_file_is_not_thrown_away(open_store: Open, path: Path, tmp_path: Path) -> None:
+async def test_a_log_without_its_file_is_not_thrown_away(
+    open_store: Open, path: Path, tmp_path: Path
+) -> None:
     """SQLite deletes what is beside an empty file."""
     store = await open_store()
     await put(store)
@@ -127,7 +135,9 @@ async def test_a_log_without_its_file_is_not_thrown_away(open_store: Open, path:
         assert left.read_bytes() == log
 
 
-async def test_a_log_left_behind_by_a_kill_is_taken_over(open_store: Open, path: Path, tmp_path: Path) -> None:
+async def test_a_log_left_behind_by_a_kill_is_taken_over(
+    open_store: Open, path: Path, tmp_path: Path
+) -> None:
     store = await open_store()
     version = await put(store)
     for file in path.parent.iterdir():
@@ -139,7 +149,11 @@ async def test_a_log_left_behind_by_a_kill_is_taken_over(open_store: Open, path:
 
 async def test_it_is_made_for_nobody_else_to_read(direct: SqliteStore, path: Path) -> None:
     await put(direct)
-    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+    assert {file.name for file in path.parent.iterdir()} == {
+        path.name,
+        f"{path.name}-wal",
+        f"{path.name}-shm",
+    }
     for file in path.parent.iterdir():
         assert file.stat().st_mode & 0o777 == 0o600, file
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -233,6 +247,11 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill(file: RawIOBase) -> None:
+    while True:
+        file.write(b"x" * 4_096)
+
+
 def can_mount() -> bool:
     if not (IS_ROOT and sys.platform == "linux" and shutil.which("mount")):
         return False
@@ -245,15 +264,11 @@ async def test_a_disk_that_is_full(open_store: Open, tmp_path: Path) -> None:
         store = await open_store(tmp_path / "small" / "bot.sqlite3")
         await put(store)
         ballast = tmp_path / "small" / "ballast"
-        ballast.touch()
-        with pytest.raises(OSError, match="space"):
-            for _ in range(1_000):
-                with ballast.open("ab", buffering=0) as file:
-                    assert file.write(b"x" * 4_096)
-        hoard = Changes(state={"n": b'"' + b"x" * 200_000 + b'"'})
+        with ballast.open("ab", buffering=0) as file, pytest.raises(OSError, match="space"):
+            fill(file)
+        hoard = Changes(state={"n": b'"' + b"x" * 900_000 + b'"'}, size=1)
         with pytest.raises(StateUnavailable, match="is full: make room"):
-            for n in range(20):
-                await store.commit(f"{n}", hoard, expect=None)
+            await store.commit("2", hoard, expect=None)
         assert (await store.load("1")).state
         ballast.unlink()
         await put(store, "99")
@@ -282,9 +297,11 @@ async def test_a_quota(tmp_path: Path, telegram: FakeTelegram) -> None:
 
 def immutable(path: Path, value: bool) -> bool:
     """Have nobody write to it, not even who has it open; whether that can be done here."""
-    command = shutil.which("chattr")
     flag = "+i" if value else "-i"
-    return bool(command) and subprocess.run([command, flag, str(path)], check=False).returncode == 0
+    return (
+        shutil.which("chattr") is not None
+        and subprocess.run(["chattr", flag, str(path)], check=False).returncode == 0
+    )
 
 
 async def test_a_file_made_read_only_in_traffic(tmp_path: Path, telegram: FakeTelegram) -> None:
@@ -405,6 +422,5 @@ async def test_relative_paths_belong_to_the_project(tmp_path: Path) -> None:
 async def test_what_is_no_path_is_refused(tmp_path: Path, value: str) -> None:
     result = run(tmp_path, "state", "list", SQLITE_PATH=value)
     assert result.returncode == 1
-    assert result.stderr == (
-        "error: bad settings: SQLITE_PATH: must be a path; what only has to last as long as the process is backend memory\n"
-    )
+    assert result.stderr.startswith("error: bad settings: SQLITE_PATH: must be a path")
+    assert result.stderr.count("\n") == 1

@@ -50,7 +50,9 @@ async def started(path: Path, name: str, seconds: float) -> asyncio.subprocess.P
     )
 
 
-async def told(process: asyncio.subprocess.Process, *, is_killed: bool = False) -> tuple[dict[str, int], float]:
+async def told(
+    process: asyncio.subprocess.Process, *, is_killed: bool = False
+) -> tuple[dict[str, int], float]:
     """What was acknowledged, by user; and the longest that a commit took."""
     out, err = await process.communicate()
     assert is_killed or process.returncode == 0, err.decode()

@@ -46,6 +46,12 @@ GATHER_SECONDS = 0.001
 ERASE_SECONDS, LONGEST_ERASE = 1.0, 0.25
 """How soon to try again to erase what others still read, and how long to wait for them each time."""
 
+PAGES_AT_ONCE = 4_096
+"""Pages that are looked through while nobody can write: 16 MB, in some ten milliseconds."""
+
+MOST_PAGES = 0x02000000
+"""Beyond this (137 GB) the number of a page, which others begin with, can look like the kind of a B-tree."""
+
 WAL_BYTES = 16 * 1024 * 1024
 """The size to which the write-ahead log is cut when it was larger: a file of a reply may have 50 MB."""
 
@@ -96,7 +102,8 @@ class Database:
 
         Args:
             path: the file.
-            schema: per version, from 1 on, the SQL that makes it of the version before.
+            schema: per version, from 1 on, the SQL that makes it of the version before. There has to be a
+                table `erasing`.
             sync: see the attribute.
             timeout: seconds a piece of work may take, waiting included.
         """
@@ -134,9 +141,14 @@ class Database:
                 thread.start()
         try:
             # What needs no change needs no lock either, which another process may have for long.
-            if await self.read(_version) == len(self._schema):
-                return f"nothing to do: {self.path} is at version {len(self._schema)}"
-            return await self.write(self._migrate)
+            if await self.read(_version) < len(self._schema):
+                return await self.write(self._migrate)
+            if (
+                await self.read(lambda connection: connection.execute("SELECT page FROM erasing").get)
+                is not None
+            ):
+                await self.write(lambda connection: None, erases=True)  # which a kill had interrupted
+            return f"nothing to do: {self.path} is at version {len(self._schema)}"
         except BaseException:
             await self.close()
             raise
@@ -423,7 +435,10 @@ class _Thread(Thread):
                 found.append(self.jobs.get_nowait())
         return found
 
-    def finish(self, jobs: list[_Job]) -> None:
+    def before_commit(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
+        """Do what belongs into every transaction."""
+
+    def after_commit(self) -> None:
         """Do what has to follow a transaction."""
 
     def disconnect(self) -> None:
@@ -444,7 +459,7 @@ class _Thread(Thread):
             # Nothing was changed. Whose fault it is shows when each is done alone.
             return [outcome for job in jobs for outcome in self._do([job])]
         self.is_failing = False
-        self.finish(jobs)
+        self.after_commit()
         return outcomes
 
     def _together(self, jobs: list[_Job]) -> list[_Outcome]:
@@ -458,6 +473,7 @@ class _Thread(Thread):
                     outcomes.append((job.future, job.work(connection), None))
                 except StateError as error:  # raised before it changed anything
                     outcomes.append((job.future, None, error))
+            self.before_commit(connection, jobs)
             connection.execute("COMMIT")
         except apsw.Error as error:
             errno = self.connection.system_errno if self.connection else 0
@@ -491,12 +507,12 @@ class _Writer(_Thread):
     def __init__(self, database: Database, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         super().__init__(database, loop, timeout)
         self._usual = 1  # how many came along last time
-        self._has_to_erase = False
+        self._erase_in: float | None = None  # seconds of leisure after which to go on erasing
 
     def gather(self) -> "list[_Job | None]":
-        """Wait for jobs, and take what comes with them. Empty, when it is time to erase."""
+        """Wait for jobs, and take what comes with them. None come while it erases."""
         try:
-            found = self.those_there([self.jobs.get(timeout=ERASE_SECONDS if self._has_to_erase else None)])
+            found = self.those_there([self.jobs.get(timeout=self._erase_in)])
         except Empty:
             self._erase()
             return []
@@ -507,23 +523,84 @@ class _Writer(_Thread):
         self._usual = len(found)
         return found
 
-    def finish(self, jobs: list[_Job]) -> None:
-        """Erase what was deleted, before anybody is told that it is done."""
-        self._has_to_erase = self._has_to_erase or any(job.erases for job in jobs)
-        if self._has_to_erase:
+    def before_commit(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
+        """Note that there is erasing to do, for whoever opens the file after a kill."""
+        if any(job.erases for job in jobs):
+            connection.execute("REPLACE INTO erasing VALUES (1, 0)")
+            self._erase_in = 0.0
+
+    def after_commit(self) -> None:
+        """Begin to erase what was deleted; in a file of a usual size that is all, before anybody is told."""
+        if self._erase_in is not None:
             self._erase()
 
     def _erase(self) -> None:
-        """Empty the log. Another process that reads keeps it: then it is tried again soon."""
+        """Go on erasing. What another process still reads has to wait."""
         seconds, self.patience.seconds = self.patience.seconds, LONGEST_ERASE
+        self._erase_in = ERASE_SECONDS
         try:
-            self._connected().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._has_to_erase = False
+            connection = self._connected()
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            connection.execute("BEGIN IMMEDIATE")
+            if not _size(self._database.wal):  # else another process was faster
+                self._erase_in = self._fill_gaps(connection)
+            connection.execute("COMMIT")
         except (apsw.Error, StateError, _Failed) as error:
+            self.disconnect()
             if not isinstance(error, apsw.BusyError):
-                log.warning("what was deleted is in the log still", reason=type(error).__name__)
+                log.warning("what was deleted is not erased yet", reason=type(error).__name__)
         finally:
             self.patience.seconds = seconds
+
+    def _fill_gaps(self, connection: apsw.Connection) -> float | None:
+        """Fill those of some pages; in how many seconds to go on, if there are more."""
+        first: int | None = connection.execute("SELECT page FROM erasing").get
+        if first is None:  # another process has done it
+            return None
+        following = fill_gaps(self._database.path, first, connection.pragma("page_size"))
+        if following is None:
+            connection.execute("DELETE FROM erasing")
+            return None
+        connection.execute("UPDATE erasing SET page = ?", (following,))
+        return 0.0
+
+
+def fill_gaps(path: Path, first: int, page_size: int) -> int | None:
+    """Write zeros where B-trees have room, from one page on; nobody may write to the file meanwhile.
+
+    When SQLite moves what is on one page to others, it leaves copies there that `secure_delete` does not
+    reach later on.
+
+    Returns:
+        The page to go on with, if there are more.
+    """
+    # By SQLite's own means: closing a file that was opened otherwise drops the locks of this process.
+    file = apsw.VFSFile("", str(path), [apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_MAIN_DB, 0])
+    try:
+        pages = file.xFileSize() // page_size
+        last = min(first + PAGES_AT_ONCE, pages)
+        if pages >= MOST_PAGES or last <= first:
+            return None
+        content = file.xRead((last - first) * page_size, first * page_size)
+        for start in range(0, len(content), page_size):
+            begin, end = _gap(content[start : start + page_size])
+            if content.count(0, start + begin, start + end) < end - begin:
+                file.xWrite(bytes(end - begin), first * page_size + start + begin)
+        file.xSync(apsw.SQLITE_SYNC_FULL)
+        return last if last < pages else None
+    finally:
+        file.xClose()
+
+
+def _gap(page: bytes) -> tuple[int, int]:
+    """Where the room on a page of a B-tree is (https://www.sqlite.org/fileformat2.html#b_tree_pages)."""
+    head = 100 if page.startswith(b"SQLite format 3") else 0
+    kind, cells = page[head], int.from_bytes(page[head + 3 : head + 5])
+    if kind not in (2, 5, 10, 13):
+        return 0, 0
+    begin = head + (12 if kind < 10 else 8) + 2 * cells
+    end = int.from_bytes(page[head + 5 : head + 7])
+    return (begin, end) if begin < end <= len(page) else (0, 0)
 
 
 def _hand_back(outcomes: list[_Outcome]) -> None:

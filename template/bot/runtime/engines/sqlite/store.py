@@ -72,13 +72,15 @@ SCHEMA = (
         PRIMARY KEY (record, name)
     ) STRICT;
     CREATE INDEX file_at ON file (at);
+    CREATE TABLE erasing (only INTEGER PRIMARY KEY CHECK (only = 1), page INTEGER NOT NULL) STRICT;
     CREATE TABLE owner (only INTEGER PRIMARY KEY CHECK (only = 1), bot INTEGER NOT NULL) STRICT;
     """,
 )
 """By version, the SQL that makes it of the one before.
 
 A record has a row in `record`, and in `part` one for each key of its state, for each flow, each entry of its
-outbox and each mark (`kind`). The messages of its history are numbered; files of replies are cut."""
+outbox and each mark (`kind`). The messages of its history are numbered; files of replies are cut. `erasing`
+says from which page on traces of what was deleted are still to be looked for."""
 
 PAGE = 1_000
 """Users listed by one statement."""
@@ -247,9 +249,10 @@ class SqliteStore:
         """
         await self.database.write(_sweep_files)
         swept = 0
-        while deleted := await self.database.write(_sweep, erases=True):
+        while deleted := await self.database.write(_sweep):
             swept += deleted
-            await asyncio.sleep(0)
+        if swept:
+            await self.database.write(lambda connection: None, erases=True)
         return swept
 
     async def _sweep_now_and_then(self) -> None:

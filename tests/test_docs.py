@@ -280,6 +280,8 @@ def test_readme_of_a_project(answers: Answers) -> None:
     commands = {*reference.command_names(), "bot state"}
     if known["engine"] != "hybrid":
         commands -= {"bot state flush"}
+    if known["engine"] != "sqlite":
+        commands -= {"bot state backup"}
     for command in re.findall(r"(?:uv run |`)(bot (?:state [a-z]+|[a-z]+))", readme):
         assert command in commands, command
     for path in re.findall(r"`((?:bot|tests|migrations|infra|supabase)/[\w./-]*)`", readme):

@@ -107,6 +107,8 @@ async def test_what_another_process_still_reads_is_erased_when_it_has_done(
     reader.execute("BEGIN; SELECT count(*) FROM part").fetchall()
     assert await direct.forget("77")
     assert traces(path), "it reads what was there when it began"
+    for n in range(30):
+        await asyncio.wait_for(direct.commit("1", Changes(state={"n": str(n).encode()}), expect=None), 1)
     reader.close()
     async with asyncio.timeout(10):
         while traces(path):  # noqa: ASYNC110

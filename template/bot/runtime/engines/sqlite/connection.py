@@ -43,8 +43,11 @@ AT_ONCE = 256
 GATHER_SECONDS = 0.001
 """How long the writer waits for others to come along, while as many as last time are not there yet."""
 
-ERASE_SECONDS, LONGEST_ERASE = 1.0, 0.25
-"""How soon to try again to erase what others still read, and how long to wait for them each time."""
+ERASE_SECONDS, LONGEST_ERASE_SECONDS = 0.5, 60.0
+"""How soon to try again to erase what others still read: first, and in the end."""
+
+ERASE_PATIENCE = 0.05
+"""Seconds for which nobody can write while those who read are waited for."""
 
 PAGES_AT_ONCE = 4_096
 """Pages that are looked through while nobody can write: 16 MB, in some ten milliseconds."""
@@ -507,18 +510,21 @@ class _Writer(_Thread):
     def __init__(self, database: Database, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         super().__init__(database, loop, timeout)
         self._usual = 1  # how many came along last time
-        self._erase_in: float | None = None  # seconds of leisure after which to go on erasing
+        self._erase_at: float | None = None  # when there is erasing to do; 0 for at once
+        self._erase_again = ERASE_SECONDS
 
     def gather(self) -> "list[_Job | None]":
-        """Wait for jobs, and take what comes with them. None come while it erases."""
+        """Wait for jobs, and take what comes with them. There may be none while it erases."""
         try:
-            found = self.those_there([self.jobs.get(timeout=self._erase_in)])
+            left = None if self._erase_at is None else max(0.0, self._erase_at - time.monotonic())
+            found = self.those_there([self.jobs.get(timeout=left)] if left != 0 else [])
         except Empty:
+            found = []
+        if left is not None and time.monotonic() >= (self._erase_at or 0):
             self._erase()
-            return []
         until = time.monotonic() + GATHER_SECONDS
         with contextlib.suppress(Empty):
-            while len(found) < self._usual and (left := until - time.monotonic()) > 0:
+            while found and len(found) < self._usual and (left := until - time.monotonic()) > 0:
                 found.append(self.jobs.get(timeout=left))
         self._usual = len(found)
         return found
@@ -527,42 +533,45 @@ class _Writer(_Thread):
         """Note that there is erasing to do, for whoever opens the file after a kill."""
         if any(job.erases for job in jobs):
             connection.execute("REPLACE INTO erasing VALUES (1, 0)")
-            self._erase_in = 0.0
+            self._erase_at, self._erase_again = 0.0, ERASE_SECONDS
 
     def after_commit(self) -> None:
         """Begin to erase what was deleted; in a file of a usual size that is all, before anybody is told."""
-        if self._erase_in is not None:
+        if self._erase_at == 0:
             self._erase()
 
     def _erase(self) -> None:
         """Go on erasing. What another process still reads has to wait."""
-        seconds, self.patience.seconds = self.patience.seconds, LONGEST_ERASE
-        self._erase_in = ERASE_SECONDS
+        seconds, self.patience.seconds = self.patience.seconds, ERASE_PATIENCE
         try:
             connection = self._connected()
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             connection.execute("BEGIN IMMEDIATE")
-            if not _size(self._database.wal):  # else another process was faster
-                self._erase_in = self._fill_gaps(connection)
+            if _size(self._database.wal):
+                raise apsw.BusyError("another process was faster")
+            self._erase_at = time.monotonic() if self._fill_gaps(connection) else None
             connection.execute("COMMIT")
+            self._erase_again = ERASE_SECONDS
         except (apsw.Error, StateError, _Failed) as error:
             self.disconnect()
+            self._erase_at = time.monotonic() + self._erase_again
+            self._erase_again = min(2 * self._erase_again, LONGEST_ERASE_SECONDS)
             if not isinstance(error, apsw.BusyError):
                 log.warning("what was deleted is not erased yet", reason=type(error).__name__)
         finally:
             self.patience.seconds = seconds
 
-    def _fill_gaps(self, connection: apsw.Connection) -> float | None:
-        """Fill those of some pages; in how many seconds to go on, if there are more."""
+    def _fill_gaps(self, connection: apsw.Connection) -> bool:
+        """Fill those of some pages; whether there are more."""
         first: int | None = connection.execute("SELECT page FROM erasing").get
         if first is None:  # another process has done it
-            return None
+            return False
         following = fill_gaps(self._database.path, first, connection.pragma("page_size"))
         if following is None:
             connection.execute("DELETE FROM erasing")
-            return None
-        connection.execute("UPDATE erasing SET page = ?", (following,))
-        return 0.0
+        else:
+            connection.execute("UPDATE erasing SET page = ?", (following,))
+        return following is not None
 
 
 def fill_gaps(path: Path, first: int, page_size: int) -> int | None:

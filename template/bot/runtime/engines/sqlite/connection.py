@@ -186,16 +186,21 @@ class Database:
     async def _done(self, thread: int, job: "_Job", user_id: str | None, seconds: float) -> Any:
         if self._threads is None:
             raise StateUnavailable("the store is not connected", user_id)
-        job.future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        job.future = loop.create_future()
+        # SQLite gives up in time where others keep the file locked. A disk that hangs keeps the thread.
+        timer = loop.call_later(self._timeout + 1 + seconds, self._give_up, job.future)
         self._threads[thread].jobs.put(job)
         try:
-            # SQLite gives up in time where others keep the file locked. A disk that hangs keeps the thread.
-            async with asyncio.timeout(self._timeout + 1 + seconds):
-                return await job.future
-        except TimeoutError:
-            raise StateUnavailable(f"the disk of {self.path} does not answer", user_id) from None
+            return await job.future
         except _Failed as failed:
             raise StateUnavailable(str(failed), user_id) from None
+        finally:
+            timer.cancel()
+
+    def _give_up(self, future: "asyncio.Future[Any]") -> None:
+        if not future.done():
+            future.set_exception(_Failed(f"the disk of {self.path} does not answer"))
 
     def connect(self, patience: "Patience") -> apsw.Connection:
         """Open a connection, for one thread.
@@ -420,8 +425,8 @@ class _Thread(Thread):
         while is_asked:
             found = self.gather()
             is_asked = None not in found
-            # Who was cancelled meanwhile does not wait; it is as if they had not come.
-            if jobs := [job for job in found if job and not job.future.cancelled()]:
+            # Who was cancelled, or has given up, does not wait: it is as if they had not come.
+            if jobs := [job for job in found if job and not job.future.done()]:
                 outcomes = self._do(jobs)
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(_hand_back, outcomes)

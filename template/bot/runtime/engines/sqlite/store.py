@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import apsw
+import orjson
 import structlog
 
 from bot.runtime.config import load
 from bot.runtime.engines.sqlite.connection import Database, FileSettings
 from bot.runtime.engines.sqlite.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
-from bot.runtime.state.codec import dumps, loads
+from bot.runtime.state.codec import loads
 from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, with_marked
 from bot.runtime.state.store import (
     APPLIED_LIMIT,
@@ -377,7 +378,7 @@ def _commit(
         connection.executemany(
             "INSERT INTO message VALUES (?, ?, ?)",
             [
-                (row.id, number, dumps(message.to_json(), "history").decode())
+                (row.id, number, orjson.dumps(message.to_json()).decode())
                 for number, message in numbered
                 if number >= first
             ],
@@ -397,7 +398,7 @@ def _commit(
     expires_at = None if ttl is None else now + ttl
     if forgotten and not connection.execute(_IS_SOMEBODY, (row.id, first, following)).get:
         expires_at = now + FORGOTTEN_SECONDS
-    ids = dumps(applied, "applied").decode()
+    ids = orjson.dumps(applied).decode()
     after = version, changes.token, ids, forgotten, first, following, expires_at, row.id
     connection.execute(_AFTER, after)
     return version
@@ -464,7 +465,7 @@ def _write_files(
             "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)",
             ((record, name, update_of(file), now, part) for name, part in cut(file, content)),
         )
-    kept = dumps(sorted(outbox), "outbox").decode()
+    kept = orjson.dumps(sorted(outbox)).decode()
     connection.execute(
         "DELETE FROM file WHERE record = ? AND update_id NOT IN (SELECT value FROM json_each(?))",
         (record, kept),

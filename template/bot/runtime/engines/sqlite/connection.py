@@ -65,8 +65,8 @@ LOCK_SECONDS = 0.001
 class FileSettings(Environment):
     """The SQLite file."""
 
-    sqlite_path: Path = Field(
-        Path(".data/bot.sqlite3"),
+    sqlite_path: str = Field(
+        ".data/bot.sqlite3",
         description="The file, in a folder of this machine; a relative path begins at the project's folder. "
         "Every bot has a file of its own.",
         json_schema_extra=KEEPS_APART,
@@ -81,14 +81,14 @@ class FileSettings(Environment):
 
     @field_validator("sqlite_path")
     @classmethod
-    def _path_is_a_file(cls, value: Path) -> Path:
-        if str(value).startswith(":") or "file:" in str(value):
+    def _path_is_a_file(cls, value: str) -> str:
+        if value.startswith((":", "file:")):
             raise ValueError("must be a path; what only has to last as long as the process is backend memory")
-        return value.expanduser()
+        return value
 
     def database(self, schema: Sequence[str]) -> "Database":
         """The file described; `schema` as for `Database`."""
-        path = config.PROJECT / self.sqlite_path
+        path = config.PROJECT / Path(self.sqlite_path).expanduser()
         return Database(path, schema, sync=self.sqlite_sync, timeout=self.sqlite_timeout)
 
 

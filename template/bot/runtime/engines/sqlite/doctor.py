@@ -33,7 +33,7 @@ async def diagnose(database: Database) -> list[Finding]:
     """
     path = database.path
     size = path.stat().st_size
-    findings = [Finding("ok", f"SQLite {apsw.sqlite_lib_version()}: {path}, {size / 1e6:,.1f} MB")]
+    findings = [Finding("ok", f"SQLite {apsw.sqlite_lib_version()}: {path}, {size / 1e6:,.2f} MB")]
     if size <= CHECKED_BYTES:
         findings.append(await database.read(lambda connection: _integrity(connection, path)))
     findings += [durability(database.sync), file_system(path), access(path), room(path)]

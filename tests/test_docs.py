@@ -73,8 +73,13 @@ for path in Path("bot/runtime").rglob("*.py"):
         importlib.import_module(".".join(path.with_suffix("").parts))
 import typer
 from prometheus_client import REGISTRY
+from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import cli
 from bot.runtime.config import Environment
+from bot.runtime.state_commands import state
+for path in Path("bot/runtime/engines").glob("*/commands.py"):
+    if path.parent.name != ENGINE:  # whose own are there
+        importlib.import_module(".".join(path.with_suffix("").parts)).add_commands(state, None)
 
 def commands(command, path):
     if hasattr(command, "commands"):

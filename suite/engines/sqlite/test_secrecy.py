@@ -195,6 +195,6 @@ async def test_a_large_file_is_erased_bit_by_bit_and_after_a_kill(
     reader.close()
     again = await open_store(copy / path.name)
     async with asyncio.timeout(10):
-        while await again.database.read(lambda c: c.execute("SELECT * FROM erasing").fetchall()):
+        while await again.database.read(lambda c: c.execute("SELECT * FROM erasing").fetchall()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert traces(copy / path.name) == {}

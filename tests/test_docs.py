@@ -73,8 +73,13 @@ for path in Path("bot/runtime").rglob("*.py"):
         importlib.import_module(".".join(path.with_suffix("").parts))
 import typer
 from prometheus_client import REGISTRY
+from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import cli
 from bot.runtime.config import Environment
+from bot.runtime.state_commands import state
+for path in Path("bot/runtime/engines").glob("*/commands.py"):
+    if path.parent.name != ENGINE:  # whose own are there
+        importlib.import_module(".".join(path.with_suffix("").parts)).add_commands(state, None)
 
 def commands(command, path):
     if hasattr(command, "commands"):
@@ -280,6 +285,8 @@ def test_readme_of_a_project(answers: Answers) -> None:
     commands = {*reference.command_names(), "bot state"}
     if known["engine"] != "hybrid":
         commands -= {"bot state flush"}
+    if known["engine"] != "sqlite":
+        commands -= {"bot state backup"}
     for command in re.findall(r"(?:uv run |`)(bot (?:state [a-z]+|[a-z]+))", readme):
         assert command in commands, command
     for path in re.findall(r"`((?:bot|tests|migrations|infra|supabase)/[\w./-]*)`", readme):

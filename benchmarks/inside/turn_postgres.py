@@ -65,6 +65,8 @@ COMMIT = {
     15: "'{}'::text[]",
     16: "false",
     17: "NULL",
+    18: "'{}'",
+    19: "'{}'::text[]",
 }
 """What a turn of `turn.Ours` gives the statement of a commit."""
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from bot.agent_adapter import TelegramAgentAdapter
+from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
 from suite.torture.names import file_of
@@ -73,7 +74,14 @@ def let_clock_jump(file: Path) -> None:
     set_clock()
 
 
+def let_disk_fail() -> None:
+    """Put a disk that fails when it is told to before the real one, where the engine has such a thing."""
+    if file := os.environ.get("TORTURE_DISK"):
+        import_module(f"suite.engines.{ENGINE}.disk").install(Path(file))
+
+
 if __name__ == "__main__":
     let_clock_jump(Path(os.environ["TORTURE_CLOCK"]))
+    let_disk_fail()
     replace_owner(tortured_owner)
     main()

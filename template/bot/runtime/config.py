@@ -160,6 +160,13 @@ class Settings(Environment):
         description="Most bytes of a file that the agent sends from memory. "
         "Unset: 52428800, as much as Telegram takes; 1048576 on DynamoDB and Firestore.",
     )
+    attachment_bytes: int = Field(
+        20 * 1024 * 1024,
+        ge=1,
+        description="Most bytes of a file that the agent reads. Telegram hands out no more than 20971520, "
+        "a Bot API server of yours does.",
+    )
+    attachment_timeout: Seconds = Field(30, description="Seconds that reading such a file may take.")
     history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")
     namespace: str = Field(
         NAMESPACE,

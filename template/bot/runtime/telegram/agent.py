@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import structlog
 
@@ -37,7 +37,13 @@ class TelegramAgentAdapter:
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
         lanes: one per user, in which everything that changes the user's record runs, one after another.
+        accepts: the kinds of messages that `agent_logic` is to have, as aiogram's `ContentType` names them,
+            such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
+            edited, that customers of a business write, and where the bot is a guest. What nobody else takes
+            of the rest is answered with `Texts.only_text`.
     """
+
+    accepts: ClassVar[Collection[str]] = frozenset({"text"})
 
     bot: Bot
 
@@ -67,7 +73,7 @@ class TelegramAgentAdapter:
 
     @property
     def turn(self) -> Turn:
-        """The turn under way: `history`, `user`, `reply(method)`.
+        """The turn under way: `history`, `message`, `attachments`, `user`, `reply(method)`.
 
         Raises:
             RuntimeError: none is; `handle_message` begins one.
@@ -85,7 +91,7 @@ class TelegramAgentAdapter:
 
         Args:
             user_id: Telegram's id, as text.
-            message: what the user wrote.
+            message: what the user wrote. The history also says what came with it, such as `[photo]`.
 
         Returns:
             The agent's reply.
@@ -103,7 +109,7 @@ class TelegramAgentAdapter:
                 lambda _: self.handle_message(user_id=user_id, message=message),
                 lanes=self.lanes,
             )
-        turn.remember("user", message)
+        turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
         reply = await self.process_agent_request(message, user_id)
         if not isinstance(reply, str):
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
@@ -132,7 +138,8 @@ class TelegramAgentAdapter:
         """Answer a message. Every agent has to implement this.
 
         Args:
-            message: what the user wrote.
+            message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
+                if there is none.
             state: what is kept about the user; whatever JSON is put there is kept.
 
         Returns:

@@ -6,7 +6,8 @@ order. An awaited `message.answer()` goes out at once and outside that guarantee
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,18 +28,15 @@ from aiogram.types import (
 )
 
 from bot.runtime import metrics
+from bot.runtime.errors import OperatorError
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, answer
+from bot.runtime.telegram.updates import SENT_BY_PEOPLE, LruDict, answer
 
-SENT_BY_PEOPLE = {
-    "animation", "audio", "chat_shared", "checklist", "contact", "dice", "document", "game", "giveaway",
-    "invoice", "live_photo", "location", "paid_media", "passport_data", "photo", "poll", "rich_message",
-    "sticker", "story", "user_shared", "users_shared", "venue", "video", "video_note", "voice",
-    "web_app_data",
-}  # fmt: skip
+WAYS = ("edited", "business", "guest")
+"""What `accepts` may name besides kinds of messages: ways in which they come."""
 
 TYPING_DELAY = 1.0
 """Seconds an agent may think before the chat shows that the bot is typing."""
@@ -78,17 +76,42 @@ def commands() -> Router:
     return router
 
 
-def conversation() -> Router:
-    """The router that hands every text to the agent."""
+def conversation(accepts: Collection[str]) -> Router:
+    """The router that hands to the agent what it accepts.
+
+    Raises:
+        OperatorError: `accepts` has a name that stands for nothing.
+    """
+    if isinstance(accepts, str) or (unknown := set(accepts) - SENT_BY_PEOPLE - {"text", *WAYS}):
+        named = accepts if isinstance(accepts, str) else ", ".join(sorted(map(str, unknown)))
+        kinds = ", ".join(sorted({"text", *SENT_BY_PEOPLE, *WAYS}))
+        raise OperatorError(f"Agent.accepts names {named}: it has to be a set of these: {kinds}")
+
+    async def is_accepted(message: Message) -> bool:
+        if message.text:
+            return "text" in accepts
+        # For older bots, a live photo is a photo, too.
+        return message.content_type in accepts or bool(message.photo and "photo" in accepts)
+
     router = Router(name="conversation")
-    router.message(has_text, is_for_this_bot)(converse)
+    router.message(is_accepted, is_for_this_bot)(converse)
+    if "edited" in accepts:
+        router.edited_message(is_accepted, is_for_this_bot)(converse)
+    if "business" in accepts:
+        router.business_message(is_accepted, is_by_a_customer)(converse)
+    if {"edited", "business"} <= set(accepts):
+        router.edited_business_message(is_accepted, is_by_a_customer)(converse)
+    if "guest" in accepts:
+        router.guest_message(is_accepted, is_for_this_bot)(converse)
     return router
 
 
-def remainder() -> Router:
+def remainder(accepts: Collection[str]) -> Router:
     """The router that takes what nobody else does."""
     router = Router(name="remainder")
-    router.message(is_by_a_person, is_for_this_bot)(only_text)
+    router.message(is_said, is_for_this_bot)(only_text)
+    if "guest" in accepts:
+        router.guest_message(is_said, is_for_this_bot)(only_text)
     return router
 
 
@@ -140,6 +163,11 @@ async def is_for_this_bot(message: Message, bot: Bot) -> bool:
         return False
     command = COMMAND.match(message.text or "")
     return not (command and command["whose"]) or await _is_named(command["whose"], bot)
+
+
+async def is_by_a_customer(message: Message) -> bool:
+    """Whether the business got this, as opposed to its owner, or the bot, having written it."""
+    return bool(message.from_user and message.from_user.id == message.chat.id)
 
 
 async def is_private(message: Message) -> bool:
@@ -224,13 +252,14 @@ async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[
 async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
     """Have the agent answer."""
     text = message.text or message.caption or ""
-    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)):
+    is_there = message.guest_query_id is None
+    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)) if is_there else nullcontext():
         reply = await agent.handle_message(user_id=_turn().user_id, message=text)
     return answer(message, reply) if reply and reply.strip() else None
 
 
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
-    """Say that there was nothing to read."""
+    """Say that this is nothing for the agent."""
     return answer(message, _for(message, texts).only_text)
 
 
@@ -331,7 +360,12 @@ def _turn() -> Turn:
 async def _show_typing(bot: Bot, message: Message) -> None:
     """Show in the message's chat that the bot is typing, for as long as this and the turn last."""
     thread_id = message.message_thread_id if message.is_topic_message else None
-    action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
+    action = SendChatAction(
+        chat_id=message.chat.id,
+        action="typing",
+        message_thread_id=thread_id,
+        business_connection_id=message.business_connection_id,
+    )
     while _turn().is_open:
         await bot(action)
         await asyncio.sleep(TYPING_LASTS - 0.5)

@@ -35,6 +35,7 @@ MEDIA: dict[str, Json] = {
     "animation": {"width": 1, "height": 1, "duration": 1},
     "audio": {"duration": 1},
     "document": {},
+    "live_photo": {"width": 1, "height": 1, "duration": 1},
     "photo": {"width": 1, "height": 1},
     "sticker": {"type": "regular", "width": 1, "height": 1, "is_animated": False, "is_video": False},
     "video": {"width": 1, "height": 1, "duration": 1},
@@ -42,6 +43,9 @@ MEDIA: dict[str, Json] = {
     "voice": {"duration": 1},
 }
 """What Telegram says of each kind of file, besides its id and size."""
+
+NAMELESS = ("photo", "sticker", "video_note", "voice")
+"""Kinds of files of which Telegram tells no name."""
 
 SHOWS_NOTHING = {"sendChatAction", "sendMessageDraft", "sendRichMessageDraft"}
 """Methods that send no message, whatever their names say."""
@@ -151,6 +155,8 @@ class LocalTelegram:
             content: its bytes.
             name: its name, where that is known.
         """
+        if kind in NAMELESS:
+            name = None
         file_id = f"{kind}-{len(self._files) + 1}"
         self._files[file_id] = content
         media = {"file_id": file_id, "file_unique_id": file_id, "file_size": len(content), **MEDIA[kind]}
@@ -318,7 +324,7 @@ class LocalTelegram:
         if kind in MEDIA and kind in params:
             attached = call.files.get(params[kind].removeprefix("attach://"))
             name, data = attached or (None, self._files.get(params[kind], b""))
-            content |= self.media(kind, data, name if kind not in ("photo", "voice") else None)
+            content |= self.media(kind, data, name)
         return content
 
     def _file(self, file_id: str) -> Json:

@@ -109,17 +109,33 @@ class LocalChat:
 
     async def send_photo(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
         """Send a picture. See `say`."""
-        return await self._send_media("photo", content, None, caption, fields)
+        return await self.send_media("photo", content, caption=caption, **fields)
 
     async def send_voice(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
         """Send a voice message. See `say`."""
-        return await self._send_media("voice", content, None, caption, fields)
+        return await self.send_media("voice", content, caption=caption, **fields)
 
     async def send_file(
         self, name: str, content: bytes, caption: str | None = None, **fields: Any
     ) -> list[str]:
         """Send a file. See `say`."""
-        return await self._send_media("document", content, name, caption, fields)
+        return await self.send_media("document", content, name=name, caption=caption, **fields)
+
+    async def send_media(
+        self, kind: str, content: bytes, *, name: str | None = None, caption: str | None = None, **fields: Any
+    ) -> list[str]:
+        """Send a file of any kind. See `say`.
+
+        Args:
+            kind: such as `video`, `sticker` or `document`.
+            content: its bytes.
+            name: what the sender calls it; a photo, a voice message and a sticker have no name.
+            caption: the text with it.
+            fields: more of Telegram's `Message`.
+        """
+        if caption is not None:
+            fields = {"caption": caption, **fields}
+        return await self.send(**self.telegram.media(kind, content, name), **fields)
 
     async def send(self, **content: Any) -> list[str]:
         """Send a message of any content, given as in Telegram's `Message`. See `say`."""
@@ -170,13 +186,6 @@ class LocalChat:
             "old_chat_member": {"user": user, "status": before},
             "new_chat_member": {"user": user, "status": after},
         }
-
-    async def _send_media(
-        self, kind: str, content: bytes, name: str | None, caption: str | None, fields: Json
-    ) -> list[str]:
-        if caption is not None:
-            fields = {"caption": caption, **fields}
-        return await self.send(**self.telegram.media(kind, content, name), **fields)
 
     async def _do(self, *updates: Json) -> list[str]:
         calls: list[Reply] = []

@@ -17,7 +17,9 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
+from bot.runtime.config import Settings
 from bot.runtime.errors import (
+    AttachmentTooLarge,
     ReplyTooLarge,
     StateConflict,
     StateCorrupt,
@@ -38,6 +40,7 @@ from bot.runtime.telegram.updates import (
     Sender,
     answer,
     date_of,
+    incoming,
     is_later,
     queue_of,
     said_in,
@@ -80,8 +83,7 @@ class Transaction:
         store: StateStore,
         agent: TelegramAgentAdapter,
         texts: TextTable,
-        *,
-        agent_timeout: float,
+        settings: Settings,
     ) -> None:
         """Make it.
 
@@ -91,14 +93,14 @@ class Transaction:
             store: where records are.
             agent: is told of errors.
             texts: what users are told of them.
-            agent_timeout: seconds that handling may take.
+            settings: how long handling may take, and what may come in.
         """
         self._bot = bot
         self._dispatcher = dispatcher
         self._store = store
         self._agent = agent
         self._texts = texts
-        self._agent_timeout = agent_timeout
+        self._settings = settings
         self.lanes = agent.lanes
         self.outbox = Outbox(bot, store, self.lanes)
         self._began: LruDict[int] = LruDict()
@@ -123,7 +125,7 @@ class Transaction:
                     record = await self._store.load(sender.user_id)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
+                turn = self._turn(UserRecord(sender.user_id), update, sender)
                 return "corrupt", self._deliver(
                     update, sender, *await self._apology(turn, update, sender, error)
                 )
@@ -151,7 +153,7 @@ class Transaction:
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
+        turn = self._turn(record, update, sender)
         queue = queue_of(update, sender.chat, self._bot.token)
 
         owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
@@ -201,7 +203,7 @@ class Transaction:
 
     async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
+        turn = self._turn(UserRecord(sender.lock_key), update, sender)
         begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)
@@ -214,6 +216,11 @@ class Transaction:
             apology, begin = await self._apology(turn, update, sender, error)
             replies = apology if update.message or turn.replies_to_failure() else []
         return outcome, self._deliver(update, sender, replies, begin)
+
+    def _turn(self, record: UserRecord, update: Update, sender: Sender) -> Turn:
+        """A turn on a record that was loaded for an update."""
+        came = incoming(update, sender, self._bot, self._settings)
+        return Turn(record, self._store.limits, incoming=came, is_anonymous=sender.user_id is None)
 
     async def _handle(self, turn: Turn, update: Update) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
@@ -238,7 +245,7 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await _limited(handle(), self._agent_timeout, turn)
+        result = await _limited(handle(), self._settings.agent_timeout, turn)
         return "ignored" if result is UNHANDLED else "handled"
 
     async def _apology(
@@ -444,5 +451,7 @@ def _sorry(texts: Texts, error: Exception) -> str:
             return texts.sorry_too_large
         case StateCorrupt():
             return texts.sorry_corrupt
+        case AttachmentTooLarge():
+            return texts.sorry_file_too_large
         case _:
             return texts.sorry

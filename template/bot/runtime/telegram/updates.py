@@ -1,18 +1,33 @@
 """Updates as Telegram sends them, and as aiogram reads them."""
 
+import re
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import structlog
 from aiogram import Bot
 from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
-from aiogram.methods import SendMessage
-from aiogram.types import Chat, InaccessibleMessage, Message, Update, User
+from aiogram.methods import AnswerGuestQuery, SendMessage
+from aiogram.types import (
+    Chat,
+    InaccessibleMessage,
+    InlineQueryResultArticle,
+    InputTextMessageContent,
+    Message,
+    Update,
+    User,
+)
 from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
+
+from bot.runtime.config import Settings
+from bot.runtime.state.turn import Attachment, Incoming
+from bot.runtime.telegram.calls import download
 
 IDS_A_DAY = 10_000_000
 """More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
@@ -22,9 +37,31 @@ V = TypeVar("V")
 
 SAID = (
     *("message", "edited_message", "channel_post", "edited_channel_post"),
-    *("business_message", "edited_business_message"),
+    *("business_message", "edited_business_message", "guest_message"),
 )
 """Kinds of updates that consist of a message."""
+
+FILES = {
+    "animation": "video/mp4",
+    "audio": "audio/mpeg",
+    "document": "application/octet-stream",
+    "live_photo": "video/mp4",
+    "photo": "image/jpeg",
+    "sticker": "image/webp",
+    "video": "video/mp4",
+    "video_note": "video/mp4",
+    "voice": "audio/ogg",
+}
+"""The kinds of files that people send, and the media type of those whose sender does not say."""
+
+SENT_BY_PEOPLE = FILES.keys() | {
+    "chat_shared", "checklist", "contact", "dice", "game", "giveaway", "invoice", "location", "paid_media",
+    "passport_data", "poll", "rich_message", "story", "user_shared", "users_shared", "venue", "web_app_data",
+}  # fmt: skip
+"""The kinds of messages that somebody sent, besides texts, as opposed to Telegram telling about something."""
+
+LONGEST_NAME = 100
+"""Most characters of a file's name in the history."""
 
 log = structlog.get_logger()
 
@@ -100,8 +137,16 @@ def upgrade_in(update: Update) -> tuple[int, int] | None:
     return None
 
 
-def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage:
-    """A message to where another one is: the same chat and topic, by the same business connection."""
+def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | AnswerGuestQuery:
+    """A message to where another one is: the same chat and topic, by the same business connection.
+
+    Where the bot is a guest, it is the one answer that a guest gives.
+    """
+    if isinstance(message, Message) and message.guest_query_id:
+        content = InputTextMessageContent(message_text=text)
+        return message.answer_guest_query(
+            InlineQueryResultArticle(id="answer", title="Answer", input_message_content=content)
+        )
     topic = message.direct_messages_topic if isinstance(message, Message) else None
     return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
 
@@ -131,10 +176,73 @@ class Sender:
         return self.user.language_code if self.user else None
 
 
+def message_in(update: Update) -> Message | None:
+    """The message that was written or edited; `None` when an update brings none, as a pressed button."""
+    return update.message or next(filter(None, (getattr(update, kind) for kind in SAID)), None)
+
+
+def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> Incoming:
+    """What came in, as turns show it."""
+    message = message_in(update)
+    attachments: Sequence[Attachment] = ()
+    title = ""
+    if message and not message.text:
+        attachments = attachments_in(message, bot, settings)
+        names = [f"{file.kind}: {_one_line(file.name)}" if file.name else file.kind for file in attachments]
+        title = f"[{', '.join(names) or message.content_type.value}]"
+    if message and message.edit_date:
+        title = f"[edited] {title}".strip()
+    return Incoming(
+        update=update,
+        message=message,
+        chat=sender.chat,
+        user=sender.user if sender.user_id else None,
+        attachments=attachments,
+        at=date_of(update),
+        title=title,
+    )
+
+
+def attachments_in(message: Message, bot: Bot, settings: Settings) -> list[Attachment]:
+    """The files of a message; none of those that are still to be paid for."""
+    found = []
+    for holder in message.paid_media.paid_media if message.paid_media else [message]:
+        for kind, media_type in FILES.items():
+            file = getattr(holder, kind, None)
+            if not file or (kind == "document" and message.animation):  # the same file once more
+                continue
+            if isinstance(file, list):  # a photo's sizes
+                file = max(file, key=lambda size: size.width * size.height)
+            elif kind == "sticker" and (file.is_animated or file.is_video):
+                media_type = "video/webm" if file.is_video else "application/x-tgsticker"
+            found.append(
+                Attachment(
+                    kind=kind,
+                    media_type=getattr(file, "mime_type", None) or media_type,
+                    size=file.file_size,
+                    name=getattr(file, "file_name", None) or "",
+                    file_id=file.file_id,
+                    fetch=partial(
+                        download,
+                        bot,
+                        file.file_id,
+                        size=file.file_size,
+                        most=settings.attachment_bytes,
+                        seconds=settings.attachment_timeout,
+                    ),
+                )
+            )
+    return found
+
+
+def _one_line(name: str) -> str:
+    return re.sub(r"[\s\[\]]+", " ", name)[:LONGEST_NAME]
+
+
 def sender_of(update: Update) -> Sender:
     """Who an update is from. Anonymous administrators and channels are nobody."""
     context = UserContextMiddleware.resolve_event_context(update)
-    message = update.message or update.edited_message
+    message = message_in(update)
     is_person = context.user is not None and not (message and message.sender_chat)
     return Sender(
         user=context.user,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from random import Random
 
 from suite.bot_api import FakeTelegram
+from suite.bot_api.call import Json
 from suite.torture.ledger import Ledger, Place
 
 USERS = 10
@@ -56,9 +57,16 @@ class People:
     def _message(self, user_id: int, chat_id: int, seconds: float) -> None:
         self._written[user_id] += 1
         name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
-        update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
+        fields = {"reply_to_message": self._of_bot(chat_id)} if chat_id < 0 else {}
+        text = f"{name} {seconds:.3f}"
+        update_id = self._telegram.message(text, user_id=user_id, chat_id=chat_id, **fields)
         self._ledger.write(Place(user_id, chat_id), name, update_id)
         self.updates.append(update_id)
+
+    def _of_bot(self, chat_id: int) -> Json:
+        """A message of the bot: who replies to one in a group means the bot."""
+        chat = self._telegram.chat(chat_id)
+        return {"message_id": 1, "date": 1, "chat": chat, "from": self._telegram.me(), "text": "?"}
 
     def stranger(self, chance: Random, texts: Sequence[str]) -> int:
         """Somebody writes who is in no book: what becomes of it must not matter to the others.

@@ -14,7 +14,7 @@ from bot.runtime.errors import (
 )
 from bot.runtime.state.record import Message
 from bot.runtime.state.turn import Attachment, Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import TelegramAgentAdapter, is_admin
 from bot.runtime.telegram.texts import Texts
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "Texts",
     "Turn",
     "current_turn",
+    "is_admin",
     "load",
 ]

@@ -24,7 +24,7 @@ from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import Session
 from bot.runtime.telegram.commands import FloodProtection, commands, conversation, remainder
-from bot.runtime.telegram.processor import Processor
+from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import SAID
@@ -132,7 +132,9 @@ async def open_app(
             stack.push_async_exit(_closing(agent.close))
             dispatcher = _make_dispatcher(store, agent, settings, owner)
             transaction = Transaction(bot, dispatcher, store, agent, owner.texts, settings)
-            processor = Processor(bot, transaction, max_concurrent=settings.max_concurrent_updates)
+            admission = Admission(bot, agent, settings)
+            most = settings.max_concurrent_updates
+            processor = Processor(bot, transaction, admission, max_concurrent=most)
             outage = transaction.outbox.outage
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, outage)
         except StateError as error:

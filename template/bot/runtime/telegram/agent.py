@@ -19,6 +19,7 @@ from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_o
 if TYPE_CHECKING:
     from aiogram import Bot
     from aiogram.methods import TelegramMethod
+    from aiogram.types import Update
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class TelegramAgentAdapter:
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
         lanes: one per user, in which everything that changes the user's record runs, one after another.
+        username: the bot's user name in lower case; `None` until Telegram has told it.
         accepts: the kinds of messages that `agent_logic` is to have, as aiogram's `ContentType` names them,
             such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
             edited, that customers of a business write, and where the bot is a guest. What nobody else takes
@@ -57,6 +59,7 @@ class TelegramAgentAdapter:
         self.bot_token = bot_token
         self.store: StateStore = store or MemoryStore()
         self.lanes = KeyedLock()
+        self.username: str | None = None
         self._background = _Background()
 
     async def connect(self) -> None:
@@ -146,6 +149,22 @@ class TelegramAgentAdapter:
             The reply; an empty one is not sent.
         """
         raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    def wants(self, update: Update) -> bool:
+        """Whether an update is handled at all.
+
+        That is decided before its person's record is loaded, and without waiting for anybody, so what a group
+        says among itself costs next to nothing. As it is, what people say in groups is wanted where the bot
+        is meant: by its name, by an answer to it, or by a command that names no other bot. All else is
+        wanted. Should this raise, the update is.
+
+        Args:
+            update: as aiogram has it. Neither `self.turn` nor any record is there yet.
+        """
+        from bot.runtime.telegram.updates import is_addressed, is_said
+
+        message = update.message or update.edited_message
+        return not message or not is_said(message) or is_addressed(message, self.bot.id, self.username)
 
     async def on_error(self, error: Exception) -> str | None:
         """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
@@ -295,6 +314,12 @@ class TelegramAgentAdapter:
         reply = await prepare(self.bot, method, person=user_id)
         if complete := await completed(self.bot, reply):
             await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
+
+
+async def is_admin(_: Any) -> bool:
+    """A filter for routers: whether `ADMINS` names who wrote or pressed."""
+    turn = current_turn()
+    return turn is not None and turn.is_admin
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

@@ -5,7 +5,6 @@ order. An awaited `message.answer()` goes out at once and outside that guarantee
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from typing import Any
 import orjson
 from aiogram import BaseMiddleware, Bot, Router
 from aiogram.enums import ChatType
-from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.filters.callback_data import CallbackData
 from aiogram.methods import SendChatAction, TelegramMethod
 from aiogram.types import (
@@ -33,7 +31,15 @@ from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
-from bot.runtime.telegram.updates import SENT_BY_PEOPLE, LruDict, answer
+from bot.runtime.telegram.updates import (
+    COMMAND,
+    SENT_BY_PEOPLE,
+    LruDict,
+    answer,
+    is_addressed,
+    name_of,
+)
+from bot.runtime.telegram.updates import is_said as is_from_somebody
 
 WAYS = ("edited", "business", "guest")
 """What `accepts` may name besides kinds of messages: ways in which they come."""
@@ -46,11 +52,6 @@ TYPING_LASTS = 5.0
 
 FLOOD, CHATTER = "flood", "chatter"
 """Counters of messages: those for the bot, and what is said in groups to others."""
-
-_NAMES = re.compile(r"@\w+")
-
-COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
-"""A command, whose it is, and what follows it."""
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -175,16 +176,6 @@ async def is_private(message: Message) -> bool:
     return message.chat.type == ChatType.PRIVATE
 
 
-async def has_text(message: Message) -> bool:
-    """Whether there is something to read."""
-    return bool(message.text or message.caption)
-
-
-async def is_by_a_person(message: Message) -> bool:
-    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
-    return message.content_type in SENT_BY_PEOPLE
-
-
 async def start(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say hello."""
     return answer(message, _for(message, texts).hello)
@@ -291,7 +282,8 @@ class FloodProtection(BaseMiddleware):
         if event.sender_chat:
             counters = self._of_nobody.get(event.sender_chat.id, {})
             self._of_nobody.set(event.sender_chat.id, counters)
-        is_for_bot = await _is_addressed(event, data["bot"])
+        name = None if await is_private(event) else await name_of(data["bot"])
+        is_for_bot = is_addressed(event, data["bot"].id, name)
         until, number = self._count(counters, FLOOD if is_for_bot else CHATTER, event)
         if number <= self._limit:
             return await handler(event, data)
@@ -314,37 +306,12 @@ class FloodProtection(BaseMiddleware):
 
 async def _is_named(name: str, bot: Bot) -> bool:
     """Whether this is the bot's user name; when Telegram does not say, it may be."""
-    return name.lower() == (await _name_of(bot) or name.lower())
-
-
-async def _name_of(bot: Bot) -> str | None:
-    """The bot's user name in lower case. Telegram is asked once; `None` when it does not say."""
-    try:
-        return ((await bot.me()).username or "").lower()
-    except (TelegramAPIError, ClientDecodeError):
-        return None
-
-
-async def _is_addressed(message: Message, bot: Bot) -> bool:
-    """Whether a message is for the bot: in private, or a command, or with its name, or an answer to it."""
-    replied = message.reply_to_message
-    if message.chat.type == ChatType.PRIVATE or (
-        replied and replied.from_user and replied.from_user.id == bot.id
-    ):
-        return True
-    entities = [*(message.entities or ()), *(message.caption_entities or ())]
-    if any(entity.user and entity.user.id == bot.id for entity in entities):
-        return True
-    command, _, whose = (message.text or "").partition(" ")[0].partition("@")
-    if command.startswith("/") and not whose:
-        return True
-    names = _NAMES.findall((message.text or message.caption or "").lower())
-    return bool(names) and f"@{await _name_of(bot) or ''}" in names
+    return name.lower() == (await name_of(bot) or name.lower())
 
 
 async def is_said(message: Message) -> bool:
     """A filter: whether somebody wrote or sent this, as opposed to Telegram telling about something."""
-    return await has_text(message) or await is_by_a_person(message)
+    return is_from_somebody(message)
 
 
 def _for(message: Message, texts: TextTable) -> Texts:

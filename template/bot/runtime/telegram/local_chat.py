@@ -39,6 +39,11 @@ class LocalChat:
         return list(self.telegram.texts(self.chat))
 
     @property
+    def bot(self) -> str:
+        """The bot's name, such as `@local_bot`, by which it is addressed in a group."""
+        return f"@{self.telegram.me['username']}"
+
+    @property
     def buttons(self) -> list[str]:
         """What the buttons in this chat say, those of the newest message first."""
         return [button.text for button in self.telegram.buttons(self.chat)]

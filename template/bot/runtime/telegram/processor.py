@@ -12,18 +12,34 @@ from collections.abc import AsyncIterator
 
 import structlog
 from aiogram import Bot
+from aiogram.enums import ChatType
 from aiogram.methods import AnswerCallbackQuery
 from aiogram.types import Update
 
 from bot.runtime import metrics
+from bot.runtime.config import Settings
 from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at, upgrade_in
+from bot.runtime.telegram.updates import (
+    LruDict,
+    Sender,
+    is_listed,
+    kind_of,
+    message_in,
+    name_of,
+    sender_of,
+    sent_at,
+    upgrade_in,
+)
 
 CALLBACK_DELAY = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
+
+NAME_AGAIN = 30.0
+"""Seconds before Telegram is asked for the bot's name again that it did not tell."""
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
@@ -35,19 +51,74 @@ class NotAcknowledged(Exception):
     """The update was not processed, for a reason that lies elsewhere; Telegram has to deliver it again."""
 
 
+class Admission:
+    """Which updates are handled at all: decided before an update waits for its person's others."""
+
+    def __init__(self, bot: Bot, agent: TelegramAgentAdapter, settings: Settings) -> None:
+        """Decide as the agent and the settings say."""
+        self._bot = bot
+        self._agent = agent
+        self._allowed = settings.allowed_users and settings.allowed_users | settings.admins
+        self._asking = asyncio.Lock()
+        self._ask_again_at = 0.0
+        self._told: LruDict[bool] = LruDict()
+
+    async def is_wanted(self, update: Update) -> bool:
+        """Whether the agent wants it."""
+        message = message_in(update)
+        if message and message.chat.type != ChatType.PRIVATE:
+            await self.learn_name()
+        try:
+            return self._agent.wants(update)
+        except Exception:
+            log.exception("Agent.wants failed: the update is handled")
+            return True
+
+    async def learn_name(self) -> None:
+        """Learn the bot's name, by which people mean it, if Telegram tells it soon."""
+        if self._agent.username is None:
+            async with self._asking:  # those who wait go on in order
+                if self._agent.username is None and time.monotonic() > self._ask_again_at:
+                    self._agent.username = await name_of(self._bot)
+                    self._ask_again_at = time.monotonic() + NAME_AGAIN
+
+    def is_allowed(self, update: Update, sender: Sender) -> bool:
+        """Whether whoever caused it may use the bot. Payments and what nobody caused go through."""
+        if not self._allowed or is_listed(self._allowed, sender):
+            return True
+        message = message_in(update)
+        if message is None:
+            return sender.user is None
+        if message.successful_payment or message.refunded_payment:
+            return True
+        return message.sender_chat is not None and message.sender_chat.id in self._allowed
+
+    def is_told(self, update: Update, sender: Sender) -> bool:
+        """Whether somebody who may not use the bot is to be told: once, and not in front of others."""
+        if update.message and sender.user:
+            is_new = sender.user.id not in self._told
+            self._told.set(sender.user.id, True)
+            return is_new and update.message.chat.type == ChatType.PRIVATE
+        return message_in(update) is None or update.guest_message is not None
+
+
 class Processor:
     """Processes updates: the effect of each on state is applied exactly once."""
 
-    def __init__(self, bot: Bot, transaction: Transaction, *, max_concurrent: int) -> None:
+    def __init__(
+        self, bot: Bot, transaction: Transaction, admission: Admission, *, max_concurrent: int
+    ) -> None:
         """Make it; nothing runs yet.
 
         Args:
             bot: whose updates these are.
             transaction: what is tried for each update until it succeeds.
+            admission: which updates are handled at all.
             max_concurrent: most updates of different users handled at the same time.
         """
         self._bot = bot
         self._transaction = transaction
+        self.admission = admission
         self._outbox = transaction.outbox
         self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
@@ -137,18 +208,38 @@ class Processor:
         sender = sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
-        with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
-                outcome, delivery = await self._until_committed(update, sender, keep_trying)
-                if delivery:
-                    await self._outbox.moved(delivery)
-            if delivery and not await self._outbox.released(delivery):
-                raise NotAcknowledged("the bot is shutting down")
+        if not self.admission.is_allowed(update, sender):
+            await self._turn_down(update, sender)
+            metrics.UPDATES.labels(kind, "not allowed").inc()
+            log.info("update turned down: its user is not among ALLOWED_USERS")
+        elif not await self.admission.is_wanted(update):
+            metrics.UPDATES.labels(kind, "unwanted").inc()
+            log.debug("update not wanted")
+        else:
+            with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
+                async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
+                    outcome, delivery = await self._until_committed(update, sender, keep_trying)
+                    if delivery:
+                        await self._outbox.moved(delivery)
+                await self._released(delivery)
+            seconds = time.monotonic() - started
+            metrics.UPDATES.labels(kind, outcome).inc()
+            metrics.TURN_SECONDS.observe(seconds)
+            log.info("update done", outcome=outcome, seconds=round(seconds, 3))
         self._done.set(update.update_id, True)
-        seconds = time.monotonic() - started
-        metrics.UPDATES.labels(kind, outcome).inc()
-        metrics.TURN_SECONDS.observe(seconds)
-        log.info("update done", outcome=outcome, seconds=round(seconds, 3))
+
+    async def _turn_down(self, update: Update, sender: Sender) -> None:
+        if self.admission.is_told(update, sender):
+            await self._released(await self._transaction.turn_down(update, sender))
+
+    async def _released(self, delivery: Delivery | None) -> None:
+        """Wait until an update can be acknowledged.
+
+        Raises:
+            NotAcknowledged: the bot stops before.
+        """
+        if delivery and not await self._outbox.released(delivery):
+            raise NotAcknowledged("the bot is shutting down")
 
     async def _until_committed(
         self, update: Update, sender: Sender, keep_trying: bool

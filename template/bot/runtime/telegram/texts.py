@@ -27,6 +27,7 @@ class Texts:
         not_forgotten: the answer to the second one.
         not_your_button: the answer to somebody else who presses it.
         only_in_private: the answer to `/export` and `/forget` in a group.
+        not_allowed: the answer, once, to somebody whom `ALLOWED_USERS` does not name.
         only_text: the answer to a photo or whatever else neither the agent nor a router takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
         sorry: an update failed.
@@ -48,6 +49,7 @@ class Texts:
     not_forgotten: str = "Nothing was erased."
     not_your_button: str = "This button is not for you."
     only_in_private: str = "That is between you and me: please send it to me in a private chat."
+    not_allowed: str = "Sorry, I am not open to everybody."
     only_text: str = "I can read text only, so far."
     flood: str = (
         "That is more than I can take: {limit} messages in {period} seconds. "

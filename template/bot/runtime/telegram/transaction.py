@@ -44,6 +44,7 @@ from bot.runtime.telegram.updates import (
     is_later,
     queue_of,
     said_in,
+    turned_down,
     upgrade_in,
 )
 
@@ -144,6 +145,11 @@ class Transaction:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
+
+    async def turn_down(self, update: Update, sender: Sender) -> Delivery | None:
+        """Tell somebody who may not use the bot that this is so. Nothing is kept."""
+        methods = turned_down(update, self._texts.of(sender.language).not_allowed)
+        return self._deliver(update, sender, await self.outbox.prepare(update, methods))
 
     async def _commit(
         self, update: Update, sender: Sender, record: UserRecord, *, is_late: bool

@@ -1,9 +1,10 @@
 """Updates as Telegram sends them, and as aiogram reads them."""
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -12,7 +13,9 @@ from typing import Any, Generic, TypeVar
 import structlog
 from aiogram import Bot
 from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
-from aiogram.methods import AnswerGuestQuery, SendMessage
+from aiogram.enums import ChatType, ContentType
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
+from aiogram.methods import AnswerGuestQuery, SendMessage, TelegramMethod
 from aiogram.types import (
     Chat,
     InaccessibleMessage,
@@ -59,6 +62,14 @@ SENT_BY_PEOPLE = FILES.keys() | {
     "passport_data", "poll", "rich_message", "story", "user_shared", "users_shared", "venue", "web_app_data",
 }  # fmt: skip
 """The kinds of messages that somebody sent, besides texts, as opposed to Telegram telling about something."""
+
+COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
+"""A command, whose it is, and what follows it."""
+
+_NAMES = re.compile(r"@\w+")
+
+NAME_SECONDS = 5.0
+"""How long asking Telegram for the bot's name may take."""
 
 LONGEST_NAME = 100
 """Most characters of a file's name in the history."""
@@ -137,6 +148,44 @@ def upgrade_in(update: Update) -> tuple[int, int] | None:
     return None
 
 
+def is_said(message: Message) -> bool:
+    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
+    return bool(message.text or message.caption) or message.content_type in SENT_BY_PEOPLE
+
+
+async def name_of(bot: Bot) -> str | None:
+    """The bot's user name in lower case. Telegram is asked once; `None` when it does not say."""
+    try:
+        async with asyncio.timeout(NAME_SECONDS):
+            return ((await bot.me()).username or "").lower()
+    except (TelegramAPIError, ClientDecodeError, TimeoutError):
+        return None
+
+
+def is_addressed(message: Message, bot_id: int, name: str | None) -> bool:
+    """Whether a message is for the bot: in private, or a command, or with its name, or an answer to it.
+
+    Args:
+        message: what somebody said.
+        bot_id: the bot's id.
+        name: its user name in lower case; `None` when Telegram does not say: any name may be its own then.
+    """
+    if message.chat.type == ChatType.PRIVATE or message.guest_query_id:
+        return True
+    replied = message.reply_to_message
+    # What opens a topic is no message, though all that is said in there replies to it.
+    if replied and replied.from_user and replied.from_user.id == bot_id and not replied.forum_topic_created:
+        return True
+    entities = message.entities or message.caption_entities or ()
+    if any(entity.user and entity.user.id == bot_id for entity in entities):
+        return True
+    text = (message.text or message.caption or "").lower()
+    if (command := COMMAND.match(text)) and not command["whose"]:
+        return True
+    names = _NAMES.findall(text)
+    return bool(names) if name is None else f"@{name}" in names
+
+
 def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | AnswerGuestQuery:
     """A message to where another one is: the same chat and topic, by the same business connection.
 
@@ -149,6 +198,18 @@ def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | A
         )
     topic = message.direct_messages_topic if isinstance(message, Message) else None
     return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
+
+
+def turned_down(update: Update, text: str) -> list[TelegramMethod[Any]]:
+    """What tells somebody that nothing comes of an update, where it can be told."""
+    if query := update.pre_checkout_query or update.shipping_query:
+        return [query.answer(ok=False, error_message=text)]
+    if update.inline_query:
+        return [update.inline_query.answer([], cache_time=0, is_personal=True)]
+    if update.callback_query:
+        return [update.callback_query.answer(text, show_alert=True)]
+    message = update.message or update.guest_message
+    return [answer(message, text)] if message and is_said(message) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +250,7 @@ def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> In
     if message and not message.text:
         attachments = attachments_in(message, bot, settings)
         names = [f"{file.kind}: {_one_line(file.name)}" if file.name else file.kind for file in attachments]
-        title = f"[{', '.join(names) or message.content_type.value}]"
+        title = f"[{', '.join(names) or ContentType(message.content_type).value}]"
     if message and message.edit_date:
         title = f"[edited] {title}".strip()
     return Incoming(
@@ -199,6 +260,7 @@ def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> In
         user=sender.user if sender.user_id else None,
         attachments=attachments,
         at=date_of(update),
+        is_admin=is_listed(settings.admins, sender),
         title=title,
     )
 
@@ -249,6 +311,13 @@ def sender_of(update: Update) -> Sender:
         chat=context.chat,
         user_id=str(context.user.id) if context.user and is_person else None,
     )
+
+
+def is_listed(people: Collection[int | str], sender: Sender) -> bool:
+    """Whether ids or user names (in lower case, without @) name who an update is from."""
+    if not people or sender.user is None or sender.user_id is None:
+        return False
+    return sender.user.id in people or (sender.user.username or "").lower() in people
 
 
 class LruDict(Generic[V]):

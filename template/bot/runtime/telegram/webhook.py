@@ -101,6 +101,7 @@ class Receiver:
                     await self._register_webhook()
                     await asyncio.Event().wait()
                 with run_alongside(0, lambda: _announce(self._bot, self._texts)):
+                    await self._processor.admission.learn_name()
                     await self._poller.run()
         finally:
             self._is_registered = self._poller.is_running = False

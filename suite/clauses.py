@@ -53,6 +53,7 @@ CLAUSES: dict[str, str] = {
     "agent.errors": "An agent that raises or is too slow changes nothing, and its user gets an apology.",
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "admission": "What groups say among themselves, and who may not use the bot, costs next to nothing.",
+    "queries": "A query with a deadline is answered while the same person's agent thinks, and keeps nothing.",
     "incoming": "The agent sees the message, its place and its files, and only what it accepts.",
     "commands": "/start, /help, /reset, /export and /forget do what they say.",
     "flood": "Flood protection counts right, tells once, and is off unless asked for.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateForgotten, TurnGivenUp
+from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
@@ -83,6 +83,23 @@ class Incoming:
 
 NOTHING = Incoming()
 
+READ_ONLY = (
+    "nothing can be kept while a query is answered, which is done beside the person's other updates: "
+    "keep it when the message comes that follows, such as successful_payment"
+)
+
+
+class _Sealed(dict[str, Any]):
+    """A dict that can be read only."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise StateError(READ_ONLY)
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = _refuse
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        return self[key] if key in self else self._refuse()
+
 
 class Turn:
     """One update's view of one user's record.
@@ -104,6 +121,7 @@ class Turn:
         is_open: whether changes still count. It ends when the turn is committed or given up.
         is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+        is_read_only: a query is answered that has a deadline: changing anything raises `StateError`.
         counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
             clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
         failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
@@ -116,11 +134,12 @@ class Turn:
         *,
         incoming: Incoming = NOTHING,
         is_anonymous: bool = False,
+        is_read_only: bool = False,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.user_id = record.user_id
         self.version = record.version
-        self.state = record.state
+        self.state = _Sealed(record.state) if is_read_only else record.state
         self.history = record.history
         self.fsm = record.fsm
         self.incoming = incoming
@@ -133,6 +152,7 @@ class Turn:
         self.is_open = True
         self.is_given_up = False
         self.is_anonymous = is_anonymous
+        self.is_read_only = is_read_only
         now = record.version / 1e6
         self.counters: dict[str, list[int]] = {
             name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
@@ -153,10 +173,23 @@ class Turn:
 
     def remember(self, role: Literal["user", "assistant"], text: str) -> None:
         """Append a message to the history."""
+        self.check_may_change()
         self.history.append(Message(role, text, time.time()))
+
+    def check_may_change(self) -> None:
+        """Raise `StateError` if this turn keeps nothing because a query is answered."""
+        if self.is_read_only:
+            raise StateError(READ_ONLY)
+
+    def check_unchanged(self) -> None:
+        """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
+        is_as_before = tuple(self.history) == self._loaded_history
+        if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
+            raise StateError(READ_ONLY)
 
     def reset(self) -> None:
         """Clear state, conversation and flows."""
+        self.check_may_change()
         self.state.clear()
         self.history.clear()
         self.fsm.clear()

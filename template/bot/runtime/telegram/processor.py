@@ -8,7 +8,7 @@ then tells whether its effect is already there, and the outbox what is still to 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 from aiogram import Bot
@@ -24,6 +24,7 @@ from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import (
+    QUERIES,
     LruDict,
     Sender,
     is_listed,
@@ -40,6 +41,9 @@ CALLBACK_DELAY = 3.0
 
 NAME_AGAIN = 30.0
 """Seconds before Telegram is asked for the bot's name again that it did not tell."""
+
+QUERY_LIFE = 10.0
+"""Seconds after which Telegram takes no answer to a query."""
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
@@ -122,6 +126,7 @@ class Processor:
         self._outbox = transaction.outbox
         self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
+        self._query_slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._waiting_since: dict[int, float] = {}
         self._done: LruDict[bool] = LruDict()
@@ -217,10 +222,15 @@ class Processor:
             log.debug("update not wanted")
         else:
             with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-                async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
-                    outcome, delivery = await self._until_committed(update, sender, keep_trying)
-                    if delivery:
-                        await self._outbox.moved(delivery)
+                if kind in QUERIES:
+                    outcome, delivery = await self._until_answered(update, sender, keep_trying)
+                else:
+                    async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
+                        outcome, delivery = await self._until(
+                            self._transaction.run, update, sender, keep_trying, self._slots
+                        )
+                        if delivery:
+                            await self._outbox.moved(delivery)
                 await self._released(delivery)
             seconds = time.monotonic() - started
             metrics.UPDATES.labels(kind, outcome).inc()
@@ -241,16 +251,35 @@ class Processor:
         if delivery and not await self._outbox.released(delivery):
             raise NotAcknowledged("the bot is shutting down")
 
-    async def _until_committed(
+    async def _until_answered(
         self, update: Update, sender: Sender, keep_trying: bool
     ) -> tuple[str, Delivery | None]:
+        """Answer a query, unless Telegram no longer waits for it."""
+        try:
+            async with asyncio.timeout(QUERY_LIFE):
+                return await self._until(
+                    self._transaction.answer_query, update, sender, keep_trying, self._query_slots
+                )
+        except TimeoutError:
+            log.error("query given up: it is too late for an answer")
+            return "too late", None
+
+    async def _until(
+        self,
+        attempt: Callable[[Update, Sender], Awaitable[tuple[str, Delivery | None]]],
+        update: Update,
+        sender: Sender,
+        keep_trying: bool,
+        slots: asyncio.Semaphore,
+    ) -> tuple[str, Delivery | None]:
+        """Try until an attempt succeeds or, in webhook mode, once."""
         delay, longest = RETRY_DELAYS
         while True:
             try:
-                async with self._slots:
+                async with slots:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
-                    done = await self._transaction.run(update, sender)
+                    done = await attempt(update, sender)
                     self._outbox.outage.ends()
                     return done
             except NotAcknowledged:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -42,6 +43,7 @@ from bot.runtime.telegram.updates import (
     date_of,
     incoming,
     is_later,
+    kind_of,
     queue_of,
     said_in,
     turned_down,
@@ -50,6 +52,9 @@ from bot.runtime.telegram.updates import (
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
+
+QUERY_SECONDS = 8.0
+"""How long handling a query may take; Telegram waits for ten: https://core.telegram.org/bots/api#precheckoutquery"""
 
 FORGETS = 0
 """Noted in the place of a queue with an update at which its user was forgotten."""
@@ -146,6 +151,35 @@ class Transaction:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
+    async def answer_query(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+        """Handle a query that has a deadline, beside whatever else its person's updates are at.
+
+        It sees the record as it is. Nothing is kept, and should it come again, it is handled again.
+
+        Returns:
+            As `run`.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+        """
+        begin: Begin = _nothing
+        turn = self._turn(UserRecord(sender.user_id or ""), update, sender, is_read_only=True)
+        try:
+            with metrics.LOAD_SECONDS.time():
+                record = await self._store.load(sender.user_id or "")
+            turn = self._turn(record, update, sender, is_read_only=True)
+            outcome = await self._handle(turn, update, seconds=QUERY_SECONDS)
+            turn.check_unchanged()
+            replies = await self.outbox.prepare(update, turn.replies)
+            begin = turn.committed
+        except StateUnavailable:
+            raise
+        except Exception as error:
+            log.error("query failed", exc_info=error)
+            outcome = _outcome_of(error)
+            replies, begin = await self._apology(turn, update, sender, error)
+        return outcome, self._deliver(update, sender, replies, begin, lane=f"query {update.update_id}")
+
     async def turn_down(self, update: Update, sender: Sender) -> Delivery | None:
         """Tell somebody who may not use the bot that this is so. Nothing is kept."""
         methods = turned_down(update, self._texts.of(sender.language).not_allowed)
@@ -223,12 +257,19 @@ class Transaction:
             replies = apology if update.message or turn.replies_to_failure() else []
         return outcome, self._deliver(update, sender, replies, begin)
 
-    def _turn(self, record: UserRecord, update: Update, sender: Sender) -> Turn:
+    def _turn(
+        self, record: UserRecord, update: Update, sender: Sender, *, is_read_only: bool = False
+    ) -> Turn:
         """A turn on a record that was loaded for an update."""
-        came = incoming(update, sender, self._bot, self._settings)
-        return Turn(record, self._store.limits, incoming=came, is_anonymous=sender.user_id is None)
+        return Turn(
+            record,
+            self._store.limits,
+            incoming=incoming(update, sender, self._bot, self._settings),
+            is_anonymous=sender.user_id is None,
+            is_read_only=is_read_only,
+        )
 
-    async def _handle(self, turn: Turn, update: Update) -> str:
+    async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
 
         Raises:
@@ -251,8 +292,12 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await _limited(handle(), self._settings.agent_timeout, turn)
-        return "ignored" if result is UNHANDLED else "handled"
+        result = await _limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        if result is not UNHANDLED:
+            return "handled"
+        if turn.is_read_only or (turn.message and turn.message.successful_payment):
+            log.error("no handler took a query, or a payment", kind=kind_of(update))
+        return "ignored"
 
     async def _apology(
         self, turn: Turn, update: Update, sender: Sender, error: Exception
@@ -280,7 +325,9 @@ class Transaction:
             except Exception:
                 log.exception("the reply to the failure failed itself")
         said = said_in(update)
-        methods = [answer(said, text)] if said and text.strip() else []
+        methods: list[TelegramMethod[Any]] = [answer(said, text)] if said and text.strip() else []
+        if turn.is_read_only:
+            methods = turned_down(update, text.strip() or self._texts.of(sender.language).sorry)
         return await self.outbox.prepare(update, methods), begin
 
     def _deliver(
@@ -291,6 +338,7 @@ class Transaction:
         begin: Begin = _nothing,
         *,
         entry: OutboxEntry | None = None,
+        lane: str = "",
     ) -> Delivery | None:
         """Begin to send replies, and what is to begin after them; `entry` is what the record has of them."""
         if not replies:
@@ -299,7 +347,7 @@ class Transaction:
         delivery = Delivery(
             update_id=update.update_id,
             replies=replies,
-            lane=sender.lock_key,
+            lane=lane or sender.lock_key,
             user_id=sender.user_id if entry else None,
             chat=_chat_of(sender),
             sorry=self._undelivered(sender),

@@ -44,6 +44,9 @@ SAID = (
 )
 """Kinds of updates that consist of a message."""
 
+QUERIES = ("pre_checkout_query", "shipping_query", "inline_query")
+"""Kinds of updates that have to be answered within seconds, whatever else their person's updates are at."""
+
 FILES = {
     "animation": "video/mp4",
     "audio": "audio/mpeg",

@@ -39,6 +39,7 @@ CLAUSES: dict[str, str] = {
     "reply.given-up": "A reply that cannot be sent ends: in few attempts, counted, logged and told.",
     "reply.holds-up-nobody": "A reply that has to wait holds up no other chat, and no other person.",
     "reply.owed": "What Telegram does not bring again is sent with a later update, and nothing is left over.",
+    "payments": "A payment is booked once, by its charge id, and given back once.",
     "replicas.share": "Several processes work on one user at the same time, and every message counts once.",
     "replicas.rolling": "Processes restarted one by one under load lose nothing.",
     "shutdown.graceful": "SIGTERM finishes what is under way, or ends after SHUTDOWN_TIMEOUT all the same.",

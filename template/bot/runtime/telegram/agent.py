@@ -181,6 +181,17 @@ class TelegramAgentAdapter:
         """
         return None
 
+    async def on_unknown(self, update: dict[str, Any]) -> None:
+        """An update came that aiogram does not know, or a message with content that it does not know.
+
+        It is logged, without what it says. Override this to deal with it: Telegram knows new kinds before
+        aiogram does. There is no turn and no record, and it has five seconds; a message that can be read but
+        for its content goes to the routers as well.
+
+        Args:
+            update: as Telegram sends it.
+        """
+
     async def get_user_state(self, user_id: str) -> dict[str, Any]:
         """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
 

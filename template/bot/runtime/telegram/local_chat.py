@@ -1,6 +1,7 @@
 """One person's side of one chat, in a Telegram inside this process."""
 
 import re
+import secrets
 import time
 from typing import Any, Self
 
@@ -169,6 +170,24 @@ class LocalChat:
             button = found[0]
         query = self.telegram.press(button) | {"from": self.user}
         return await self._do(self.telegram.update(callback_query=query))
+
+    async def pay(self) -> list[str]:
+        """Pay for the newest invoice in this chat, if the bot agrees. See `say`.
+
+        Returns:
+            What the bot answers; the reason, if it refuses.
+
+        Raises:
+            LookupError: there is no invoice.
+        """
+        invoice = self.telegram.invoice(self.chat)
+        query = {"id": secrets.token_hex(8), "from": self.user, **invoice}
+        said = await self._do(self.telegram.update(pre_checkout_query=query))
+        answers = [call for call in self.replies if call.method == "answerPreCheckoutQuery"]
+        if not answers or answers[0].params["ok"] != "true":
+            return [*said, *(call.params["error_message"] for call in answers)]
+        charge = {"telegram_payment_charge_id": secrets.token_hex(8), "provider_payment_charge_id": ""}
+        return [*said, *await self.send(successful_payment=invoice | charge)]
 
     async def redeliver(self) -> list[str]:
         """Have Telegram bring the last update once more. See `say`."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import structlog
 from aiogram import Bot
@@ -22,15 +23,17 @@ from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
-from bot.runtime.telegram.transaction import Transaction
+from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, Transaction
 from bot.runtime.telegram.updates import (
     QUERIES,
     LruDict,
     Sender,
+    is_known,
     is_listed,
     kind_of,
     message_in,
     name_of,
+    parse_update,
     sender_of,
     sent_at,
     upgrade_in,
@@ -61,7 +64,7 @@ class Admission:
     def __init__(self, bot: Bot, agent: TelegramAgentAdapter, settings: Settings) -> None:
         """Decide as the agent and the settings say."""
         self._bot = bot
-        self._agent = agent
+        self.agent = agent
         self._allowed = settings.allowed_users and settings.allowed_users | settings.admins
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
@@ -73,17 +76,17 @@ class Admission:
         if message and message.chat.type != ChatType.PRIVATE:
             await self.learn_name()
         try:
-            return self._agent.wants(update)
+            return self.agent.wants(update)
         except Exception:
             log.exception("Agent.wants failed: the update is handled")
             return True
 
     async def learn_name(self) -> None:
         """Learn the bot's name, by which people mean it, if Telegram tells it soon."""
-        if self._agent.username is None:
+        if self.agent.username is None:
             async with self._asking:  # those who wait go on in order
-                if self._agent.username is None and time.monotonic() > self._ask_again_at:
-                    self._agent.username = await name_of(self._bot)
+                if self.agent.username is None and time.monotonic() > self._ask_again_at:
+                    self.agent.username = await name_of(self._bot)
                     self._ask_again_at = time.monotonic() + NAME_AGAIN
 
     def is_allowed(self, update: Update, sender: Sender) -> bool:
@@ -122,6 +125,7 @@ class Processor:
         """
         self._bot = bot
         self._transaction = transaction
+        self._agent = admission.agent
         self.admission = admission
         self._outbox = transaction.outbox
         self._lanes = transaction.lanes
@@ -145,6 +149,35 @@ class Processor:
     def skip(self, update_id: int) -> None:
         """Acknowledge this update without handling it when it comes."""
         self._done.set(update_id, True)
+
+    async def process_raw(self, raw: dict[str, Any], *, keep_trying: bool = False) -> None:
+        """Process an update as Telegram sends it; what aiogram does not know reaches the owner's hook.
+
+        Args:
+            raw: the update.
+            keep_trying: as for `process`.
+
+        Raises:
+            NotAcknowledged: it has to be delivered again.
+        """
+        update = parse_update(self._bot, raw)
+        if update is None or not is_known(update):
+            await self._last_resort(raw)
+        if update and kind_of(update):
+            await self.process(update, keep_trying=keep_trying)
+        else:
+            self._done.set(raw["update_id"], True)
+
+    async def _last_resort(self, raw: dict[str, Any]) -> None:
+        """Show the owner's agent what nobody else can read. Telegram would only bring the same again."""
+        if raw["update_id"] in self._done:
+            return
+        try:
+            async with asyncio.timeout(ON_ERROR_SECONDS):
+                await self._agent.on_unknown(raw)
+        except Exception:
+            log.exception("on_unknown failed", update_id=raw["update_id"])
+        metrics.UPDATES.labels("unknown", "unknown").inc()
 
     async def process(self, update: Update, *, keep_trying: bool = False) -> None:
         """Process an update, or wait for it when it is already being processed.
@@ -203,14 +236,7 @@ class Processor:
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
-        kind = kind_of(update)
-        if kind is None:
-            log.warning(
-                "update of an unknown kind", update_id=update.update_id, fields=[*(update.model_extra or ())]
-            )
-            self._done.set(update.update_id, True)
-            return
-        sender = sender_of(update)
+        kind, sender = kind_of(update) or "", sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         if not self.admission.is_allowed(update, sender):

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -84,15 +84,29 @@ def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
     """Read an update, bound to the bot.
 
     Returns:
-        `None`, after logging where it differs from what aiogram knows, when it cannot be read. Telegram would
-        only deliver the same again, so such an update counts as done.
+        `None`, after logging where it differs from what aiogram knows, when it cannot be read.
     """
     try:
         return Update.model_validate(raw, context={"bot": bot})
     except ValidationError as error:
         places = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
-        log.error("update not understood, skipped", update_id=raw["update_id"], places=places[:5])
-        return None
+        log.error("update not understood", update_id=raw["update_id"], places=places[:5])
+    except Exception as error:  # such as nesting without end
+        log.error("update not understood", update_id=raw["update_id"], reason=type(error).__name__)
+    return None
+
+
+def is_known(update: Update) -> bool:
+    """Whether aiogram knows what kind of update it is and, of a message, what kind of content it has."""
+    fields: Mapping[str, Any] | None = None
+    if kind_of(update) is None:
+        fields = update.model_extra
+    elif (message := message_in(update)) and message.content_type == ContentType.UNKNOWN:
+        fields = message.model_extra
+    else:
+        return True
+    log.warning("update of an unknown kind", update_id=update.update_id, fields=[*(fields or ())])
+    return False
 
 
 def date_of(update: Update) -> float | None:
@@ -250,7 +264,7 @@ def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> In
     message = message_in(update)
     attachments: Sequence[Attachment] = ()
     title = ""
-    if message and not message.text:
+    if message and not message.text and is_said(message):
         attachments = attachments_in(message, bot, settings)
         names = [f"{file.kind}: {_one_line(file.name)}" if file.name else file.kind for file in attachments]
         title = f"[{', '.join(names) or ContentType(message.content_type).value}]"

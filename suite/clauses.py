@@ -55,6 +55,7 @@ CLAUSES: dict[str, str] = {
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "admission": "What groups say among themselves, and who may not use the bot, costs next to nothing.",
     "queries": "A query with a deadline is answered while the same person's agent thinks, and keeps nothing.",
+    "what-comes-in": "Every kind of update and content ends as the table says; none is lost silently.",
     "incoming": "The agent sees the message, its place and its files, and only what it accepts.",
     "commands": "/start, /help, /reset, /export and /forget do what they say.",
     "flood": "Flood protection counts right, tells once, and is off unless asked for.",

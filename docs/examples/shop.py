@@ -1,4 +1,4 @@
-"""Handlers of a shop that takes Telegram's Stars: an invoice, the question before it is paid, a refund."""
+"""A shop that takes Telegram's Stars: an invoice, the question before it is paid, a refund."""
 
 from typing import Any
 

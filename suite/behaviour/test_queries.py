@@ -240,7 +240,7 @@ async def test_one_that_nobody_answers_is_in_the_log(
         configure_logs(Settings())
         ask(telegram, "pre_checkout_query")
         await telegram.settled()
-    assert "no handler took a query, or a payment" in capfd.readouterr().err
+    assert "no handler answered a query" in capfd.readouterr().err
 
 
 async def test_it_does_not_wait_for_a_reply_that_cannot_be_sent(

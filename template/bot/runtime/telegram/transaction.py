@@ -43,7 +43,6 @@ from bot.runtime.telegram.updates import (
     date_of,
     incoming,
     is_later,
-    kind_of,
     queue_of,
     said_in,
     turned_down,
@@ -295,8 +294,10 @@ class Transaction:
         result = await _limited(handle(), min(seconds, self._settings.agent_timeout), turn)
         if result is not UNHANDLED:
             return "handled"
-        if turn.is_read_only or (turn.message and turn.message.successful_payment):
-            log.error("no handler took a query, or a payment", kind=kind_of(update))
+        if turn.is_read_only:
+            log.error("no handler answered a query")
+        elif turn.message and turn.message.successful_payment:
+            log.error("no handler took a payment: it is booked nowhere")
         return "ignored"
 
     async def _apology(

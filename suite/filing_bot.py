@@ -23,7 +23,7 @@ class FilingAgent(TelegramAgentAdapter):
     Of a file it tells what it is.
     """
 
-    accepts = {"text", "animation", "audio", "document", "photo", "video", "voice"}
+    accepts = frozenset({"text", "animation", "audio", "document", "photo", "video", "voice"})
 
     async def connect(self) -> None:
         await super().connect()

@@ -44,8 +44,8 @@ CONTENT = (
     ),
     Content(
         "what else people send",
-        """chat_shared checklist contact dice game giveaway invoice location passport_data poll rich_message story
-        user_shared users_shared venue web_app_data""",
+        """chat_shared checklist contact dice game giveaway invoice location passport_data poll rich_message
+        story user_shared users_shared venue web_app_data""",
         SAID,
     ),
     Content("money", "successful_payment refunded_payment", TOLD),

@@ -193,9 +193,9 @@ class TestAllowedUsers:
             answers = [sent.text for sent in telegram.sent if sent.method == "answerCallbackQuery"]
             assert answers == [NOT_ALLOWED]
             assert loads == []
-            friend = {"id": 3, "is_bot": False, "first_name": "F", "username": "fRIEND"}
+            friend: Any = {"id": 3, "is_bot": False, "first_name": "F", "username": "fRIEND"}
             telegram.message("hi", user_id=1)
-            telegram.message("hi", user_id=3, **{"from": friend})
+            telegram.push({"message": telegram.new_message(3, {"from": friend, "text": "hi"})})
             telegram.message("hi", user_id=7)
             await telegram.settled()
             assert [user async for user in bot.store.users()] != []

@@ -16,7 +16,7 @@ from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
 from suite.bot_api.call import Call, Json
 from suite.support.command_line import run
-from suite.support.runtime import MakeRuntime, Mode, Runtime
+from suite.support.runtime import MakeRuntime, Mode
 
 pytestmark = pytest.mark.clause("incoming")
 
@@ -27,7 +27,7 @@ GROUP = -1_005
 class Reader(TelegramAgentAdapter):
     """Tells what came in, and reads the files."""
 
-    accepts = {"text", *FILES, "paid_media", "location", "edited", "business", "guest"}
+    accepts = frozenset({"text", *FILES, "paid_media", "location", "edited", "business", "guest"})
 
     def __init__(self, bot_token: str) -> None:
         super().__init__(bot_token)
@@ -45,7 +45,9 @@ class Reader(TelegramAgentAdapter):
                 self.read.append(await file.read())
             except AttachmentError as error:
                 self.errors.append(error)
-        files = [f"{each.kind} {each.media_type} {each.size} {each.name}".strip() for each in turn.attachments]
+        files = [
+            f"{each.kind} {each.media_type} {each.size} {each.name}".strip() for each in turn.attachments
+        ]
         return f"{message!r} {files}"
 
 
@@ -56,7 +58,9 @@ def bot_that_reads(make_runtime: MakeRuntime) -> Any:
 
 @pytest.mark.parametrize("caption", [None, "look"])
 @pytest.mark.parametrize("kind", sorted(FILES))
-async def test_every_kind_of_file(bot_that_reads: Any, telegram: FakeTelegram, kind: str, caption: str) -> None:
+async def test_every_kind_of_file(
+    bot_that_reads: Any, telegram: FakeTelegram, kind: str, caption: str
+) -> None:
     async with bot_that_reads() as bot:
         telegram.attachment(kind, CONTENT, user_id=1, caption=caption)
         await telegram.settled()
@@ -80,7 +84,8 @@ async def test_both_modes(bot_that_reads: Any, telegram: FakeTelegram, mode: Mod
 
 async def test_of_a_photo_the_largest_size(bot_that_reads: Any, telegram: FakeTelegram) -> None:
     sizes = [
-        telegram.files.add(str(width).encode(), "photo", width=width, height=width) for width in (90, 1280, 320)
+        telegram.files.add(str(width).encode(), "photo", width=width, height=width)
+        for width in (90, 1280, 320)
     ]
     async with bot_that_reads() as bot:
         telegram.message(None, user_id=1, photo=sizes)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,6 +55,10 @@ def ask(telegram: FakeTelegram, kind: str) -> int:
 
 def answers(telegram: FakeTelegram) -> list[Call]:
     return [call for call in telegram.calls if call.method in METHODS.values()]
+
+
+def has_answered(telegram: FakeTelegram, times: int) -> bool:
+    return len(answers(telegram)) == times
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +115,7 @@ async def test_it_is_answered_while_the_agent_thinks(
         for number in range(1, 4):  # the first has aiogram build its models, and the machine may be busy
             began = time.monotonic()
             query = ask(telegram, kind)
-            await telegram.wait_for(lambda number=number: len(answers(telegram)) == number)
+            await telegram.wait_for(partial(has_answered, telegram, number))
             took.append(time.monotonic() - began)
         assert min(took) < 1
         (*_, call) = answers(telegram)

@@ -84,7 +84,10 @@ class Case(NamedTuple):
                 mine = {"message_id": 1, "date": 1, "chat": chat, "from": telegram.me(), "text": "?"}
                 message |= {"reply_to_message": mine}
             case "channel":
-                message |= {"from": None, "sender_chat": {"id": self.chat_id, "type": "channel", "title": "C"}}
+                message |= {
+                    "from": None,
+                    "sender_chat": {"id": self.chat_id, "type": "channel", "title": "C"},
+                }
             case "business":
                 message |= {"business_connection_id": connection}
             case "guest":
@@ -119,13 +122,13 @@ class Agent(TelegramAgentAdapter):
 class Hearing(Agent):
     """Accepts everything."""
 
-    accepts = {"text", *SENT_BY_PEOPLE, "edited", "business", "guest"}
+    accepts = frozenset({"text", *SENT_BY_PEOPLE, "edited", "business", "guest"})
 
 
 class Elsewhere(Agent):
     """Accepts texts, wherever they come from."""
 
-    accepts = {"text", "edited", "business", "guest"}
+    accepts = frozenset({"text", "edited", "business", "guest"})
 
 
 class Routers:
@@ -303,6 +306,7 @@ async def test_what_aiogram_cannot_read_reaches_the_owner(
         update_id = telegram.push(event)
         telegram.message("hi", user_id=1)
         await telegram.settled()
+        assert isinstance(bot.agent, Agent)
         assert bot.agent.unknown == [{"update_id": update_id, **event}]
     assert telegram.texts(1) == ["heard"]
     written = capfd.readouterr().err

@@ -17,7 +17,9 @@ MESSAGES_A_SECOND = 80
 class People:
     """Each writes in private and in a group: Telegram keeps the order within each, not between the two."""
 
-    def __init__(self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int, pay: bool) -> None:
+    def __init__(
+        self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int, pay: bool
+    ) -> None:
         self.updates: list[int] = []
         self._telegram = telegram
         self._ledger = ledger

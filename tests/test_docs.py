@@ -20,6 +20,7 @@ from alembic.operations import Operations
 import build
 import reference
 from conftest import Render
+from suite.what_comes_in import content_table, update_table
 from support import (
     QUESTIONS,
     ROOT,
@@ -32,8 +33,6 @@ from support import (
     run,
     text_files,
 )
-
-from suite.what_comes_in import content_table, update_table
 
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 import diagrams

@@ -39,7 +39,7 @@ from bot.runtime.chosen import NAMESPACE
 from bot.runtime.errors import OperatorError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-People = Annotated[frozenset[int | str], NoDecode]
+People = Annotated[frozenset[int | str] | None, NoDecode]
 """Ids of people, chats and channels, and user names in lower case without @."""
 E = TypeVar("E", bound="Environment")
 
@@ -164,7 +164,7 @@ class Settings(Environment):
         "Unset: 52428800, as much as Telegram takes; 1048576 on DynamoDB and Firestore.",
     )
     attachment_bytes: int = Field(
-        20 * 1024 * 1024,
+        20_971_520,
         ge=1,
         description="Most bytes of a file that the agent reads. Telegram hands out no more than 20971520, "
         "a Bot API server of yours does.",
@@ -184,12 +184,12 @@ class Settings(Environment):
         256, ge=1, description="Updates of different users handled at the same time."
     )
     allowed_users: People = Field(
-        frozenset(),
+        None,
         description="Who may use the bot: ids or @names, separated by commas. Unset: everybody. Names can "
         "change hands, ids cannot.",
     )
     admins: People = Field(
-        frozenset(),
+        None,
         description="Who is meant by `turn.is_admin` and the filter `is_admin`, and may use the bot besides.",
     )
     flood_limit: int = Field(

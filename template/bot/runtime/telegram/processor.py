@@ -65,7 +65,7 @@ class Admission:
         """Decide as the agent and the settings say."""
         self._bot = bot
         self.agent = agent
-        self._allowed = settings.allowed_users and settings.allowed_users | settings.admins
+        self._allowed = settings.allowed_users and settings.allowed_users | (settings.admins or frozenset())
         self._asking = asyncio.Lock()
         self._ask_again_at = 0.0
         self._told: LruDict[bool] = LruDict()

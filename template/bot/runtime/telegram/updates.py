@@ -330,7 +330,7 @@ def sender_of(update: Update) -> Sender:
     )
 
 
-def is_listed(people: Collection[int | str], sender: Sender) -> bool:
+def is_listed(people: Collection[int | str] | None, sender: Sender) -> bool:
     """Whether ids or user names (in lower case, without @) name who an update is from."""
     if not people or sender.user is None or sender.user_id is None:
         return False

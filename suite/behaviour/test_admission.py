@@ -183,9 +183,10 @@ class TestAllowedUsers:
         self, make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, loads: list[str]
     ) -> None:
         async with make_runtime(mode, allowed_users="1, @Friend", admins="7", flood_limit=1) as bot:
+            telegram.message("/start", user_id=2, chat_id=GROUP)
+            await telegram.settled()
             for _ in range(3):
                 telegram.message("let me in", user_id=2)
-            telegram.message("/start", user_id=2, chat_id=GROUP)
             telegram.callback("tea", user_id=2)
             await telegram.settled()
             assert telegram.texts(2) == [NOT_ALLOWED]
@@ -203,7 +204,7 @@ class TestAllowedUsers:
         for user_id in (1, 3, 7):
             assert telegram.texts(user_id) == ["Processed: hi (#1)"]
 
-    async def test_nobody_speaks_for_a_chat_that_is_not_named(
+    async def test_a_group_can_be_named(
         self, make_runtime: MakeRuntime, telegram: FakeTelegram
     ) -> None:
         anonymous = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
@@ -211,9 +212,11 @@ class TestAllowedUsers:
             for chat_id in (GROUP, -1006):
                 chat = {"id": chat_id, "type": "supergroup", "title": "Group"}
                 telegram.message("/ask", user_id=1, chat_id=chat_id, sender_chat=chat, **{"from": anonymous})
+            telegram.message("/ask", user_id=9, chat_id=-1006)
+            telegram.message("/ask", user_id=9, chat_id=GROUP)
             await telegram.settled()
         assert telegram.texts(GROUP) == []
-        assert telegram.texts(-1006) == ["Processed: /ask (#1)"]
+        assert telegram.texts(-1006) == ["Processed: /ask (#1)"] * 2, "who writes in its name, and its members"
 
     async def test_a_payment_is_booked_whoever_made_it(
         self, make_runtime: MakeRuntime, telegram: FakeTelegram
@@ -254,7 +257,7 @@ class TestAllowedUsers:
         assert telegram.texts(7) == ["stats: True"]
         assert telegram.texts(1) == ["Processed: /stats (#1)"]
 
-    @pytest.mark.parametrize("value", ["ann", "@ab", "0", "1;2", "12x", "@a-bcd"])
+    @pytest.mark.parametrize("value", ["ann", "@ab", "0", "1;2", "12x", "@a-bcd", ",", " , "])
     def test_what_names_nobody(self, value: str) -> None:
         with pytest.raises(ValueError, match="must be ids like"):
             Settings(admins=value)

@@ -215,7 +215,7 @@ class Settings(Environment):
     def _people_are_ids_or_names(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return [_person(each) for each in re.split(r"[\s,]+", value) if each]
+        return [_person(each) for each in re.split(r"[\s,]+", value.strip(" ,"))]
 
     @field_validator("bot_token")
     @classmethod

@@ -28,6 +28,7 @@ from bot.runtime.telegram.updates import (
     QUERIES,
     LruDict,
     Sender,
+    has_to_be_handled,
     is_known,
     is_listed,
     kind_of,
@@ -74,6 +75,8 @@ class Admission:
         """Whether the agent wants it."""
         message = message_in(update)
         if message and message.chat.type != ChatType.PRIVATE:
+            if has_to_be_handled(message):
+                return True
             await self.learn_name()
         try:
             return self.agent.wants(update)
@@ -90,23 +93,26 @@ class Admission:
                     self._ask_again_at = time.monotonic() + NAME_AGAIN
 
     def is_allowed(self, update: Update, sender: Sender) -> bool:
-        """Whether whoever caused it may use the bot. Payments and what nobody caused go through."""
+        """Whether whoever caused it may use the bot, or nobody did."""
         if not self._allowed or is_listed(self._allowed, sender):
             return True
         message = message_in(update)
+        if sender.chat and sender.chat.id in self._allowed:
+            return True
         if message is None:
             return sender.user is None
-        if message.successful_payment or message.refunded_payment:
+        if has_to_be_handled(message):
             return True
         return message.sender_chat is not None and message.sender_chat.id in self._allowed
 
     def is_told(self, update: Update, sender: Sender) -> bool:
         """Whether somebody who may not use the bot is to be told: once, and not in front of others."""
-        if update.message and sender.user:
-            is_new = sender.user.id not in self._told
-            self._told.set(sender.user.id, True)
-            return is_new and update.message.chat.type == ChatType.PRIVATE
-        return message_in(update) is None or update.guest_message is not None
+        if update.message is None or sender.user is None:
+            return message_in(update) is None or update.guest_message is not None
+        if update.message.chat.type != ChatType.PRIVATE or sender.user.id in self._told:
+            return False
+        self._told.set(sender.user.id, True)
+        return True
 
 
 class Processor:
@@ -161,9 +167,10 @@ class Processor:
             NotAcknowledged: it has to be delivered again.
         """
         update = parse_update(self._bot, raw)
-        if update is None or not is_known(update):
+        kind = kind_of(update) if update else None
+        if update is None or not is_known(update, kind):
             await self._last_resort(raw)
-        if update and kind_of(update):
+        if update and kind:
             await self.process(update, keep_trying=keep_trying)
         else:
             self._done.set(raw["update_id"], True)

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -96,16 +96,13 @@ def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
     return None
 
 
-def is_known(update: Update) -> bool:
+def is_known(update: Update, kind: str | None) -> bool:
     """Whether aiogram knows what kind of update it is and, of a message, what kind of content it has."""
-    fields: Mapping[str, Any] | None = None
-    if kind_of(update) is None:
-        fields = update.model_extra
-    elif (message := message_in(update)) and message.content_type == ContentType.UNKNOWN:
-        fields = message.model_extra
-    else:
+    message = message_in(update)
+    if kind and not (message and message.content_type == ContentType.UNKNOWN):
         return True
-    log.warning("update of an unknown kind", update_id=update.update_id, fields=[*(fields or ())])
+    fields = [*((message or update).model_extra or ())]
+    log.warning("update of an unknown kind", update_id=update.update_id, fields=fields)
     return False
 
 
@@ -168,6 +165,14 @@ def upgrade_in(update: Update) -> tuple[int, int] | None:
 def is_said(message: Message) -> bool:
     """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
     return bool(message.text or message.caption) or message.content_type in SENT_BY_PEOPLE
+
+
+def has_to_be_handled(message: Message) -> bool:
+    """Whether it tells of money that was paid, or of a chat that gets another id: whoever it is from."""
+    return not message.text and bool(
+        (message.successful_payment or message.refunded_payment)
+        or (message.migrate_to_chat_id or message.migrate_from_chat_id)
+    )
 
 
 async def name_of(bot: Bot) -> str | None:

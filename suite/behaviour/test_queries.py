@@ -181,7 +181,7 @@ async def test_changing_anything_raises(
         assert await bot.record(1) == before
     (error,) = errors
     assert isinstance(error, StateError)
-    assert "keep it when the message comes that follows, such as successful_payment" in str(error)
+    assert "that has to wait for the message that follows, such as successful_payment" in str(error)
     (call,) = answers(telegram)
     assert call.params == {"pre_checkout_query_id": "q1", "ok": "false", "error_message": Texts().sorry}
 

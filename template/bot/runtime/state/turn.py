@@ -85,7 +85,7 @@ NOTHING = Incoming()
 
 READ_ONLY = (
     "nothing can be kept while a query is answered, which is done beside the person's other updates: "
-    "keep it when the message comes that follows, such as successful_payment"
+    "that has to wait for the message that follows, such as successful_payment"
 )
 
 

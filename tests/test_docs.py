@@ -20,6 +20,7 @@ from alembic.operations import Operations
 import build
 import reference
 from conftest import Render
+from suite.what_comes_in import content_table, update_table
 from support import (
     QUESTIONS,
     ROOT,
@@ -380,6 +381,13 @@ def test_code_shown_is_code_that_runs(page: Path) -> None:
         path = ROOT / source[1]
         assert path.is_relative_to(EXAMPLES) or path.is_relative_to(ROOT / "template"), source[1]
         assert block in path.read_text("utf-8"), f"not in {source[1]}:\n{block}"
+
+
+def test_what_comes_in_is_what_is_tested() -> None:
+    """The tables are those that the kit compares with a running bot."""
+    page = (ROOT / "docs/what-comes-in.md").read_text("utf-8")
+    for table in (content_table(), update_table()):
+        assert table in page, "run: uv run python -m suite.what_comes_in"
 
 
 def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:

@@ -49,11 +49,23 @@ def hurry() -> None:
 
 
 def tortured_owner() -> "Owner":
-    """An owner who wrote no more than that agent."""
+    """An owner who wrote no more than that agent, and a shop whose payments it books."""
+    from aiogram import F, Router
+    from aiogram.methods import TelegramMethod
+    from aiogram.types import Message
+
     from bot.runtime.app import Owner
 
     hurry()
-    return Owner(agent=TorturedAgent)
+    shop = Router()
+
+    @shop.message(F.successful_payment)
+    async def paid(message: Message, agent: TelegramAgentAdapter) -> TelegramMethod[Any]:
+        assert message.successful_payment
+        said = message.successful_payment.invoice_payload
+        return message.answer(await agent.handle_message(user_id=agent.turn.user_id, message=said))
+
+    return Owner(agent=TorturedAgent, before=[shop])
 
 
 def let_clock_jump(file: Path) -> None:

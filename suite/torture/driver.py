@@ -153,7 +153,8 @@ async def torture(
         telegram.webhook_address = await stack.enter_async_context(balancer(replicas))
 
         ledger = Ledger()
-        people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting)
+        is_ours = setup.bot == Setup.bot
+        people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours)
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
         chance = Random(f"{seed} {setup.name}")
@@ -187,7 +188,7 @@ async def torture(
         for name, felt in happened:
             outcome.felt[name] += times(felt)
         expected = [name for step in steps if len(step) == 1 or KILL not in step for name in step]
-        if setup.bot == Setup.bot:
+        if is_ours:
             files = _files(telegram)
             outcome.balance += ledger.files(files)
             expected.append(FILES)

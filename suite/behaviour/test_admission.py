@@ -204,9 +204,7 @@ class TestAllowedUsers:
         for user_id in (1, 3, 7):
             assert telegram.texts(user_id) == ["Processed: hi (#1)"]
 
-    async def test_a_group_can_be_named(
-        self, make_runtime: MakeRuntime, telegram: FakeTelegram
-    ) -> None:
+    async def test_a_group_can_be_named(self, make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
         anonymous = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
         async with make_runtime("webhook", allowed_users="1,-1006"):
             for chat_id in (GROUP, -1006):
@@ -216,7 +214,9 @@ class TestAllowedUsers:
             telegram.message("/ask", user_id=9, chat_id=GROUP)
             await telegram.settled()
         assert telegram.texts(GROUP) == []
-        assert telegram.texts(-1006) == ["Processed: /ask (#1)"] * 2, "who writes in its name, and its members"
+        assert telegram.texts(-1006) == ["Processed: /ask (#1)"] * 2, (
+            "who writes in its name, and its members"
+        )
 
     async def test_a_payment_is_booked_whoever_made_it(
         self, make_runtime: MakeRuntime, telegram: FakeTelegram

@@ -52,6 +52,7 @@ async def another_replica(
         other.settings.telegram_api_url = elsewhere.url
         async with other:
             yield other, elsewhere
+        await other.store.connect()  # which it closed, and both of them use here
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["same process", "after a kill"])

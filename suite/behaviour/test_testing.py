@@ -325,6 +325,7 @@ async def test_what_goes_wrong_is_not_hidden_by_an_agent_that_cannot_close(store
 
     with pytest.raises(LookupError, match="the reason"):
         await use()
+    await store.open()  # type: ignore[attr-defined] # again, as after a restart
     bot = testing._RunningBot(unclosable, store)
     await bot.start()
     with pytest.raises(AttributeError, match="nothing to close"):

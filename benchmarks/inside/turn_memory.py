@@ -62,9 +62,9 @@ def _key(user_id: str) -> StorageKey:
 class WaitingStore(MemoryStore):
     """Ours, for such an agent."""
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = "") -> UserRecord:
         """See `StateStore`."""
-        record = await super().load(user_id)
+        record = await super().load(user_id, conversation)
         await asyncio.sleep(0)
         return record
 

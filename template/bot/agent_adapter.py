@@ -10,15 +10,18 @@ from bot.runtime.errors import (
     StateUnavailable,
     StateValueError,
 )
-from bot.runtime.state.record import Message
+from bot.runtime.state.record import Author, Message, Place, RecordId, chat, identity, person, topic
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.texts import Texts
 
 __all__ = [
+    "Author",
     "Environment",
     "Message",
     "OperatorError",
+    "Place",
+    "RecordId",
     "StateConflict",
     "StateCorrupt",
     "StateError",
@@ -28,6 +31,10 @@ __all__ = [
     "TelegramAgentAdapter",
     "Texts",
     "Turn",
+    "chat",
     "current_turn",
+    "identity",
     "load",
+    "person",
+    "topic",
 ]

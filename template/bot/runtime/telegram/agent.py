@@ -13,6 +13,7 @@ import structlog
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
 from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import Place, RecordId, address_of, person
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
@@ -155,6 +156,19 @@ class TelegramAgentAdapter:
         """
         return None
 
+    def record_of(self, place: Place) -> RecordId | None:
+        """Choose the record that an update changes: the person's, everywhere, unless you override this.
+
+        Called often, with the same answer for the same place: it looks at `place` only.
+
+        Args:
+            place: where the update came from, and who is behind it.
+
+        Returns:
+            What `person`, `chat`, `topic` or `identity` made; `None` to keep nothing of it.
+        """
+        return None if place.person is None else person(place.person)
+
     async def get_user_state(self, user_id: str) -> dict[str, Any]:
         """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
 
@@ -275,7 +289,10 @@ class TelegramAgentAdapter:
         from bot.runtime.telegram.calls import prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
-        method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
+        method = message
+        if isinstance(message, str):
+            chat_id, topic_id = address_of(user_id)
+            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
         turn = turn_of(user_id)
         if turn and turn.is_open:
             turn.reply(method)

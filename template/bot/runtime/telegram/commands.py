@@ -175,9 +175,11 @@ async def reset(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     return answer(message, _for(message, texts).reset)
 
 
-async def export(message: Message, texts: TextTable) -> TelegramMethod[Any]:
-    """Send the user everything kept about them."""
-    data = orjson.dumps(_turn().personal_data(), option=orjson.OPT_INDENT_2)
+async def export(message: Message, texts: TextTable, agent: TelegramAgentAdapter) -> TelegramMethod[Any]:
+    """Send the user everything kept about them, all conversations included."""
+    turn = _turn()
+    everything = await agent.store.load(turn.user_id, None)
+    data = orjson.dumps(turn.personal_data(everything), option=orjson.OPT_INDENT_2)
     name = f"my-data-{datetime.now(UTC):%Y-%m-%d}.json"
     return message.answer_document(BufferedInputFile(data, name), caption=_for(message, texts).export)
 

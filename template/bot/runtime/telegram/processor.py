@@ -20,7 +20,7 @@ from bot.runtime.errors import StateConflict, StateUnavailable
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at, upgrade_in
+from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sent_at, upgrade_in
 
 CALLBACK_DELAY = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
@@ -134,7 +134,7 @@ class Processor:
             )
             self._done.set(update.update_id, True)
             return
-        sender = sender_of(update)
+        sender = self._transaction.sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):

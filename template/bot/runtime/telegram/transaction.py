@@ -24,9 +24,9 @@ from bot.runtime.errors import (
     StateTooLarge,
     StateUnavailable,
 )
-from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.codec import clean, dumps, is_storable
 from bot.runtime.state.fsm import upgrade_group
-from bot.runtime.state.record import OutboxEntry, UserRecord
+from bot.runtime.state.record import OutboxEntry, Place, RecordId, UserRecord
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
@@ -41,6 +41,7 @@ from bot.runtime.telegram.updates import (
     is_later,
     queue_of,
     said_in,
+    sender_of,
     upgrade_in,
 )
 
@@ -103,6 +104,21 @@ class Transaction:
         self.outbox = Outbox(bot, store, self.lanes)
         self._began: LruDict[int] = LruDict()
 
+    def sender_of(self, update: Update) -> Sender:
+        """Who an update is from, and which record it changes."""
+        return sender_of(update, self._record_of)
+
+    def _record_of(self, place: Place) -> RecordId | None:
+        """The record that the owner chooses; the usual one, when that fails: an update is never left."""
+        try:
+            record = self._agent.record_of(place)
+            if record is None or (type(record) is str and record and is_storable(record)):
+                return record
+            raise TypeError("record_of has to return what person, chat, topic or identity made, or None")
+        except Exception:
+            log.exception("record_of failed: the person's record is used")
+            return TelegramAgentAdapter.record_of(self._agent, place)
+
     async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
 
@@ -120,10 +136,10 @@ class Transaction:
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 with metrics.LOAD_SECONDS.time():
-                    record = await self._store.load(sender.user_id)
+                    record = await self._store.load(sender.user_id, sender.conversation)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
+                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user, place=sender.place)
                 return "corrupt", self._deliver(
                     update, sender, *await self._apology(turn, update, sender, error)
                 )
@@ -151,7 +167,14 @@ class Transaction:
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
+        turn = Turn(
+            record,
+            self._store.limits,
+            user=sender.user,
+            at=date_of(update),
+            place=sender.place,
+            author=sender.author,
+        )
         queue = queue_of(update, sender.chat, self._bot.token)
 
         owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
@@ -173,7 +196,7 @@ class Transaction:
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             owed, entry = owing(replies)
-            changes = turn.changes(owed)
+            changes = await turn.fitted_changes(self._store, owed)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
@@ -201,7 +224,13 @@ class Transaction:
 
     async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
+        turn = Turn(
+            UserRecord(sender.lock_key),
+            self._store.limits,
+            at=date_of(update),
+            is_anonymous=True,
+            place=sender.place,
+        )
         begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)

@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,8 @@ from aiogram.methods import SendMessage
 from aiogram.types import Chat, InaccessibleMessage, Message, Update, User
 from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
+
+from bot.runtime.state.record import HOME, Author, Place, RecordId, is_person
 
 IDS_A_DAY = 10_000_000
 """More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
@@ -108,22 +111,31 @@ def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who an update is from.
+    """Who an update is from, and where.
 
     Attributes:
         user: who wrote or pressed, if anybody did.
         chat: where.
-        user_id: whose record it changes; `None` when no person is behind it.
+        user_id: the record that it changes; `None` when nothing of it is kept.
+        place: where, and who, as ids.
+        author: who wrote, where a history has to tell people apart.
     """
 
     user: User | None
     chat: Chat | None
     user_id: str | None
+    place: Place
+    author: Author | None = None
 
     @property
     def lock_key(self) -> str:
         """What is handled one after another has the same key."""
-        return self.user_id or f"chat:{self.chat.id if self.chat else ''}"
+        return self.user_id or f"nobody:{self.chat.id if self.chat else ''}"
+
+    @property
+    def conversation(self) -> str:
+        """The name of the conversation here, within the record."""
+        return self.place.conversation(self.user_id) if self.user_id else HOME
 
     @property
     def language(self) -> str | None:
@@ -131,16 +143,29 @@ class Sender:
         return self.user.language_code if self.user else None
 
 
-def sender_of(update: Update) -> Sender:
-    """Who an update is from. Anonymous administrators and channels are nobody."""
+def sender_of(update: Update, record_of: Callable[[Place], RecordId | None]) -> Sender:
+    """Who an update is from, and which record it changes. Anonymous administrators and channels are nobody."""
     context = UserContextMiddleware.resolve_event_context(update)
     message = update.message or update.edited_message
-    is_person = context.user is not None and not (message and message.sender_chat)
-    return Sender(
-        user=context.user,
-        chat=context.chat,
-        user_id=str(context.user.id) if context.user and is_person else None,
+    said = said_in(update)
+    speaker = said.sender_chat if isinstance(said, Message) and not update.callback_query else None
+    has_person = context.user is not None and not (message and message.sender_chat)
+    direct = said.direct_messages_topic if isinstance(said, Message) else None
+    place = Place(
+        chat=context.chat.id if context.chat else None,
+        topic=direct.topic_id if direct else context.thread_id,
+        business_connection=context.business_connection_id,
+        person=context.user.id if context.user and has_person else None,
+        identity=speaker.id if speaker else None,
     )
+    record = record_of(place)
+    author = None
+    if record and not is_person(record):
+        if place.person and context.user:
+            author = Author(context.user.id, context.user.full_name)
+        elif speaker:
+            author = Author(speaker.id, speaker.full_name)
+    return Sender(context.user, context.chat, record, place, author)
 
 
 class LruDict(Generic[V]):

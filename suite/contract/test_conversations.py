@@ -137,9 +137,9 @@ async def test_when_a_record_is_full_the_conversation_used_least_recently_gives_
     assert after[HOME] == before[HOME]
     assert 0 < len(after[GROUP]) < 5, "as many as have to"
     assert after[GROUP] == before[GROUP][-len(after[GROUP]) :], "the oldest first"
-    await say(store, TOPIC, *["t" * 300] * 3)
+    await say(store, TOPIC, *["t" * 300] * 2)
     after = await all_said(store)
-    assert after[TOPIC] == before[TOPIC] + ["t" * 300] * 6
+    assert after[TOPIC] == before[TOPIC] + ["t" * 300] * 5
     assert GROUP not in after
     assert 0 < len(after[HOME]) < 6
     assert after[HOME] == before[HOME][-len(after[HOME]) :]

@@ -137,8 +137,9 @@ class Message:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
+        role, text, at = value["role"], value["text"], value["at"]
         author = value.get("author")
-        return cls(value["role"], value["text"], value["at"], author and Author(author["id"], author["name"]))
+        return cls(role, text, at, author and Author(author["id"], author["name"]))
 
 
 class Conversation(NamedTuple):
@@ -255,7 +256,8 @@ class UserRecord:
         }
         if self.others:
             value["conversations"] = {
-                name: [message.to_json() for message in messages] for name, messages in self.others.items()
+                name: [message.to_json() for message in messages]
+                for name, messages in sorted(self.others.items())
             }
         return value
 

@@ -18,6 +18,7 @@ from bot.runtime.state.store import (
     OperatorStore,
 )
 from bot.runtime.state.transfer import export_lines
+from bot.runtime.state.turn import Turn, mutate
 from suite.engines.redis.server import Server, make_store
 
 pytestmark = pytest.mark.clause("engine.layout")
@@ -271,3 +272,27 @@ async def test_bots_on_one_server_do_not_see_each_other(server: Server) -> None:
         assert (await store.load("1")).state == ({} if number == 1 else {"n": number})
         assert [user async for user in store.users()] == ([] if number == 1 else ["1"])
         await store.close()
+
+
+@pytest.mark.clause("engine.layout")
+async def test_the_first_layout_holds_the_private_conversation(direct: RedisStore) -> None:
+    for command in (
+        ("HSET", "state", "a", "1"),
+        ("RPUSH", "history", '{"role":"user","text":"my PIN is 1234","at":1.5}'),
+        ("HSET", "meta", "version", "1700000000000000", "token", "abc", "forgotten", "0", "parts", "state history"),
+    ):
+        name, part, *rest = command
+        await direct.connection.ask(name, f"test:user:{{1}}:{part}", *rest)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234"]
+    assert (record.state, record.conversations, record.others) == ({"a": 1}, {}, {})
+    assert (await direct.load("1", "-100::")).history == []
+
+    async def change(turn: Turn) -> None:
+        turn.remember("user", "hello")
+
+    for conversation in ("", "-100::"):
+        await mutate(direct, "1", change, conversation=conversation)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "hello"]
+    assert [message.text for message in record.others["-100::"]] == ["hello"]

@@ -106,9 +106,6 @@ async def test_messages_of_the_first_layout_are_the_private_conversation(
     assert [message.text for message in record.history] == ["my PIN is 1234", "noted", "hello all"]
     assert [message.text for message in record.others["-100::"]] == ["hello all"]
     await store.close()
-    await postgres_schema.migrate(database, empty_schema, "state_0001")
-    rows = await connection.fetch(f"SELECT number, text FROM {empty_schema}.user_message ORDER BY number")
-    assert [tuple(row) for row in rows] == [(2, "my PIN is 1234"), (3, "noted"), (4, "hello all")]
 
 
 async def test_replicas_that_start_at_once_migrate_once(database: Database, empty_schema: str) -> None:

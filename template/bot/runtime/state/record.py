@@ -370,3 +370,20 @@ def _decoded(values: Mapping[str, bytes]) -> dict[str, Any]:
 def encode_entry(entry: OutboxEntry) -> bytes:
     """Serialise an outbox entry."""
     return dumps(entry.to_json(), "outbox")
+
+
+def merged_others(
+    existing: Mapping[str, list[Message]], imported: Mapping[str, list[Message]]
+) -> dict[str, list[Message]]:
+    """The conversations of two records, by name."""
+    return {
+        name: merged_history(existing.get(name, []), imported.get(name, []))
+        for name in (*existing, *(imported.keys() - existing.keys()))
+    }
+
+
+def merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
+    """The messages of two copies of a conversation, by their time. Safe to repeat."""
+    known = set(existing)
+    missing = [message for message in imported if message not in known]
+    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing

@@ -1,7 +1,7 @@
 """Export and import: JSON Lines, one user a line, the same on every engine; few are in memory at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Message, UserRecord, encode_entry
+from bot.runtime.state.record import UserRecord, encode_entry, merged_history, merged_others
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
 
@@ -179,23 +179,6 @@ def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None
         for name, mark in imported.marks.items()
         if not name.isdecimal() or int(name) not in existing.acknowledged
     }
-
-
-def merged_others(
-    existing: Mapping[str, list[Message]], imported: Mapping[str, list[Message]]
-) -> dict[str, list[Message]]:
-    """The conversations of two records, by name."""
-    return {
-        name: merged_history(existing.get(name, []), imported.get(name, []))
-        for name in (*existing, *(imported.keys() - existing.keys()))
-    }
-
-
-def merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
-    """The messages of two copies of a conversation, by their time. Safe to repeat."""
-    known = set(existing)
-    missing = [message for message in imported if message not in known]
-    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing
 
 
 async def _lines(

@@ -218,6 +218,11 @@ class Turn:
         for begin in self._afterwards:
             begin()
 
+    @property
+    def others(self) -> Mapping[str, list[Message]]:
+        """The conversations beside `HOME`, if the record was loaded with all."""
+        return self._record.others
+
     def replace_others(self, others: Mapping[str, list[Message]]) -> None:
         """Put these in the place of all conversations beside `HOME`, of a record that was loaded with all."""
         before = self._record.conversations
@@ -469,7 +474,7 @@ async def mutate(
     *,
     since: int | None = None,
     lanes: KeyedLock | None = None,
-    conversation: str = HOME,
+    conversation: str | None = HOME,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -481,7 +486,7 @@ async def mutate(
         lanes: hold one for each record that is being changed in this process. The change waits for its turn
             there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
             of another record's turn it does not wait, as that one may be waiting, too.
-        conversation: the one in the turn's history.
+        conversation: the one in the turn's history; `None`: that at `HOME`, and all others beside it.
 
     Returns:
         What `change` returned.

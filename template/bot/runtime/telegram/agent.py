@@ -12,8 +12,8 @@ import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
-from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Place, RecordId, address_of, person
+from bot.runtime.state.codec import dumps, is_storable
+from bot.runtime.state.record import Message, Place, RecordId, address_of, is_person, person
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+PROGRESS_SECONDS = 10.0
 
 LAST_WORDS = 1.0
 """Seconds that what was cancelled has for cleaning up."""
@@ -169,6 +171,17 @@ class TelegramAgentAdapter:
         """
         return None if place.person is None else person(place.person)
 
+    def record_at(self, place: Place) -> RecordId | None:
+        """What `record_of` chooses; the usual record, when that fails: no update is left for it."""
+        try:
+            record = self.record_of(place)
+            if record is None or (type(record) is str and record and is_storable(record)):
+                return record
+            raise TypeError("record_of has to return what person, chat, topic or identity made, or None")
+        except Exception:
+            log.exception("record_of failed: the person's record is used")
+            return TelegramAgentAdapter.record_of(self, place)
+
     async def get_user_state(self, user_id: str) -> dict[str, Any]:
         """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
 
@@ -304,7 +317,57 @@ class TelegramAgentAdapter:
             return
         reply = await prepare(self.bot, method, person=user_id)
         if complete := await completed(self.bot, reply):
-            await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
+            await send(self.bot, complete, noting_upgrades(self.store))
+
+
+def forget_in_shared_records(agent: TelegramAgentAdapter, user_id: int) -> None:
+    """Once the turn under way is committed, erase what a person wrote so far in records of groups and the like.
+
+    One walk through all of them, as part of this process: its progress is in the log, and where it fails or is
+    cut off, the log says so.
+    """
+    if type(agent).record_of is not TelegramAgentAdapter.record_of:
+        agent.background(_forget_everywhere, agent, user_id, time.time())
+
+
+async def _forget_everywhere(agent: TelegramAgentAdapter, user_id: int, until: float) -> None:
+    def is_theirs(message: Message) -> bool:
+        return message.author is not None and message.author.id == user_id and message.at <= until
+
+    def is_their_flow(name: str) -> bool:
+        return name.count(":") > 4 and name.endswith(f":{user_id}")
+
+    async def erase(turn: Turn) -> None:
+        turn.history[:] = [each for each in turn.history if not is_theirs(each)]
+        turn.replace_others(
+            {name: [each for each in said if not is_theirs(each)] for name, said in turn.others.items()}
+        )
+        for name in filter(is_their_flow, list(turn.fsm)):
+            del turn.fsm[name]
+
+    looked, erased, failed, told = 0, 0, 0, time.monotonic()
+    log.info("erasing what a person who is forgotten wrote in shared records")
+    try:
+        async for record_id in agent.store.users():
+            if is_person(record_id):
+                continue
+            looked += 1
+            try:
+                record = await agent.store.load(record_id, None)
+                said = [*record.history, *(each for messages in record.others.values() for each in messages)]
+                if any(map(is_theirs, said)) or any(map(is_their_flow, record.fsm)):
+                    await mutate(agent.store, record_id, erase, lanes=agent.lanes, conversation=None)
+                    erased += sum(map(is_theirs, said))
+            except StateError as error:
+                failed += 1
+                log.warning("not erased in a shared record", reason=str(error))
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("still erasing in shared records", records=looked, messages=erased)
+    except BaseException:
+        log.warning("not all shared records were looked through: /forget again", records=looked)
+        raise
+    log.info("erased in shared records", records=looked, messages=erased, failed=failed)
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

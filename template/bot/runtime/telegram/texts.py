@@ -27,6 +27,9 @@ class Texts:
         not_forgotten: the answer to the second one.
         not_your_button: the answer to somebody else who presses it.
         only_in_private: the answer to `/export` and `/forget` in a group.
+        only_admins: the answer to `/reset` and `/forget` of others than administrators, where these concern all.
+        admins_unknown: the same when Telegram does not say who is one.
+        forgotten_here: the answer to `/forget` of an administrator, in a group with a record of its own.
         only_text: the answer to a photo or whatever else nobody takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
         sorry: an update failed.
@@ -47,6 +50,9 @@ class Texts:
     not_forgotten: str = "Nothing was erased."
     not_your_button: str = "This button is not for you."
     only_in_private: str = "That is between you and me: please send it to me in a private chat."
+    only_admins: str = "That concerns everybody here: only administrators can do it."
+    admins_unknown: str = "I cannot find out who is an administrator here. Please try again in a minute."
+    forgotten_here: str = "Done. I have forgotten everything about this group."
     only_text: str = "I can read text only, so far."
     flood: str = (
         "That is more than I can take: {limit} messages in {period} seconds. "

@@ -24,9 +24,9 @@ from bot.runtime.errors import (
     StateTooLarge,
     StateUnavailable,
 )
-from bot.runtime.state.codec import clean, dumps, is_storable
-from bot.runtime.state.fsm import upgrade_group
-from bot.runtime.state.record import OutboxEntry, Place, RecordId, UserRecord
+from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.record import OutboxEntry, Place, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
@@ -106,18 +106,7 @@ class Transaction:
 
     def sender_of(self, update: Update) -> Sender:
         """Who an update is from, and which record it changes."""
-        return sender_of(update, self._record_of)
-
-    def _record_of(self, place: Place) -> RecordId | None:
-        """The record that the owner chooses; the usual one, when that fails: an update is never left."""
-        try:
-            record = self._agent.record_of(place)
-            if record is None or (type(record) is str and record and is_storable(record)):
-                return record
-            raise TypeError("record_of has to return what person, chat, topic or identity made, or None")
-        except Exception:
-            log.exception("record_of failed: the person's record is used")
-            return TelegramAgentAdapter.record_of(self._agent, place)
+        return sender_of(update, self._agent.record_at)
 
     async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
@@ -130,7 +119,7 @@ class Transaction:
             StateConflict: others committed first, too often in a row.
         """
         if upgrade := upgrade_in(update):
-            await upgrade_group(self._store, *upgrade, self.lanes)
+            await upgrade_group(self._store, *upgrade, self.lanes, sender.lock_key)
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
@@ -149,6 +138,11 @@ class Transaction:
                 entry = record.outbox.get(update.update_id)
                 replies = replies_of(entry) if entry else []
                 return "seen", self._deliver(update, sender, replies, entry=entry)
+            if (supergroup := moved_to(record)) and sender.place.chat:
+                # Telegram brings late what was said in the group before.
+                await upgrade_group(self._store, sender.place.chat, supergroup, self.lanes, sender.lock_key)
+                sender = replace(sender, user_id=chat(supergroup), place=Place(chat=supergroup))
+                continue
             if (began := self._began.get(update.update_id, -1)) < 0:
                 self._began.set(update.update_id, began := record.version)
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
@@ -175,7 +169,7 @@ class Transaction:
             place=sender.place,
             author=sender.author,
         )
-        queue = queue_of(update, sender.chat, self._bot.token)
+        queue = queue_of(update, sender, self._bot.token)
 
         owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
 

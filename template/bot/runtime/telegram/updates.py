@@ -64,14 +64,16 @@ def is_later(update_id: int, than: int) -> bool:
     return 0 < update_id - than < IDS_A_DAY
 
 
-def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
+def queue_of(update: Update, sender: "Sender", secret: str) -> int:
     """A number for the queue in which Telegram keeps an update; never 0.
 
     Of each queue Telegram brings an update to a webhook when the one before is acknowledged. There is one per
     chat for its messages, and one per user for each kind of query: telling them apart by chat and kind is
     finer, and so safe. The number does not show which chat it is.
     """
-    name = f"{kind_of(update)}:{chat.id if chat else ''}"
+    name = f"{kind_of(update)}:{sender.chat.id if sender.chat else ''}"
+    if sender.author and (update.callback_query or not said_in(update)):  # the record is not one person's
+        name += f":{sender.place.person}"
     return 1 + int.from_bytes(blake2b(name.encode(), key=secret.encode()[:64], digest_size=4).digest())
 
 

@@ -287,7 +287,8 @@ async def test_forgetting_a_person_reaches_what_they_wrote_in_groups(
         await bot.agent.drain(10)
         telegram.message("back from 1", user_id=1, chat_id=GROUP)
         await telegram.settled()
-        assert texts(await bot.store.load(chat(GROUP), None)) == {"": ["from 2", "back from 1"], f"{GROUP}:5:": []}
+        left = texts(await bot.store.load(chat(GROUP), None))
+        assert left == {"": ["from 2", "back from 1"], f"{GROUP}:5:": []}
         assert texts(await bot.store.load(chat(other), None)) == {"": ["from 2"]}
         assert (await bot.store.load("1")).is_empty
 
@@ -307,12 +308,15 @@ class Careless(Listing):
 
 
 @pytest.mark.clause("record.shared")
-async def test_a_record_that_cannot_be_is_the_persons(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
+async def test_a_record_that_cannot_be_is_the_persons(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
     async with make_runtime("polling", agent_class=Careless) as bot:
         for group in (-1, -2, -3, -4):
             telegram.message(str(group), user_id=1, chat_id=group)
             await telegram.settled()
-        assert (await bot.store.load("1")).state == {"things": ["-1", "-2", "-3"]}, "and nothing where it is None"
+        kept = (await bot.store.load("1")).state
+        assert kept == {"things": ["-1", "-2", "-3"]}, "and nothing where it chooses none"
         assert telegram.texts(-4) == ["1: -4"]
 
 

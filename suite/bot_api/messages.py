@@ -39,7 +39,7 @@ POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question questi
 RIGHTS = words(
     """can_be_edited is_anonymous can_manage_chat can_delete_messages can_manage_video_chats
     can_restrict_members can_promote_members can_change_info can_invite_users can_post_stories
-    can_edit_stories can_delete_stories"""
+    can_edit_stories can_delete_stories can_send_welcome_messages"""
 )
 EPHEMERAL = "ephemeral_message_parameters "
 FILES = {

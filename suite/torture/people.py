@@ -6,21 +6,28 @@ from random import Random
 
 from suite.bot_api import FakeTelegram
 from suite.torture.ledger import Ledger, Place
+from suite.torture.names import SHARED
 
 USERS = 10
 MESSAGES_A_SECOND = 80
 
 
 class People:
-    """Each writes in private and in a group: Telegram keeps the order within each, not between the two."""
+    """Each writes in private, in a group and, where that is shared, in groups with all others.
 
-    def __init__(self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int) -> None:
+    Telegram keeps the order within each, not between them.
+    """
+
+    def __init__(
+        self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int, *, share: bool
+    ) -> None:
         self.updates: list[int] = []
         self._telegram = telegram
         self._ledger = ledger
         self._chance = chance
         self._most_waiting = most_waiting
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
+        self._shared = dict.fromkeys(SHARED if share else (), 0)
 
     async def write(self) -> None:
         """Write until cancelled."""
@@ -37,7 +44,7 @@ class People:
     def message(self, seconds: float) -> None:
         """Somebody writes what the agent has to think about for so long."""
         user_id = self._chance.choice(list(self._written))
-        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id]), seconds)
+        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id, *self._shared]), seconds)
 
     def message_everywhere(self, user_id: int, chats: int) -> None:
         """One person writes in so many groups."""
@@ -54,10 +61,12 @@ class People:
             self._ledger.forget(user_id, pressed, [each for each in self.updates if each > pressed])
 
     def _message(self, user_id: int, chat_id: int, seconds: float) -> None:
-        self._written[user_id] += 1
-        name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
+        is_shared = chat_id in self._shared
+        counts, whose = (self._shared, chat_id) if is_shared else (self._written, user_id)
+        counts[whose] += 1
+        name = f"{'s' if is_shared else 'p' if chat_id > 0 else 'g'}{counts[whose]}"
         update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
-        self._ledger.write(Place(user_id, chat_id), name, update_id)
+        self._ledger.write(Place(whose, chat_id), name, update_id, user_id if is_shared else None)
         self.updates.append(update_id)
 
     def stranger(self, chance: Random, texts: Sequence[str]) -> int:

@@ -297,7 +297,12 @@ async def test_the_raw_record_shows_all_conversations(store: OperatorStore) -> N
 
 
 def test_no_two_meanings_share_an_id() -> None:
-    ids = [make(value) for value in (7, -7) for make in (person_, chat_, identity) if (make, value) != (person_, -7)]
+    ids = [
+        make(value)
+        for value in (7, -7)
+        for make in (person_, chat_, identity)
+        if (make, value) != (person_, -7)
+    ]
     ids += [topic(7, 7), topic(-7, 7), topic(-7, 77)]
     assert len(set(ids)) == len(ids)
     assert person_(7) == "7"

@@ -90,7 +90,10 @@ def test_what_is_kept_in_the_wrong_place_or_as_somebody_elses_is_noticed() -> No
     def balance(private: list[str], group: list[tuple[str, int | None]]) -> Balance:
         messages: list[Any] = [{"role": "user", "text": name, "author": {"id": by}} for name, by in group]
         exports = {
-            1: {"state": {"effects": ["p1"]}, "history": [{"role": "user", "text": name} for name in private]},
+            1: {
+                "state": {"effects": ["p1"]},
+                "history": [{"role": "user", "text": name} for name in private],
+            },
             -500: {"state": {"effects": ["s1", "s2", "s3"]}, "history": messages},
         }
         return ledger.balance(exports, {1: ["p1 #1"], -500: ["s1 #1", "s2 #2", "s3 #3"]})

@@ -279,7 +279,18 @@ async def test_the_first_layout_holds_the_private_conversation(direct: RedisStor
     for command in (
         ("HSET", "state", "a", "1"),
         ("RPUSH", "history", '{"role":"user","text":"my PIN is 1234","at":1.5}'),
-        ("HSET", "meta", "version", "1700000000000000", "token", "abc", "forgotten", "0", "parts", "state history"),
+        (
+            "HSET",
+            "meta",
+            "version",
+            "1700000000000000",
+            "token",
+            "abc",
+            "forgotten",
+            "0",
+            "parts",
+            "state history",
+        ),
     ):
         name, part, *rest = command
         await direct.connection.ask(name, f"test:user:{{1}}:{part}", *rest)

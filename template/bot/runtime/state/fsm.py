@@ -216,7 +216,9 @@ async def upgrade_group(
                 turn.fsm.setdefault(name.replace(f":{group}:", f":{supergroup}:", 1), flow)
         turn.state |= before.state | turn.state
         turn.history[:] = merged_history(before.history, turn.history)
-        others = {name.replace(f"{group}:", f"{supergroup}:", 1): said for name, said in before.others.items()}
+        others = {
+            name.replace(f"{group}:", f"{supergroup}:", 1): said for name, said in before.others.items()
+        }
         turn.replace_others(merged_others(others, turn.others))
 
     async def leave(turn: Turn) -> None:
@@ -238,8 +240,10 @@ async def upgrade_group(
 
 def moved_to(record: UserRecord) -> int | None:
     """The supergroup that the group became whose record this was."""
-    noted = record.fsm.get(UPGRADED_TO)
-    return noted and noted["data"]["chat_id"]
+    if noted := record.fsm.get(UPGRADED_TO):
+        supergroup: int = noted["data"]["chat_id"]
+        return supergroup
+    return None
 
 
 def _name_in(turn: Turn, key: StorageKey) -> str:

@@ -90,7 +90,7 @@ class Changes:
     def noted(self) -> dict[str, bytes | None]:
         """JSON of what is noted of each conversation that changed, by name; `None` where it is dropped."""
         return {
-            name: change and dumps(list(change.now), "conversations")
+            name: None if change is None else dumps(list(change.now), "conversations")
             for name, change in self.conversations.items()
         }
 

@@ -318,9 +318,7 @@ class Turn:
                 others[self.conversation] = noted_of(kept, history_size, following)
                 if messages:
                     appended = tuple(kept) if clear else messages
-                    conversations[self.conversation] = ConversationChange(
-                        others[self.conversation], appended
-                    )
+                    conversations[self.conversation] = ConversationChange(others[self.conversation], appended)
             messages, clear = (), False
         elif others and kept:
             others[HOME] = noted_of(kept, history_size, len(kept))

@@ -302,10 +302,12 @@ class TelegramAgentAdapter:
         from bot.runtime.telegram.calls import prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
-        method = message
+        method: TelegramMethod[Any]
         if isinstance(message, str):
             chat_id, topic_id = address_of(user_id)
             method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
+        else:
+            method = message
         turn = turn_of(user_id)
         if turn and turn.is_open:
             turn.reply(method)

@@ -128,7 +128,9 @@ class Transaction:
                     record = await self._store.load(sender.user_id, sender.conversation)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user, place=sender.place)
+                turn = Turn(
+                    UserRecord(sender.user_id), self._store.limits, user=sender.user, place=sender.place
+                )
                 return "corrupt", self._deliver(
                     update, sender, *await self._apology(turn, update, sender, error)
                 )

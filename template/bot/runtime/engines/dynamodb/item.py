@@ -132,8 +132,13 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     }
     if "forgotten" in old:
         new["forgotten"] = old["forgotten"]
-    changed = ((STATE, changes.state), (FSM, changes.fsm), (OUTBOX, changes.outbox), (MARK, changes.marks))
-    changed += ((TALK, changes.noted),)
+    changed = (
+        (STATE, changes.state),
+        (FSM, changes.fsm),
+        (OUTBOX, changes.outbox),
+        (MARK, changes.marks),
+        (TALK, changes.noted),
+    )
     for prefix, values in changed:
         for key, value in values.items():
             name = f"{prefix}{key}"

@@ -183,7 +183,9 @@ class HybridPostgres(PostgresStore):
         rows = [(HOME, number, message) for number, message in enumerate(content.messages, first)]
         for name, change in content.conversations.items():
             if change and name:
-                rows += [(name, number, said) for number, said in enumerate(change.messages, change.now.first)]
+                rows += [
+                    (name, number, said) for number, said in enumerate(change.messages, change.now.first)
+                ]
         try:
             version = await connection.fetchval(
                 self._fill(WRITE),

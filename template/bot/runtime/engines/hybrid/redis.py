@@ -162,7 +162,7 @@ class HybridRedis(RedisStore):
                 record = UserRecord(user_id, conversation=conversation or HOME)
                 return Warm(record, lineage.decode(), bool(is_dirty), is_verified=True)
         _, lineage, is_dirty, is_verified, parts = reply
-        record = read_record(user_id, *parts, conversation=conversation)
+        record = read_record(user_id, conversation, *parts)
         return Warm(record, lineage.decode(), bool(is_dirty), bool(is_verified))
 
     async def write_lost_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
@@ -225,7 +225,7 @@ class HybridRedis(RedisStore):
             case [b"cold"]:
                 return None
             case [kind, parts, files]:
-                record = read_record(user_id, *parts, conversation=None)
+                record = read_record(user_id, None, *parts)
         state, _, meta, *_ = parts
         fields = dict(pairs_of(meta))
         outbox = {int(key): value for key, value in with_prefix(OUTBOX, fields).items()}

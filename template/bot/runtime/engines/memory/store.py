@@ -50,9 +50,7 @@ class _Row:
     @property
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
-        return self.forgotten > 0 and not (
-            self.state or self.fsm or self.history or self.conversations
-        )
+        return self.forgotten > 0 and not (self.state or self.fsm or self.history or self.conversations)
 
 
 class MemoryStore:

@@ -402,7 +402,12 @@ def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
         if change and name
         for place, message in enumerate(change.messages)
     ]
-    return (*merge_of(changes.noted), *columns_of(rows), [*filter(None, changes.conversations)], next_version(0))
+    return (
+        *merge_of(changes.noted),
+        *columns_of(rows),
+        [*filter(None, changes.conversations)],
+        next_version(0),
+    )
 
 
 def columns_of(rows: list[tuple[str, int, Message]]) -> tuple[list[Any], ...]:

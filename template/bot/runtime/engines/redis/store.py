@@ -150,7 +150,7 @@ class RedisStore:
         if conversation == HOME:
             keys = keys[:-1]
         reply, _ = await self.connection.evaluate(LOAD, keys, wanted, user_id=user_id)
-        return read_record(user_id, *reply, conversation=conversation)
+        return read_record(user_id, conversation, *reply)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`."""
@@ -276,12 +276,12 @@ class RedisStore:
 
 def read_record(
     user_id: str,
+    conversation: str | None,
     state: list[bytes],
     history: list[bytes],
     meta: list[bytes],
     applied: bytes | None,
     others: list[bytes],
-    conversation: str | None = HOME,
 ) -> UserRecord:
     """Make a record of what the keys hold, as far as they were read for a conversation.
 

@@ -188,7 +188,7 @@ class Listing(TelegramAgentAdapter):
     """Keeps a list that all members of a group write to."""
 
     def record_of(self, place: Place) -> RecordId | None:
-        return chat(place.chat) if place.chat and place.is_shared else super().record_of(place)
+        return chat(place.group) if place.group else super().record_of(place)
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         state.setdefault("things", []).append(message)

@@ -43,9 +43,9 @@ class Place:
     identity: int | None = None
 
     @property
-    def is_shared(self) -> bool:
-        """Whether it is a group or a channel."""
-        return self.chat is not None and self.chat < 0
+    def group(self) -> int | None:
+        """The group or channel that it is in; `None` in private, and in no chat at all."""
+        return self.chat if self.chat and self.chat < 0 else None
 
     def conversation(self, record: str) -> str:
         """The name of the conversation here, in a record."""

@@ -133,7 +133,7 @@ if kinds[3] == 'hash' then
   meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
-local has_talks = talks.first <= talks.last or (meta[4] or ''):find('talks', 1, true) ~= nil
+local has_talks = talks.first <= talks.last or redis.call('EXISTS', TALKS) == 1
 if has_talks then
   local kind = redis.call('TYPE', TALKS).ok
   is_record = is_record and (kind == 'hash' or kind == 'none')

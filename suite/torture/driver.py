@@ -254,7 +254,10 @@ async def _exports(telegram: FakeTelegram, asks: str, shared: Sequence[int]) -> 
         if time.monotonic() > give_up:
             raise TimeoutError(f"no answer to {asks} for users {users}")
         for user_id in users:
-            telegram.message(asks, user_id=user_id)
+            if user_id in shared:
+                telegram.message(TELL, user_id=1, chat_id=user_id)
+            else:
+                telegram.message(asks, user_id=user_id)
         await _settled(telegram)
         with suppress(TimeoutError):
             await telegram.wait_for(lambda: not missing(), 5)

@@ -5,9 +5,9 @@ is atomic by itself. A flow lives in the record that `Agent.record_of` chooses f
 strategies (`CHAT`, `CHAT_TOPIC`) name the chat as the user: unless another one is chosen, those flows live in
 a record of the chat's own, beside the transaction of an update that changes a person's.
 
-A group that becomes a supergroup gets another id. What its own record has moves to that of the new chat, which
-notes the old one; a person's flow follows when the person next writes there, as nobody knows whose records
-have one.
+A group that becomes a supergroup gets another id. What its own record has moves to that of the new chat,
+which notes the old one; a person's flow follows when the person next writes there, as nobody knows whose
+records have one.
 """
 
 import time

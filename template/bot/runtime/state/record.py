@@ -21,7 +21,7 @@ HOME = ""
 """The conversation at the record's own place."""
 
 RecordId = NewType("RecordId", str)
-"""What names a record: `person`, `chat`, `topic` and `identity` make it, so that no two meanings share one."""
+"""What names a record: made by `person`, `chat`, `topic` and `identity`, so that no two meanings share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def topic(chat_id: int, topic_id: int) -> RecordId:
 
 
 def identity(chat_id: int) -> RecordId:
-    """The record of a channel or group as somebody who writes: of a channel, or of anonymous administrators."""
+    """The record of a channel, or of a group's anonymous administrators, as somebody who writes."""
     return RecordId(f"identity:{chat_id}")
 
 

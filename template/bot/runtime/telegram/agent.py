@@ -323,10 +323,9 @@ class TelegramAgentAdapter:
 
 
 def forget_in_shared_records(agent: TelegramAgentAdapter, user_id: int) -> None:
-    """Once the turn under way is committed, erase what a person wrote so far in records of groups and the like.
+    """Once the turn under way is committed, erase what a person wrote so far in records that others share.
 
-    One walk through all of them, as part of this process: its progress is in the log, and where it fails or is
-    cut off, the log says so.
+    It is one walk through all of them in this process. Its progress is in the log; so is that it was cut off.
     """
     if type(agent).record_of is not TelegramAgentAdapter.record_of:
         agent.background(_forget_everywhere, agent, user_id, time.time())

@@ -10,7 +10,9 @@ row per part of a file of a reply, as long as the reply waits in the outbox.
 from bot.runtime.state.store import APPLIED_LIMIT, FILE_SECONDS, FORGOTTEN_SECONDS
 
 _LIVE = "(u.expires_at IS NULL OR u.expires_at > now())"
-_IS_MARKER = "(forgotten > 0 AND first_message = next_message AND conversations = '{}' AND state = '{}' AND fsm = '{}')"
+_IS_MARKER = """(
+    forgotten > 0 AND first_message = next_message AND conversations = '{}' AND state = '{}' AND fsm = '{}'
+)"""
 
 _COLUMNS = """
     created_at, updated_at, version, token, state, fsm, applied, outbox, marks, forgotten,
@@ -138,7 +140,7 @@ _CONVERSATIONS = """
             AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $30)
     ),
 """
-"""Adds and drops messages of further conversations: $29 which ones; $30 is a number that none of theirs had before."""
+"""Adds and drops messages of further conversations: $29 which ones; $30 a number that none of theirs had."""
 
 
 class Statements:

@@ -1,4 +1,4 @@
-"""The Redis engine: what is kept about a user is a few keys, written together by one script, and one beside them.
+"""The Redis engine: what is kept about a user is a few keys, written together by one script.
 
     <namespace>:user:{<id>}:state     hash: JSON of each of the owner's keys
     <namespace>:user:{<id>}:history   list: JSON of each message, oldest first

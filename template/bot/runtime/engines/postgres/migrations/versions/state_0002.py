@@ -1,4 +1,4 @@
-"""Conversations beside the private one, and authors of messages. What is there is the private conversation."""
+"""Conversations beside the private one, which is what is there, and authors of messages."""
 
 from alembic import op
 

@@ -21,7 +21,7 @@ HOME = ""
 """The conversation at the record's own place."""
 
 RecordId = NewType("RecordId", str)
-"""What names a record: made by `person`, `chat`, `topic` and `identity`, so that no two meanings share one."""
+"""What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Texts:
         not_forgotten: the answer to the second one.
         not_your_button: the answer to somebody else who presses it.
         only_in_private: the answer to `/export` and `/forget` in a group.
-        only_admins: the answer to `/reset` and `/forget` where they concern all, and an administrator is needed.
+        only_admins: the answer to `/reset` and `/forget` where all are concerned, but to administrators.
         admins_unknown: the same when Telegram does not say who is one.
         forgotten_here: the answer to `/forget` of an administrator, in a group with a record of its own.
         only_text: the answer to a photo or whatever else nobody takes.

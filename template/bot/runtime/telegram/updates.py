@@ -146,7 +146,7 @@ class Sender:
 
 
 def sender_of(update: Update, record_of: Callable[[Place], RecordId | None]) -> Sender:
-    """Who an update is from, and which record it changes; anonymous administrators and channels are nobody."""
+    """Who an update is from, and which record it changes. Channels and the anonymous are nobody."""
     context = UserContextMiddleware.resolve_event_context(update)
     message = update.message or update.edited_message
     said = said_in(update)

@@ -23,6 +23,8 @@ VARIANTS = {
     "sketch": "sketch, keeping the same",
     "one key": "sketch, keeping one key",
     "aiogram": "aiogram's storage",
+    "once": "aiosqlite, one write a turn",
+    "batch": "same statements, no asyncio",
     "floor": "two empty round trips",
     "pgbench": "pgbench, same statements",
 }

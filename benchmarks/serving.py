@@ -10,6 +10,7 @@ from typing import Any
 
 from measuring import Row, compared, counted, interleaved, reduced
 from workshop import (
+    AIOSQLITE,
     INSIDE,
     TOKEN,
     Workshop,
@@ -24,6 +25,7 @@ from support import clean_env, run
 
 ENGINES: Mapping[str, tuple[int, ...]] = {
     "memory": (1,),
+    "sqlite": (1, 3),
     "redis": (1, 3),
     "postgres": (1, 3),
     "hybrid": (1, 3),
@@ -63,9 +65,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             driver = stack.enter_context(workshop.process(*program, settings={}, talk=True))
             api: str = heard(driver)["url"]
             settings = stack.enter_context(server(workshop, engine))
-            # aiogram has no storage for PostgreSQL.
-            theirs = stack.enter_context(server(workshop, "redis")) if engine != "memory" else {}
-            storage = {"STORAGE_URL": theirs["REDIS_URL"]} if theirs else {}
+            storage = stack.enter_context(storage_of_bare(workshop, engine))
             for count in counts:
                 yield from _rows(workshop, driver, api, engine, count, settings, storage)
 
@@ -94,7 +94,7 @@ def _rows(
         f"{name}: throughput",
         "updates/s",
         per_second,
-        (">=", 0.7),
+        (">=", 1 if engine == "sqlite" else 0.7),
         what="throughput",
         engine=engine,
         replicas=count,
@@ -128,10 +128,28 @@ def _rows(
 
 
 @contextmanager
+def storage_of_bare(workshop: Workshop, engine: str) -> Iterator[dict[str, str]]:
+    """Where the bare bot counts: aiogram has no storage for PostgreSQL, and for SQLite one of a few lines."""
+    if engine == "memory":
+        yield {}
+    elif engine == "sqlite":
+        workshop.add(workshop.rendered("sqlite"), AIOSQLITE)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=workshop.folder) as folder:
+            yield {"STORAGE_FILE": f"{folder}/bare.sqlite3"}
+    else:
+        with server(workshop, "redis") as settings:
+            yield {"STORAGE_URL": settings["REDIS_URL"]}
+
+
+@contextmanager
 def server(workshop: Workshop, engine: str) -> Iterator[dict[str, str]]:
     """Fresh servers of an engine, and the settings that lead a bot to them."""
     if engine == "memory":
         yield {}
+        return
+    if engine == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=workshop.folder) as folder:
+            yield {"SQLITE_PATH": f"{folder}/bot.sqlite3"}
         return
     project = workshop.rendered(engine)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -163,7 +181,9 @@ def bare(
     workshop: Workshop, engine: str, count: int, api: str, settings: Mapping[str, str]
 ) -> Iterator[Bots]:
     """Replicas of the bare bot."""
-    project = workshop.project if engine == "memory" else workshop.rendered("redis")
+    project = {"memory": lambda: workshop.project, "sqlite": lambda: workshop.rendered("sqlite")}.get(
+        engine, lambda: workshop.rendered("redis")
+    )()
     command = (project / ".venv/bin/python", INSIDE / "bare_webhook.py", "count")
     with _processes(workshop, command, count, api, settings, "/healthz") as bots:
         yield bots

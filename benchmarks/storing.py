@@ -16,6 +16,7 @@ FEW = 1_000
 
 ENGINES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "memory": (("process",), 100_000),
+    "sqlite": (("file",), 100_000),
     "redis": (("redis",), 100_000),
     "postgres": (("postgres",), 100_000),
     "hybrid": (("redis", "postgres"), 20_000),

@@ -18,6 +18,9 @@ from typing import Any
 from support import ROOT, UV, choices, clean_env, commit_all, must
 
 INSIDE = ROOT / "benchmarks" / "inside"
+
+AIOSQLITE = "aiosqlite>=0.22,<1"
+"""What baselines on SQLite keep users with."""
 """Programs that run in the rendered project's environment."""
 
 TOKEN = "42:TEST"
@@ -66,6 +69,11 @@ class Workshop:
             shutil.copytree(ROOT / "suite", folder / "suite")
             self._projects[backend] = folder
         return self._projects[backend]
+
+    def add(self, project: Path, package: str) -> None:
+        """Have a package in a project's environment that only baselines need."""
+        python = project / ".venv" / "bin" / "python"
+        must(UV, "pip", "install", "--quiet", "--python", str(python), package, cwd=self.folder, timeout=600)
 
     @property
     def python(self) -> Path:

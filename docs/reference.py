@@ -265,6 +265,7 @@ def _values(annotation: str, options: Mapping[str | None, ast.expr]) -> str:
         "bool": "`true`, `false`",
         "Seconds": "seconds, above 0 to 86400",
         "FilePath": "a file",
+        "People": "ids and @names, separated by commas",
     }
     text = said.get(kind, f"`{kind}`")
     if "gt" in options:

@@ -9,7 +9,10 @@ from bot.agent_adapter import TelegramAgentAdapter
 
 
 class CountingAgent(TelegramAgentAdapter):
-    """Counts messages, and misbehaves when it is asked to."""
+    """Counts messages, whoever they are for, and misbehaves when it is asked to."""
+
+    def wants(self, update: Any) -> bool:
+        return True
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         state["last_message"] = message
@@ -23,6 +26,9 @@ class SourceStyleAgent(TelegramAgentAdapter):
 
     def __init__(self, bot_token: str) -> None:
         super().__init__(bot_token)
+
+    def wants(self, update: Any) -> bool:
+        return True
 
     async def process_agent_request(self, message: str, user_id: str) -> str:
         state = await self.get_user_state(user_id)

@@ -1,4 +1,4 @@
-"""A bot that replies with files, and tells how it fared: `python -m suite.filing_bot run`."""
+"""A bot that takes files and replies with files, and tells how it fared: `python -m suite.filing_bot run`."""
 
 import asyncio
 import os
@@ -18,7 +18,12 @@ BEAT_SECONDS = 0.005
 
 
 class FilingAgent(TelegramAgentAdapter):
-    """Takes `file BYTES` and `report`: for how long the event loop was busy, and how much memory it took."""
+    """Takes `file BYTES` and `report`: for how long the event loop was busy, and how much memory it took.
+
+    Of a file it tells what it is.
+    """
+
+    accepts = frozenset({"text", "animation", "audio", "document", "photo", "video", "voice"})
 
     async def connect(self) -> None:
         await super().connect()
@@ -37,6 +42,9 @@ class FilingAgent(TelegramAgentAdapter):
         from aiogram.methods import SendDocument
         from aiogram.types import BufferedInputFile
 
+        for file in self.turn.attachments:
+            content = await file.read()
+            return f"{file.kind} {file.name!r} of {len(content)} bytes, {message!r}"
         state["count"] = state.get("count", 0) + 1
         match message.split():
             case ["file", size]:

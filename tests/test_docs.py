@@ -20,6 +20,7 @@ from alembic.operations import Operations
 import build
 import reference
 from conftest import Render
+from suite.what_comes_in import content_table, update_table
 from support import (
     QUESTIONS,
     ROOT,
@@ -73,8 +74,13 @@ for path in Path("bot/runtime").rglob("*.py"):
         importlib.import_module(".".join(path.with_suffix("").parts))
 import typer
 from prometheus_client import REGISTRY
+from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import cli
 from bot.runtime.config import Environment
+from bot.runtime.state_commands import state
+for path in Path("bot/runtime/engines").glob("*/commands.py"):
+    if path.parent.name != ENGINE:  # whose own are there
+        importlib.import_module(".".join(path.with_suffix("").parts)).add_commands(state, None)
 
 def commands(command, path):
     if hasattr(command, "commands"):
@@ -280,6 +286,8 @@ def test_readme_of_a_project(answers: Answers) -> None:
     commands = {*reference.command_names(), "bot state"}
     if known["engine"] != "hybrid":
         commands -= {"bot state flush"}
+    if known["engine"] != "sqlite":
+        commands -= {"bot state backup"}
     for command in re.findall(r"(?:uv run |`)(bot (?:state [a-z]+|[a-z]+))", readme):
         assert command in commands, command
     for path in re.findall(r"`((?:bot|tests|migrations|infra|supabase)/[\w./-]*)`", readme):
@@ -373,6 +381,13 @@ def test_code_shown_is_code_that_runs(page: Path) -> None:
         path = ROOT / source[1]
         assert path.is_relative_to(EXAMPLES) or path.is_relative_to(ROOT / "template"), source[1]
         assert block in path.read_text("utf-8"), f"not in {source[1]}:\n{block}"
+
+
+def test_what_comes_in_is_what_is_tested() -> None:
+    """The tables are those that the kit compares with a running bot."""
+    page = (ROOT / "docs/what-comes-in.md").read_text("utf-8")
+    for table in (content_table(), update_table()):
+        assert table in page, "run: uv run python -m suite.what_comes_in"
 
 
 def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ SECONDS = {"contract": 60, "durability": 40, "engines": 60, "torture": 30, "beha
 
 LEFT_OUT = {
     "memory": "webhook",
+    "sqlite": "polling",
     "postgres": "polling",
     "hybrid": "polling",
     "dynamodb": "polling",
@@ -34,8 +35,8 @@ DEV_SERVERS = {"redis", "dynamodb", "firestore"}
 BEHAVIOURS = 3
 """In how many pieces the files of behaviour are run."""
 
-ONCE = {"backend": "fsm", "fsm_storage": "redis"}
-"""The bot on which is proven what does not depend on the engine."""
+ONCE = {"backend": "fsm", "fsm_storage": "sqlite"}
+"""The bot on which is proven what does not depend on the engine: the default's, which needs no server."""
 
 
 def pieces() -> list[Any]:

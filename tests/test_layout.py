@@ -91,7 +91,7 @@ def test_a_project_has_the_files_of_its_engine_and_provider(render: Render, answ
     packages = PACKAGES.get(kind, {"memory", kind})
     expected = {path for name in packages for path in of(f"{runtime}engines/{name}/", template)}
     expected |= {f"{runtime}engines/__init__.py"}
-    expected |= {f"{runtime}engines/dev_server.py"} if kind not in ("memory", "postgres") else set()
+    expected |= {f"{runtime}engines/dev_server.py"} if kind not in ("memory", "postgres", "sqlite") else set()
     assert engines == expected
     assert all(of(f"{runtime}engines/{name}/", expected) for name in packages)
 

@@ -100,7 +100,7 @@ def test_three_times_enter(terminal: Terminal, tmp_path: Path) -> None:
     assert answers(tmp_path / "out") == {
         "project_name": "My Bot",
         "project_slug": "my-bot",
-        "backend": "memory",
+        "backend": "sqlite",
     }
 
 
@@ -136,7 +136,7 @@ def test_wrong_answers_are_asked_again(terminal: Terminal, tmp_path: Path) -> No
     assert answers(tmp_path / "out") == {
         "project_name": "Wetter für Köln",
         "project_slug": "koeln",
-        "backend": "memory",
+        "backend": "sqlite",
     }
 
 

@@ -19,6 +19,7 @@ from support import Answers, combinations, commit_all, engine, first_of_each_eng
 
 CYCLE = [
     {"backend": "memory"},
+    {"backend": "sqlite"},
     {"backend": "redis"},
     {"backend": "postgres"},
     {"backend": "hybrid"},
@@ -26,6 +27,7 @@ CYCLE = [
     {"backend": "cloud", "cloud_provider": "firestore"},
     {"backend": "fsm", "fsm_storage": "redis"},
     {"backend": "cloud", "cloud_provider": "supabase"},
+    {"backend": "fsm", "fsm_storage": "sqlite"},
     {"backend": "memory"},
 ]
 """Each engine is come to and left, and so are a conversation in steps and providers of either kind."""

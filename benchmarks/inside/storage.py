@@ -97,6 +97,29 @@ class Process:
         return {"memory of the process": pages * os.sysconf("SC_PAGE_SIZE")}
 
 
+class File:
+    """The file of SQLite, in the folder."""
+
+    async def start(self, folder: Path) -> None:
+        """See `Server`."""
+        self._path = folder / "bot.sqlite3"
+
+    async def stop(self) -> None:
+        """See `Server`."""
+
+    def settings(self, port: int | None = None) -> dict[str, str]:
+        """See `Server`."""
+        return {"SQLITE_PATH": str(self._path)}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See `Server`."""
+        raise NotImplementedError("there is nobody to connect to")
+
+    async def kept(self) -> dict[str, int]:
+        """See `Server`: the file; its log is cut to 16 MB when it was larger."""
+        return {"SQLite, file": self._path.stat().st_size}
+
+
 class Redis:
     """Valkey with an append-only file, synchronised every second."""
 
@@ -282,6 +305,7 @@ class Firestore:
 
 SERVERS: Mapping[str, type[Server]] = {
     "process": Process,
+    "file": File,
     "redis": Redis,
     "postgres": Postgres,
     "dynamodb": Dynamodb,

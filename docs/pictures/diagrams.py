@@ -229,7 +229,11 @@ def decision() -> str:
     """Which backend? Narrow enough for a telephone."""
     drawing = Drawing(400, "Which backend?")
     questions: list[tuple[list[str], list[str]]] = [
-        (["May everything be lost", "when the bot stops?"], ["memory", "nothing to set up"]),
+        (
+            ["Does the bot run on one machine,", "with a disk that lasts?"],
+            ["sqlite", "one file; nothing to install"],
+        ),
+        (["May everything be lost", "when the bot stops?"], ["memory", "nothing is kept"]),
         (
             ["Is it session data, of which a power failure", "may take the last second?"],
             ["redis", "expires after 24 h, or as set"],

@@ -26,7 +26,7 @@ ADDRESS = "https://github.com/org/tg-state-template.git"
 
 WIDTH, HEIGHT = 84, 20
 CELL, LINE = 8.4, 18  # pixels
-UP, DOWN, ENTER = "\x1b[A", "\x1b[B", "\r"
+ENTER = "\r"
 KEPT = ("PATH", "LANG", "UV_CACHE_DIR", "SSL_CERT_FILE", "HTTPS_PROXY", "https_proxy", "NO_PROXY")
 
 COLOURS = {
@@ -177,9 +177,7 @@ def record(folder: Path) -> list[Frame]:
         session.waits_for("A short name")
         session.presses(ENTER)
         session.waits_for("Where should the bot keep")
-        session.shows(1.6)
-        session.presses(DOWN)
-        session.shows(1.6)
+        session.shows(2.4)
         session.presses(ENTER)
         session.waits_for("Start from tg-state-template")
         session.shows(2.4)

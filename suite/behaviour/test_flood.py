@@ -237,6 +237,7 @@ async def test_an_export_made_with_it_can_be_imported(
         telegram.message("hi", user_id=1, date=now)
         await telegram.settled()
         assert len(counted(telegram, 1)) == 3
+    await store.connect()  # which the bot has closed
     await store.commit("1", Changes(marks={"flood": b"[%d,4]" % (now - 1)}), expect=None)
     async with make_runtime("webhook") as bot:
         telegram.message("hi", user_id=1)

@@ -21,8 +21,8 @@ from aiogram.fsm.strategy import FSMStrategy
 from aiogram.methods import SendMessage
 from aiogram.types import CallbackQuery, Message
 
-from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.app import Owner
+from bot.runtime.config import Settings
 from bot.runtime.errors import StateForgotten
 from bot.runtime.state import fsm
 from bot.runtime.state.fsm import RecordStorage
@@ -31,7 +31,7 @@ from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 from bot.runtime.telegram.calls import Session
 from bot.runtime.telegram.polling import Poller
-from bot.runtime.telegram.processor import Processor
+from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from suite.agents import CountingAgent
@@ -302,10 +302,9 @@ async def bot_with(
         bot = Bot(telegram.token, session=session)
         dispatcher = Dispatcher(storage=RecordStorage(store), fsm_strategy=strategy)
         dispatcher.include_router(router)
-        transaction = Transaction(
-            bot, dispatcher, store, TelegramAgentAdapter(""), TextTable(), agent_timeout=50
-        )
-        processor = Processor(bot, transaction, max_concurrent=256)
+        agent, settings = CountingAgent(""), Settings()
+        transaction = Transaction(bot, dispatcher, store, agent, TextTable(), settings)
+        processor = Processor(bot, transaction, Admission(bot, agent, settings), max_concurrent=256)
         poller = asyncio.create_task(Poller(bot, processor, ["message", "channel_post"]).run())
         yield telegram
         poller.cancel()

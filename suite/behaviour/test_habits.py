@@ -10,7 +10,7 @@ from aiogram.types import ChatJoinRequest, Message
 
 from bot.runtime.app import Owner
 from bot.runtime.logs import configure_logs
-from bot.runtime.telegram.commands import SENT_BY_PEOPLE
+from bot.runtime.telegram.updates import SENT_BY_PEOPLE
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime

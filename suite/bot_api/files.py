@@ -23,6 +23,7 @@ SHAPES: dict[str, Json] = {
     "photo": {"width": 1, "height": 1},
     "video": {"width": 1, "height": 1, "duration": 1},
     "animation": {"width": 1, "height": 1, "duration": 1},
+    "live_photo": {"width": 1, "height": 1, "duration": 1},
     "video_note": {"length": 1, "duration": 1},
     "voice": {"duration": 1},
     "audio": {"duration": 1},

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat
+from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
 from suite.torture.names import SHARED, TELL, file_of
@@ -57,11 +58,23 @@ def hurry() -> None:
 
 
 def tortured_owner() -> "Owner":
-    """An owner who wrote no more than that agent."""
+    """An owner who wrote no more than that agent, and a shop whose payments it books."""
+    from aiogram import F, Router
+    from aiogram.methods import TelegramMethod
+    from aiogram.types import Message
+
     from bot.runtime.app import Owner
 
     hurry()
-    return Owner(agent=TorturedAgent)
+    shop = Router()
+
+    @shop.message(F.successful_payment)
+    async def paid(message: Message, agent: TelegramAgentAdapter) -> TelegramMethod[Any]:
+        assert message.successful_payment
+        said = message.successful_payment.invoice_payload
+        return message.answer(await agent.handle_message(user_id=agent.turn.user_id, message=said))
+
+    return Owner(agent=TorturedAgent, before=[shop])
 
 
 def let_clock_jump(file: Path) -> None:
@@ -82,7 +95,14 @@ def let_clock_jump(file: Path) -> None:
     set_clock()
 
 
+def let_disk_fail() -> None:
+    """Put a disk that fails when it is told to before the real one, where the engine has such a thing."""
+    if file := os.environ.get("TORTURE_DISK"):
+        import_module(f"suite.engines.{ENGINE}.disk").install(Path(file))
+
+
 if __name__ == "__main__":
     let_clock_jump(Path(os.environ["TORTURE_CLOCK"]))
+    let_disk_fail()
     replace_owner(tortured_owner)
     main()

@@ -154,7 +154,9 @@ async def torture(
 
         ledger = Ledger()
         is_ours = setup.bot == Setup.bot
-        people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting, share=is_ours)
+        people = People(
+            telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours, share=is_ours
+        )
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
         chance = Random(f"{seed} {setup.name}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bot.runtime.cli import main
 from bot.runtime.state.turn import current_turn
 from bot.runtime.telegram.fast_import import import_aiogram
-from suite.torture.bot import hurry, let_clock_jump
+from suite.torture.bot import hurry, let_clock_jump, let_disk_fail
 from suite.torture.names import ASK, NAME
 
 if TYPE_CHECKING:
@@ -106,5 +106,6 @@ def watch() -> None:
 
 if __name__ == "__main__":
     let_clock_jump(Path(os.environ["TORTURE_CLOCK"]))
+    let_disk_fail()
     watch()
     main()

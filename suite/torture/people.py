@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from random import Random
 
 from suite.bot_api import FakeTelegram
+from suite.bot_api.call import Json
 from suite.torture.ledger import Ledger, Place
 from suite.torture.names import SHARED
 
 USERS = 10
+PAID = 0.1
+"""The part of what is said in private that comes as a payment instead: it is to be booked once."""
 MESSAGES_A_SECOND = 80
 
 
@@ -19,13 +22,21 @@ class People:
     """
 
     def __init__(
-        self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int, *, share: bool
+        self,
+        telegram: FakeTelegram,
+        ledger: Ledger,
+        chance: Random,
+        most_waiting: int,
+        *,
+        pay: bool,
+        share: bool,
     ) -> None:
         self.updates: list[int] = []
         self._telegram = telegram
         self._ledger = ledger
         self._chance = chance
         self._most_waiting = most_waiting
+        self._pay = pay
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
         self._shared = dict.fromkeys(SHARED if share else (), 0)
 
@@ -65,9 +76,21 @@ class People:
         counts, whose = (self._shared, chat_id) if is_shared else (self._written, user_id)
         counts[whose] += 1
         name = f"{'s' if is_shared else 'p' if chat_id > 0 else 'g'}{counts[whose]}"
-        update_id = self._telegram.message(f"{name} {seconds:.3f}", user_id=user_id, chat_id=chat_id)
+        fields = {"reply_to_message": self._of_bot(chat_id)} if chat_id < 0 else {}
+        text = f"{name} {seconds:.3f}"
+        is_paid = self._pay and chat_id > 0 and self._chance.random() < PAID
+        if is_paid:
+            fields = {"successful_payment": _payment(f"{user_id} {name}", text)}
+        update_id = self._telegram.message(
+            None if is_paid else text, user_id=user_id, chat_id=chat_id, **fields
+        )
         self._ledger.write(Place(whose, chat_id), name, update_id, user_id if is_shared else None)
         self.updates.append(update_id)
+
+    def _of_bot(self, chat_id: int) -> Json:
+        """A message of the bot: who replies to one in a group means the bot."""
+        chat = self._telegram.chat(chat_id)
+        return {"message_id": 1, "date": 1, "chat": chat, "from": self._telegram.me(), "text": "?"}
 
     def stranger(self, chance: Random, texts: Sequence[str]) -> int:
         """Somebody writes who is in no book: what becomes of it must not matter to the others.
@@ -83,3 +106,10 @@ class People:
         """Have Telegram deliver what waits in another order."""
         self._ledger.shuffled |= set(self.updates) - self._telegram.acknowledged.keys()
         self._telegram.reorder(seed)
+
+
+def _payment(charge_id: str, payload: str) -> Json:
+    return {
+        **{"currency": "XTR", "total_amount": 1, "invoice_payload": payload},
+        **{"telegram_payment_charge_id": charge_id, "provider_payment_charge_id": ""},
+    }

@@ -42,7 +42,7 @@ def share(number: int, of: int) -> Plan:
 SHORT = (
     "bot: kill -9", "poison replies", "long 429", "slow uploads", "duplicates", "answers lost", "/forget",
     "bot: SIGTERM", "bot: kill -9", "connections cut", "bot: kill -9", "restarted", "bot: kill -9",
-    "thinks longer than Telegram waits", "kill -9", "bot: frozen", *LOSSES,
+    "thinks longer than Telegram waits", "kill -9", "bot: frozen", "disk full", "locked", *LOSSES,
 )  # fmt: skip
 
 

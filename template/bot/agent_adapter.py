@@ -2,6 +2,8 @@
 
 from bot.runtime.config import Environment, load
 from bot.runtime.errors import (
+    AttachmentError,
+    AttachmentTooLarge,
     OperatorError,
     StateConflict,
     StateCorrupt,
@@ -11,11 +13,14 @@ from bot.runtime.errors import (
     StateValueError,
 )
 from bot.runtime.state.record import Author, Message, Place, RecordId, chat, identity, person, topic
-from bot.runtime.state.turn import Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.state.turn import Attachment, Turn, current_turn
+from bot.runtime.telegram.agent import TelegramAgentAdapter, is_admin
 from bot.runtime.telegram.texts import Texts
 
 __all__ = [
+    "Attachment",
+    "AttachmentError",
+    "AttachmentTooLarge",
     "Author",
     "Environment",
     "Message",
@@ -34,6 +39,7 @@ __all__ = [
     "chat",
     "current_turn",
     "identity",
+    "is_admin",
     "load",
     "person",
     "topic",

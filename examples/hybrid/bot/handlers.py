@@ -13,10 +13,10 @@ from aiogram import Router
 from bot.agent_adapter import Texts
 
 before = Router(name="before")
-"""Asked first: a `/start` of your own, photos with a caption, whatever shall not reach your agent."""
+"""Asked first: a `/start` of your own, payments, whatever shall not reach your agent."""
 
 after = Router(name="after")
-"""Asked last: what no command and no agent took, such as photos without a word."""
+"""Asked last: what no command and no agent took, such as photos."""
 
 TEXTS = {
     "en": Texts(

@@ -11,6 +11,7 @@ class Agent(TelegramAgentAdapter):
     `state` is an ordinary dict: whatever JSON you put there is there next time, also after a crash.
     `self.turn` is the update being handled: `self.turn.history` is the conversation so far,
     `self.turn.user` who wrote, and `self.turn.reply(method)` sends more than the text you return.
+    `accepts = frozenset({"text", "photo"})` asks for more than text: see `self.turn.attachments`.
     """
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:

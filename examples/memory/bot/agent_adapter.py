@@ -2,6 +2,8 @@
 
 from bot.runtime.config import Environment, load
 from bot.runtime.errors import (
+    AttachmentError,
+    AttachmentTooLarge,
     OperatorError,
     StateConflict,
     StateCorrupt,
@@ -11,11 +13,14 @@ from bot.runtime.errors import (
     StateValueError,
 )
 from bot.runtime.state.record import Message
-from bot.runtime.state.turn import Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.state.turn import Attachment, Turn, current_turn
+from bot.runtime.telegram.agent import TelegramAgentAdapter, is_admin
 from bot.runtime.telegram.texts import Texts
 
 __all__ = [
+    "Attachment",
+    "AttachmentError",
+    "AttachmentTooLarge",
     "Environment",
     "Message",
     "OperatorError",
@@ -29,5 +34,6 @@ __all__ = [
     "Texts",
     "Turn",
     "current_turn",
+    "is_admin",
     "load",
 ]

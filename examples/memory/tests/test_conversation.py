@@ -32,7 +32,8 @@ async def test_it_keeps_people_apart(chat: Chat) -> None:
 
 async def test_it_answers_where_it_is_asked(chat: Chat) -> None:
     group = await chat.group("Friends", "Bob")
-    answers = await group.person("Bob").say("hi")
+    assert await group.person("Bob").say("hi all") == [], "people among themselves"
+    answers = await group.person("Bob").say(f"{group.bot}, hi")
     assert len(answers) == 1
     assert group.texts == answers
     assert chat.texts == []

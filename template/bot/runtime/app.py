@@ -30,9 +30,10 @@ from bot.runtime.telegram.commands import (
     conversation,
     remainder,
 )
-from bot.runtime.telegram.processor import Processor
+from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
+from bot.runtime.telegram.updates import SAID
 from bot.runtime.telegram.webhook import BODY_LIMIT, Receiver
 
 log = structlog.get_logger()
@@ -136,10 +137,10 @@ async def open_app(
             await agent.connect()  # which may begin to write
             stack.push_async_exit(_closing(agent.close))
             dispatcher = _make_dispatcher(store, agent, settings, owner)
-            transaction = Transaction(
-                bot, dispatcher, store, agent, owner.texts, agent_timeout=settings.agent_timeout
-            )
-            processor = Processor(bot, transaction, max_concurrent=settings.max_concurrent_updates)
+            transaction = Transaction(bot, dispatcher, store, agent, owner.texts, settings)
+            admission = Admission(bot, agent, settings)
+            most = settings.max_concurrent_updates
+            processor = Processor(bot, transaction, admission, max_concurrent=most)
             outage = transaction.outbox.outage
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, outage)
         except StateError as error:
@@ -174,8 +175,11 @@ def _make_dispatcher(
     )
     if settings.flood_limit:
         flood = FloodProtection(settings.flood_limit, settings.flood_seconds, owner.texts)
-        dispatcher.message.outer_middleware(flood)
-    for router in (*owner.before, commands(), *owner.flows, conversation(), *owner.after, remainder()):
+        for kind in SAID:
+            dispatcher.observers[kind].outer_middleware(flood)
+    asked_first = (*owner.before, commands(), *owner.flows)
+    asked_last = (conversation(agent.accepts), *owner.after, remainder(agent.accepts))
+    for router in (*asked_first, *asked_last):
         # aiogram attaches a router once, and tests make several dispatchers of the same.
         router._parent_router = None
         dispatcher.include_router(router)

@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
+import mimetypes
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import orjson
 from prompt_toolkit import PromptSession, print_formatted_text
@@ -17,6 +20,12 @@ from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
 from bot.runtime.telegram.local_chat import LocalChat
 from bot.runtime.telegram.processor import NotAcknowledged
+
+FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
+"""The line that sends a file: its path, in quotes if it has spaces, and perhaps a caption."""
+
+SHOWN_AS = {"image": "photo", "audio": "audio", "video": "video"}
+"""As what people's apps send a file, by the first part of its media type."""
 
 
 class _Screen:
@@ -58,19 +67,39 @@ class _Screen:
             self.show("(type a number to press a button)")
 
     async def enter(self, line: str, person: LocalChat) -> None:
-        """Send a line as a message, or press the button whose number it is."""
+        """Send a line as a message, or the file that it names, or press the button whose number it is."""
         line = clean(line)
         try:
             if line.isdecimal() and 1 <= int(line) <= len(self.buttons):
                 button = self.buttons[int(line) - 1]
                 self.buttons = []
                 await person.press(button)
+                return
+            if file := FILE.match(line):
+                await _send_file(person, file[1] or file[2] or file[3], file[4] or None)
             else:
                 await person.say(line)
-                if not person.replies:
-                    self.show("(no reply)")
+            if not person.replies:
+                self.show("(no reply)")
+        except OSError as error:
+            self.show(f"(not sent: {error.filename} cannot be read, {error.strerror})")
         except NotAcknowledged as error:
             self.show(f"(not answered: {error}; try again)")
+
+
+async def _send_file(person: LocalChat, name: str, caption: str | None) -> None:
+    """Send a file as people's apps do.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(name)
+    content = await asyncio.to_thread(lambda: path.expanduser().read_bytes())
+    media_type = mimetypes.guess_type(path.name)[0] or ""
+    kind = SHOWN_AS.get(media_type.partition("/")[0], "document")
+    if media_type in ("image/gif", "audio/ogg"):
+        kind = "animation" if media_type == "image/gif" else "voice"
+    await person.send_media(kind, content, name=path.name, caption=caption)
 
 
 async def chat(settings: Settings, user_id: int) -> None:
@@ -91,7 +120,7 @@ async def chat(settings: Settings, user_id: int) -> None:
     async with open_app(settings, session=telegram.session, token=TOKEN) as app:
         telegram.bring_to(app.bot, app.processor)
         if is_terminal:
-            print("Write to your bot. /help lists its commands, Ctrl-D leaves.")
+            print("Write to your bot. /help lists its commands, /file PATH sends a file, Ctrl-D leaves.")
             if not app.store.survives_exit:
                 print("The memory store forgets everything when you leave.")
         async for line in _typed_lines() if is_terminal else _piped_lines():

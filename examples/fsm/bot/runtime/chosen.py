@@ -1,9 +1,9 @@
 """What was chosen for this project. The one Python file that differs from project to project."""
 
-ENGINE = "redis"
+ENGINE = "sqlite"
 """The state engine: a package of `bot.runtime.engines`."""
 
-STORE = "bot.runtime.engines.redis.store:RedisStore"
+STORE = "bot.runtime.engines.sqlite.store:SqliteStore"
 """The class of the store, as `module:name`."""
 
 NAMESPACE = "my-bot"

@@ -30,6 +30,7 @@ from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
+    NoDecode,
     SettingsConfigDict,
     SettingsError,
 )
@@ -38,6 +39,8 @@ from bot.runtime.chosen import NAMESPACE
 from bot.runtime.errors import OperatorError
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+People = Annotated[frozenset[int | str] | None, NoDecode]
+"""Ids of people, chats and channels, and user names in lower case without @."""
 E = TypeVar("E", bound="Environment")
 
 SECRETS: set[str] = set()
@@ -160,6 +163,13 @@ class Settings(Environment):
         description="Most bytes of a file that the agent sends from memory. "
         "Unset: 52428800, as much as Telegram takes; 1048576 on DynamoDB and Firestore.",
     )
+    attachment_bytes: int = Field(
+        20_971_520,
+        ge=1,
+        description="Most bytes of a file that the agent reads. Telegram hands out no more than 20971520, "
+        "a Bot API server of yours does.",
+    )
+    attachment_timeout: Seconds = Field(30, description="Seconds that reading such a file may take.")
     history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")
     namespace: str = Field(
         NAMESPACE,
@@ -172,6 +182,15 @@ class Settings(Environment):
     )
     max_concurrent_updates: int = Field(
         256, ge=1, description="Updates of different users handled at the same time."
+    )
+    allowed_users: People = Field(
+        None,
+        description="Who may use the bot: ids or @names, separated by commas. Unset: everybody. Names can "
+        "change hands, ids cannot.",
+    )
+    admins: People = Field(
+        None,
+        description="Who is meant by `turn.is_admin` and the filter `is_admin`, and may use the bot besides.",
     )
     flood_limit: int = Field(
         0, ge=0, description="Messages a user may send within FLOOD_SECONDS; 0: as many as they like."
@@ -190,6 +209,13 @@ class Settings(Environment):
         description="Whether lines show what may be people's words: texts of exceptions, and what Telegram "
         "and libraries say. LOG_LEVEL=DEBUG shows it, too.",
     )
+
+    @field_validator("allowed_users", "admins", mode="before")
+    @classmethod
+    def _people_are_ids_or_names(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return [_person(each) for each in re.split(r"[\s,]+", value.strip(" ,"))]
 
     @field_validator("bot_token")
     @classmethod
@@ -302,6 +328,19 @@ class Settings(Environment):
         if self.bot_token:
             yield self.token.partition(":")[2]
             yield self.secret
+
+
+def _person(text: str) -> int | str:
+    """An id or a user name.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if re.fullmatch(r"-?[1-9]\d{0,18}", text):
+        return int(text)
+    if not re.fullmatch(r"@[A-Za-z]\w{3,31}", text, re.ASCII):
+        raise ValueError("must be ids like 123456789 and names like @somebody, separated by commas")
+    return text[1:].lower()
 
 
 def _passwords(text: str) -> Iterator[str]:

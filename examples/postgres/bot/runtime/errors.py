@@ -76,6 +76,14 @@ class TurnGivenUp(Exception):
     """The caller's turn took longer than `AGENT_TIMEOUT`: nothing that it still does counts."""
 
 
+class AttachmentError(Exception):
+    """A file that somebody sent cannot be read. The text says why, and nothing of the file."""
+
+
+class AttachmentTooLarge(AttachmentError):
+    """It has more bytes than `ATTACHMENT_BYTES`, or than Telegram hands out."""
+
+
 class StateValueError(ValueError):
     """A value cannot be kept. The text names where it stands and never shows the value.
 

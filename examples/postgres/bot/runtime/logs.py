@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import structlog
 
 from bot.runtime.config import PROJECT, SECRETS, Settings, load_settings
-from bot.runtime.errors import OperatorError, StateError, StateValueError, WrongReply
+from bot.runtime.errors import AttachmentError, OperatorError, StateError, StateValueError, WrongReply
 
 Event = MutableMapping[str, Any]
 
@@ -41,6 +41,9 @@ REFUSALS = (
 
 OWN_LOGGERS = ("bot", "__main__")
 """The first part of the names of the owner's loggers; whatever they log, the owner means to."""
+
+OWN_ERRORS = (AttachmentError, OperatorError, StateError, WrongReply)
+"""Errors whose texts are the bot's own."""
 
 FILLED_IN = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 
@@ -258,7 +261,7 @@ def _what(error: BaseException, shows: bool, hidden: str = "") -> str:
     if not shows:
         if isinstance(error, StateValueError):
             text = error.outline
-        elif not isinstance(error, StateError | OperatorError | WrongReply):  # whose texts are the bot's own
+        elif not isinstance(error, OWN_ERRORS):
             is_telegrams = kind.__module__.startswith("aiogram.")
             known = [phrase for phrase in REFUSALS if is_telegrams and phrase in text]
             text = known[0] if known else hidden if text else ""

@@ -229,8 +229,9 @@ def _kinds_of_development_servers() -> list[Any]:
 
 
 async def _open_store(folder: Path) -> OperatorStore:
-    """Open the backend's store; a server for development has its data in the folder."""
+    """Open the backend's store; the folder takes the project's place for what it keeps in files."""
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(config, "PROJECT", folder)
         monkeypatch.setattr(config, "DATA", folder)
         store = create_store(load_settings())
         await store.connect()

@@ -7,11 +7,12 @@ read when the call is sent.
 
 import asyncio
 import io
+import math
 import os
 import re
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,20 +21,22 @@ import orjson
 import structlog
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
+from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import (
     ClientDecodeError,
     TelegramAPIError,
+    TelegramBadRequest,
     TelegramNetworkError,
     TelegramRetryAfter,
+    TelegramServerError,
 )
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
-from aiohttp import FormData
+from aiohttp import ClientError, ClientResponseError, FormData
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from bot.runtime.config import Settings
-from bot.runtime.errors import ReplyTooLarge
+from bot.runtime.errors import AttachmentError, AttachmentTooLarge, ReplyTooLarge
 from bot.runtime.state.codec import clean
 from bot.runtime.state.record import Limits
 from bot.runtime.state.store import new_file_id
@@ -62,6 +65,7 @@ NESTED = {"media", "options", "reply_parameters", "result", "results"}
 
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
+NOT_FOUND = 404
 READ_SECONDS = 60.0
 """How long reading the files of an update's replies may take, and later each with an address or a path."""
 
@@ -143,6 +147,14 @@ class Reply:
 
 PROXY_FAILED = (ProxyError, ProxyConnectionError, ProxyTimeoutError)
 """What is raised when a proxy cannot connect; nothing was sent then."""
+
+MAY_COME = (
+    *(TelegramNetworkError, TelegramServerError, ClientDecodeError),  # the last: a proxy's page of HTML
+    *(ClientError, TimeoutError, *PROXY_FAILED),
+)
+"""What is raised when a download fails that may succeed a moment later."""
+DOWNLOAD_PAUSE = 0.5
+"""Seconds before another attempt."""
 
 _ANSWER = Response[Any]
 """Held here, because pydantic forgets a parametrised model that nobody holds, and builds it anew."""
@@ -375,6 +387,77 @@ def split_text(text: str, limit: int = TEXT_LIMIT, first: int = 0) -> Iterator[t
             first = 0
         offset += _utf16_length(piece) + following - end
         start = following
+
+
+async def download(bot: Bot, file_id: str, *, size: int | None, most: int, seconds: float) -> bytes:
+    """The content of a file that somebody sent. What fails on the way is tried again in that time.
+
+    Args:
+        bot: who was sent it.
+        file_id: Telegram's id of it.
+        size: its bytes, if Telegram said how many.
+        most: bytes it may have.
+        seconds: that it may take.
+
+    Raises:
+        AttachmentTooLarge: it has more bytes, or more than Telegram hands out.
+        AttachmentError: it is gone, cannot be read, or did not come in time.
+    """
+    _check_attachment(size or 0, most)
+    reason = "Telegram is slow"
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    return await _download(bot, file_id, most, math.ceil(seconds))
+                except TelegramRetryAfter as error:
+                    await asyncio.sleep(error.retry_after)
+                except MAY_COME as error:
+                    if isinstance(error, ClientResponseError) and error.status == NOT_FOUND:
+                        raise AttachmentError("Telegram no longer has the file") from None
+                    reason = type(error).__name__
+                    await asyncio.sleep(DOWNLOAD_PAUSE)
+    except TelegramBadRequest as error:
+        if "too big" in error.message:
+            raise AttachmentTooLarge("Telegram hands out no file as large as this one") from error
+        raise AttachmentError("Telegram does not have the file") from error
+    except TelegramAPIError as error:
+        raise AttachmentError("Telegram does not hand out the file") from error
+    except TimeoutError:
+        raise AttachmentError(f"the file did not come within {seconds:g} s ({reason})") from None
+
+
+async def _download(bot: Bot, file_id: str, most: int, seconds: int) -> bytes:
+    file = await bot.get_file(file_id, request_timeout=seconds)
+    path, api = file.file_path or "", bot.session.api
+    _check_attachment(file.file_size or 0, most)
+    if api.base != PRODUCTION.base and Path(path).is_absolute():
+        # A server of one's own, in local mode, has put it there.
+        return await asyncio.to_thread(_read_local, Path(path), most)
+    content = bytearray()
+    async with aclosing(bot.session.stream_content(api.file_url(bot.token, path), timeout=seconds)) as parts:
+        async for part in parts:
+            content += part
+            _check_attachment(len(content), most)
+    return bytes(content)
+
+
+def _read_local(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise AttachmentError(
+            f"the Bot API server put the file where this process cannot read it ({type(error).__name__}): "
+            "let the bot see the server's folder, by the same path"
+        ) from None
+    _check_attachment(len(content), most)
+    return content
+
+
+def _check_attachment(size: int, most: int) -> None:
+    if size > most:
+        raise AttachmentTooLarge(f"the file has more bytes than ATTACHMENT_BYTES={most}")
 
 
 @contextmanager

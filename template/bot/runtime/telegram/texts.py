@@ -30,11 +30,13 @@ class Texts:
         only_admins: the answer to `/reset` and `/forget` where all are concerned, but to administrators.
         admins_unknown: the same when Telegram does not say who is one.
         forgotten_here: the answer to `/forget` of an administrator, in a group with a record of its own.
-        only_text: the answer to a photo or whatever else nobody takes.
+        not_allowed: the answer, once, to somebody whom `ALLOWED_USERS` does not name.
+        only_text: the answer to a photo or whatever else neither the agent nor a router takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
         sorry: an update failed.
         sorry_too_large: the record would exceed `STATE_MAX_BYTES`.
         sorry_reply_too_large: the reply does not fit, or a file of it exceeds `REPLY_FILE_BYTES`.
+        sorry_file_too_large: the agent did not catch that a file has more bytes than `ATTACHMENT_BYTES`.
         sorry_corrupt: the record cannot be read.
         sorry_undelivered: a reply could not be sent, in place of it.
         menu: what each command does: Telegram's menu and `/help`, in this order.
@@ -53,6 +55,7 @@ class Texts:
     only_admins: str = "That concerns everybody here: only administrators can do it."
     admins_unknown: str = "I cannot find out who is an administrator here. Please try again in a minute."
     forgotten_here: str = "Done. I have forgotten everything about this group."
+    not_allowed: str = "Sorry, I am not open to everybody."
     only_text: str = "I can read text only, so far."
     flood: str = (
         "That is more than I can take: {limit} messages in {period} seconds. "
@@ -64,6 +67,7 @@ class Texts:
         "Send /reset to clear what I know, or /export to keep a copy first."
     )
     sorry_reply_too_large: str = "Sorry, what I wanted to send you is too large."
+    sorry_file_too_large: str = "Sorry, this file is too large for me."
     sorry_corrupt: str = "Sorry, I cannot read what I know about you. The person who runs me has been told."
     sorry_undelivered: str = "Sorry, I have an answer for you that I could not send."
     menu: Mapping[str, str] = field(default_factory=lambda: dict(MENU))

@@ -31,7 +31,6 @@ from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.polling import FIRST_BACKOFF, LONGEST_BACKOFF, UNKNOWN_BOT, Poller
 from bot.runtime.telegram.processor import NotAcknowledged, Processor
 from bot.runtime.telegram.texts import TextTable
-from bot.runtime.telegram.updates import parse_update
 
 BODY_LIMIT = 1024 * 1024
 """Most bytes of a delivery. Telegram's are a few KB; a message has at most 4096 characters."""
@@ -85,7 +84,7 @@ class Receiver:
         """Have the bot's HTTP server take Telegram's deliveries, in webhook mode."""
         settings = self._settings
         if settings.webhook_url:
-            webhook = Webhook(self._bot, self._processor, settings.secret, settings.webhook_path)
+            webhook = Webhook(self._processor, settings.secret, settings.webhook_path)
             # Not by the path itself: what is written %XX there matches no route.
             server.router.add_post("/{path:.*}", webhook.deliver)
 
@@ -101,6 +100,7 @@ class Receiver:
                     await self._register_webhook()
                     await asyncio.Event().wait()
                 with run_alongside(0, lambda: _announce(self._bot, self._texts)):
+                    await self._processor.admission.learn_name()
                     await self._poller.run()
         finally:
             self._is_registered = self._poller.is_running = False
@@ -136,17 +136,15 @@ class Receiver:
 class Webhook:
     """Answers Telegram's deliveries."""
 
-    def __init__(self, bot: Bot, processor: Processor, secret: str, path: str) -> None:
+    def __init__(self, processor: Processor, secret: str, path: str) -> None:
         """Make a webhook.
 
         Args:
-            bot: the bot whose updates arrive.
             processor: to hand updates to.
             secret: the secret that each delivery has to carry.
             path: under which they arrive, as `WEBHOOK_URL` writes it.
         """
         self._path = unquote(path)
-        self._bot = bot
         self._processor = processor
         self._secret = secret.encode()
 
@@ -173,11 +171,8 @@ class Webhook:
         raw = _parse(body)
         if raw is None:
             return web.Response(status=400, text="not an update")
-        update = parse_update(self._bot, raw)
-        if update is None:
-            return web.Response()
         try:
-            await self._processor.process(update)
+            await self._processor.process_raw(raw)
         except NotAcknowledged:
             return web.Response(status=503, headers={"Retry-After": RETRY_AFTER})
         return web.Response()

@@ -105,6 +105,7 @@ class RecordStorage(BaseStorage):
 
     async def _change(self, key: StorageKey, change: Callable[[Flow], T]) -> T:
         async def apply(turn: Turn) -> T:
+            turn.check_may_change()
             await self._follow(turn, key)
             flow = self._live(turn, key)
             result = change(flow)

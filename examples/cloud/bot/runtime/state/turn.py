@@ -6,7 +6,7 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateForgotten, TurnGivenUp
+from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 
 if TYPE_CHECKING:
     from aiogram.methods import TelegramMethod
-    from aiogram.types import User
+    from aiogram.types import Chat, Update, User
+    from aiogram.types import Message as TelegramMessage
 
 T = TypeVar("T")
 
@@ -33,6 +34,73 @@ MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 _current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A file that somebody sent.
+
+    Attributes:
+        kind: such as `photo`, `voice` or `document`.
+        media_type: such as `image/jpeg`, as the sender's app has it.
+        size: bytes; `None` when Telegram does not say.
+        name: what its sender calls it; empty when it has no name.
+        file_id: Telegram's id of it, by which the bot can send it again.
+    """
+
+    kind: str
+    media_type: str
+    size: int | None
+    name: str
+    file_id: str
+    fetch: Callable[[], Awaitable[bytes]] = field(repr=False, compare=False)
+
+    async def read(self) -> bytes:
+        """Download it, anew each time.
+
+        Raises:
+            AttachmentTooLarge: it has more than `ATTACHMENT_BYTES`, or than Telegram hands out (20 MB).
+            AttachmentError: it is gone, cannot be reached, or did not come within `ATTACHMENT_TIMEOUT`.
+        """
+        return await self.fetch()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """What came in. A `Turn` has the same attributes, and says more about them.
+
+    Attributes:
+        title: what the history says of a message besides its text, such as `[photo]`.
+    """
+
+    update: "Update | None" = None
+    message: "TelegramMessage | None" = None
+    chat: "Chat | None" = None
+    user: "User | None" = None
+    attachments: Sequence[Attachment] = ()
+    at: float | None = None
+    is_admin: bool = False
+    title: str = ""
+
+
+NOTHING = Incoming()
+
+READ_ONLY = (
+    "nothing can be kept while a query is answered, which is done beside the person's other updates: "
+    "that has to wait for the message that follows, such as successful_payment"
+)
+
+
+class _Sealed(dict[str, Any]):
+    """A dict that can be read only."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise StateError(READ_ONLY)
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = _refuse
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        return self[key] if key in self else self._refuse()
+
+
 class Turn:
     """One update's view of one user's record.
 
@@ -42,12 +110,18 @@ class Turn:
         state: the owner's keys; change it freely.
         history: the conversation, oldest message first; append to it with `remember`.
         fsm: conversation flows, see `bot.runtime.state.fsm`.
-        user: who wrote, when the turn belongs to a Telegram update.
+        update: what came in, as aiogram has it; `None` when no update did.
+        message: the message in it, also an edited one; `None` when it brought none, as a pressed button.
+        chat: where that was; `None` where it was in no chat, as an inline query.
+        user: who wrote or pressed, if anybody did.
+        attachments: the files of the message; of a photo the largest size.
+        is_admin: whether `ADMINS` names who it was.
         at: when its update came, in seconds since 1970 by Telegram's clock; `None` when that is not known.
         replies: what goes out once the turn is committed.
         is_open: whether changes still count. It ends when the turn is committed or given up.
         is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+        is_read_only: a query is answered that has a deadline: changing anything raises `StateError`.
         counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
             clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
         failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
@@ -58,22 +132,27 @@ class Turn:
         record: UserRecord,
         limits: Limits,
         *,
-        user: "User | None" = None,
-        at: float | None = None,
+        incoming: Incoming = NOTHING,
         is_anonymous: bool = False,
+        is_read_only: bool = False,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.user_id = record.user_id
         self.version = record.version
-        self.state = record.state
+        self.state = _Sealed(record.state) if is_read_only else record.state
         self.history = record.history
         self.fsm = record.fsm
-        self.user = user
-        self.at = at
+        self.incoming = incoming
+        self.update, self.message = incoming.update, incoming.message
+        self.chat, self.user = incoming.chat, incoming.user
+        self.attachments = incoming.attachments
+        self.is_admin = incoming.is_admin
+        self.at = incoming.at
         self.replies: list[TelegramMethod[Any]] = []
         self.is_open = True
         self.is_given_up = False
         self.is_anonymous = is_anonymous
+        self.is_read_only = is_read_only
         now = record.version / 1e6
         self.counters: dict[str, list[int]] = {
             name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
@@ -94,10 +173,23 @@ class Turn:
 
     def remember(self, role: Literal["user", "assistant"], text: str) -> None:
         """Append a message to the history."""
+        self.check_may_change()
         self.history.append(Message(role, text, time.time()))
+
+    def check_may_change(self) -> None:
+        """Raise `StateError` if this turn keeps nothing because a query is answered."""
+        if self.is_read_only:
+            raise StateError(READ_ONLY)
+
+    def check_unchanged(self) -> None:
+        """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
+        is_as_before = tuple(self.history) == self._loaded_history
+        if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
+            raise StateError(READ_ONLY)
 
     def reset(self) -> None:
         """Clear state, conversation and flows."""
+        self.check_may_change()
         self.state.clear()
         self.history.clear()
         self.fsm.clear()
@@ -150,7 +242,7 @@ class Turn:
             history=list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
         )
-        return Turn(record, self._limits, user=self.user, at=self.at, is_anonymous=self.is_anonymous)
+        return Turn(record, self._limits, incoming=self.incoming, is_anonymous=self.is_anonymous)
 
     def when_committed(self, begin: Callable[[], None]) -> None:
         """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""

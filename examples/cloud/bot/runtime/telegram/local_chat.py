@@ -1,6 +1,7 @@
 """One person's side of one chat, in a Telegram inside this process."""
 
 import re
+import secrets
 import time
 from typing import Any, Self
 
@@ -37,6 +38,11 @@ class LocalChat:
     def texts(self) -> list[str]:
         """Everything the bot has shown in this chat: texts, captions, edits and alerts, the oldest first."""
         return list(self.telegram.texts(self.chat))
+
+    @property
+    def bot(self) -> str:
+        """The bot's name, such as `@local_bot`, by which it is addressed in a group."""
+        return f"@{self.telegram.me['username']}"
 
     @property
     def buttons(self) -> list[str]:
@@ -109,17 +115,33 @@ class LocalChat:
 
     async def send_photo(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
         """Send a picture. See `say`."""
-        return await self._send_media("photo", content, None, caption, fields)
+        return await self.send_media("photo", content, caption=caption, **fields)
 
     async def send_voice(self, content: bytes, caption: str | None = None, **fields: Any) -> list[str]:
         """Send a voice message. See `say`."""
-        return await self._send_media("voice", content, None, caption, fields)
+        return await self.send_media("voice", content, caption=caption, **fields)
 
     async def send_file(
         self, name: str, content: bytes, caption: str | None = None, **fields: Any
     ) -> list[str]:
         """Send a file. See `say`."""
-        return await self._send_media("document", content, name, caption, fields)
+        return await self.send_media("document", content, name=name, caption=caption, **fields)
+
+    async def send_media(
+        self, kind: str, content: bytes, *, name: str | None = None, caption: str | None = None, **fields: Any
+    ) -> list[str]:
+        """Send a file of any kind. See `say`.
+
+        Args:
+            kind: such as `video`, `sticker` or `document`.
+            content: its bytes.
+            name: what the sender calls it; a photo, a voice message and a sticker have no name.
+            caption: the text with it.
+            fields: more of Telegram's `Message`.
+        """
+        if caption is not None:
+            fields = {"caption": caption, **fields}
+        return await self.send(**self.telegram.media(kind, content, name), **fields)
 
     async def send(self, **content: Any) -> list[str]:
         """Send a message of any content, given as in Telegram's `Message`. See `say`."""
@@ -149,6 +171,24 @@ class LocalChat:
         query = self.telegram.press(button) | {"from": self.user}
         return await self._do(self.telegram.update(callback_query=query))
 
+    async def pay(self) -> list[str]:
+        """Pay for the newest invoice in this chat, if the bot agrees. See `say`.
+
+        Returns:
+            What the bot answers; the reason, if it refuses.
+
+        Raises:
+            LookupError: there is no invoice.
+        """
+        invoice = self.telegram.invoice(self.chat)
+        query = {"id": secrets.token_hex(8), "from": self.user, **invoice}
+        said = await self._do(self.telegram.update(pre_checkout_query=query))
+        answers = [call for call in self.replies if call.method == "answerPreCheckoutQuery"]
+        if not answers or answers[0].params["ok"] != "true":
+            return [*said, *(call.params["error_message"] for call in answers)]
+        charge = {"telegram_payment_charge_id": secrets.token_hex(8), "provider_payment_charge_id": ""}
+        return [*said, *await self.send(successful_payment=invoice | charge)]
+
     async def redeliver(self) -> list[str]:
         """Have Telegram bring the last update once more. See `say`."""
         if self._last is None:
@@ -170,13 +210,6 @@ class LocalChat:
             "old_chat_member": {"user": user, "status": before},
             "new_chat_member": {"user": user, "status": after},
         }
-
-    async def _send_media(
-        self, kind: str, content: bytes, name: str | None, caption: str | None, fields: Json
-    ) -> list[str]:
-        if caption is not None:
-            fields = {"caption": caption, **fields}
-        return await self.send(**self.telegram.media(kind, content, name), **fields)
 
     async def _do(self, *updates: Json) -> list[str]:
         calls: list[Reply] = []

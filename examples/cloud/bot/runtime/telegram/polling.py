@@ -22,12 +22,11 @@ from aiogram.exceptions import (
     TelegramUnauthorizedError,
 )
 from aiogram.methods import DeleteWebhook, TelegramMethod
-from aiogram.types import Update
 
 from bot.runtime.errors import OperatorError
 from bot.runtime.logs import Outage
 from bot.runtime.telegram.processor import NotAcknowledged, Processor
-from bot.runtime.telegram.updates import LruDict, parse_update
+from bot.runtime.telegram.updates import LruDict
 
 LONG_POLL_SECONDS = 30
 SAME_OFFSET_SECONDS = 0.55
@@ -158,21 +157,17 @@ class Poller:
             return
         self._window[update_id] = False
         self._processor.set_crowded(len(self._window) > CROWDED)
-        update = parse_update(self._bot, raw)
-        if update is None:
-            self._finish(update_id)
-            return
-        task = asyncio.create_task(self._work(update))
+        task = asyncio.create_task(self._work(raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, update: Update) -> None:
+    async def _work(self, raw: dict[str, Any]) -> None:
         try:
-            await self._processor.process(update, keep_trying=True)
+            await self._processor.process_raw(raw, keep_trying=True)
         except NotAcknowledged as error:
-            log.info("update left to Telegram", update_id=update.update_id, reason=str(error))
+            log.info("update left to Telegram", update_id=raw["update_id"], reason=str(error))
         else:
-            self._finish(update.update_id)
+            self._finish(raw["update_id"])
 
     def _finish(self, update_id: int) -> None:
         """Note an update as done and move the offset up to the first that is not."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -17,7 +18,9 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import TelegramObject, Update
 
 from bot.runtime import metrics
+from bot.runtime.config import Settings
 from bot.runtime.errors import (
+    AttachmentTooLarge,
     ReplyTooLarge,
     StateConflict,
     StateCorrupt,
@@ -38,14 +41,19 @@ from bot.runtime.telegram.updates import (
     Sender,
     answer,
     date_of,
+    incoming,
     is_later,
     queue_of,
     said_in,
+    turned_down,
     upgrade_in,
 )
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
+
+QUERY_SECONDS = 8.0
+"""How long handling a query may take; Telegram waits for ten: https://core.telegram.org/bots/api#precheckoutquery"""
 
 FORGETS = 0
 """Noted in the place of a queue with an update at which its user was forgotten."""
@@ -80,8 +88,7 @@ class Transaction:
         store: StateStore,
         agent: TelegramAgentAdapter,
         texts: TextTable,
-        *,
-        agent_timeout: float,
+        settings: Settings,
     ) -> None:
         """Make it.
 
@@ -91,14 +98,14 @@ class Transaction:
             store: where records are.
             agent: is told of errors.
             texts: what users are told of them.
-            agent_timeout: seconds that handling may take.
+            settings: how long handling may take, and what may come in.
         """
         self._bot = bot
         self._dispatcher = dispatcher
         self._store = store
         self._agent = agent
         self._texts = texts
-        self._agent_timeout = agent_timeout
+        self._settings = settings
         self.lanes = agent.lanes
         self.outbox = Outbox(bot, store, self.lanes)
         self._began: LruDict[int] = LruDict()
@@ -123,7 +130,7 @@ class Transaction:
                     record = await self._store.load(sender.user_id)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-                turn = Turn(UserRecord(sender.user_id), self._store.limits, user=sender.user)
+                turn = self._turn(UserRecord(sender.user_id), update, sender)
                 return "corrupt", self._deliver(
                     update, sender, *await self._apology(turn, update, sender, error)
                 )
@@ -143,6 +150,40 @@ class Transaction:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
+    async def answer_query(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+        """Handle a query that has a deadline, beside whatever else its person's updates are at.
+
+        It sees the record as it is. Nothing is kept, and should it come again, it is handled again.
+
+        Returns:
+            As `run`.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+        """
+        begin: Begin = _nothing
+        turn = self._turn(UserRecord(sender.user_id or ""), update, sender, is_read_only=True)
+        try:
+            with metrics.LOAD_SECONDS.time():
+                record = await self._store.load(sender.user_id or "")
+            turn = self._turn(record, update, sender, is_read_only=True)
+            outcome = await self._handle(turn, update, seconds=QUERY_SECONDS)
+            turn.check_unchanged()
+            replies = await self.outbox.prepare(update, turn.replies)
+            begin = turn.committed
+        except StateUnavailable:
+            raise
+        except Exception as error:
+            log.error("query failed", exc_info=error)
+            outcome = _outcome_of(error)
+            replies, begin = await self._apology(turn, update, sender, error)
+        return outcome, self._deliver(update, sender, replies, begin, lane=f"query {update.update_id}")
+
+    async def turn_down(self, update: Update, sender: Sender) -> Delivery | None:
+        """Tell somebody who may not use the bot that this is so. Nothing is kept."""
+        methods = turned_down(update, self._texts.of(sender.language).not_allowed)
+        return self._deliver(update, sender, await self.outbox.prepare(update, methods))
+
     async def _commit(
         self, update: Update, sender: Sender, record: UserRecord, *, is_late: bool
     ) -> tuple[str, Delivery | None]:
@@ -151,7 +192,7 @@ class Transaction:
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = Turn(record, self._store.limits, user=sender.user, at=date_of(update))
+        turn = self._turn(record, update, sender)
         queue = queue_of(update, sender.chat, self._bot.token)
 
         owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
@@ -201,7 +242,7 @@ class Transaction:
 
     async def _without_record(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle an update that no person is behind: at least once, and nothing is kept."""
-        turn = Turn(UserRecord(sender.lock_key), self._store.limits, at=date_of(update), is_anonymous=True)
+        turn = self._turn(UserRecord(sender.lock_key), update, sender)
         begin: Begin = turn.committed
         try:
             outcome = await self._handle(turn, update)
@@ -215,7 +256,19 @@ class Transaction:
             replies = apology if update.message or turn.replies_to_failure() else []
         return outcome, self._deliver(update, sender, replies, begin)
 
-    async def _handle(self, turn: Turn, update: Update) -> str:
+    def _turn(
+        self, record: UserRecord, update: Update, sender: Sender, *, is_read_only: bool = False
+    ) -> Turn:
+        """A turn on a record that was loaded for an update."""
+        return Turn(
+            record,
+            self._store.limits,
+            incoming=incoming(update, sender, self._bot, self._settings),
+            is_anonymous=sender.user_id is None,
+            is_read_only=is_read_only,
+        )
+
+    async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
 
         Raises:
@@ -238,8 +291,14 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await _limited(handle(), self._agent_timeout, turn)
-        return "ignored" if result is UNHANDLED else "handled"
+        result = await _limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        if result is not UNHANDLED:
+            return "handled"
+        if turn.is_read_only:
+            log.error("no handler answered a query")
+        elif turn.message and turn.message.successful_payment:
+            log.error("no handler took a payment: it is booked nowhere")
+        return "ignored"
 
     async def _apology(
         self, turn: Turn, update: Update, sender: Sender, error: Exception
@@ -267,7 +326,9 @@ class Transaction:
             except Exception:
                 log.exception("the reply to the failure failed itself")
         said = said_in(update)
-        methods = [answer(said, text)] if said and text.strip() else []
+        methods: list[TelegramMethod[Any]] = [answer(said, text)] if said and text.strip() else []
+        if turn.is_read_only:
+            methods = turned_down(update, text.strip() or self._texts.of(sender.language).sorry)
         return await self.outbox.prepare(update, methods), begin
 
     def _deliver(
@@ -278,6 +339,7 @@ class Transaction:
         begin: Begin = _nothing,
         *,
         entry: OutboxEntry | None = None,
+        lane: str = "",
     ) -> Delivery | None:
         """Begin to send replies, and what is to begin after them; `entry` is what the record has of them."""
         if not replies:
@@ -286,7 +348,7 @@ class Transaction:
         delivery = Delivery(
             update_id=update.update_id,
             replies=replies,
-            lane=sender.lock_key,
+            lane=lane or sender.lock_key,
             user_id=sender.user_id if entry else None,
             chat=_chat_of(sender),
             sorry=self._undelivered(sender),
@@ -444,5 +506,7 @@ def _sorry(texts: Texts, error: Exception) -> str:
             return texts.sorry_too_large
         case StateCorrupt():
             return texts.sorry_corrupt
+        case AttachmentTooLarge():
+            return texts.sorry_file_too_large
         case _:
             return texts.sorry

@@ -5,15 +5,14 @@ order. An awaited `message.answer()` goes out at once and outside that guarantee
 """
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from aiogram import BaseMiddleware, Bot, Router
 from aiogram.enums import ChatType
-from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.filters.callback_data import CallbackData
 from aiogram.methods import SendChatAction, TelegramMethod
 from aiogram.types import (
@@ -27,18 +26,23 @@ from aiogram.types import (
 )
 
 from bot.runtime import metrics
+from bot.runtime.errors import OperatorError
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
-from bot.runtime.telegram.updates import LruDict, answer
+from bot.runtime.telegram.updates import (
+    COMMAND,
+    SENT_BY_PEOPLE,
+    LruDict,
+    answer,
+    is_addressed,
+    name_of,
+)
+from bot.runtime.telegram.updates import is_said as is_from_somebody
 
-SENT_BY_PEOPLE = {
-    "animation", "audio", "chat_shared", "checklist", "contact", "dice", "document", "game", "giveaway",
-    "invoice", "live_photo", "location", "paid_media", "passport_data", "photo", "poll", "rich_message",
-    "sticker", "story", "user_shared", "users_shared", "venue", "video", "video_note", "voice",
-    "web_app_data",
-}  # fmt: skip
+WAYS = ("edited", "business", "guest")
+"""What `accepts` may name besides kinds of messages: ways in which they come."""
 
 TYPING_DELAY = 1.0
 """Seconds an agent may think before the chat shows that the bot is typing."""
@@ -48,11 +52,6 @@ TYPING_LASTS = 5.0
 
 FLOOD, CHATTER = "flood", "chatter"
 """Counters of messages: those for the bot, and what is said in groups to others."""
-
-_NAMES = re.compile(r"@\w+")
-
-COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
-"""A command, whose it is, and what follows it."""
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -78,17 +77,42 @@ def commands() -> Router:
     return router
 
 
-def conversation() -> Router:
-    """The router that hands every text to the agent."""
+def conversation(accepts: Collection[str]) -> Router:
+    """The router that hands to the agent what it accepts.
+
+    Raises:
+        OperatorError: `accepts` has a name that stands for nothing.
+    """
+    if isinstance(accepts, str) or (unknown := set(accepts) - SENT_BY_PEOPLE - {"text", *WAYS}):
+        named = accepts if isinstance(accepts, str) else ", ".join(sorted(map(str, unknown)))
+        kinds = ", ".join(sorted({"text", *SENT_BY_PEOPLE, *WAYS}))
+        raise OperatorError(f"Agent.accepts names {named}: it has to be a set of these: {kinds}")
+
+    async def is_accepted(message: Message) -> bool:
+        if message.text:
+            return "text" in accepts
+        # For older bots, a live photo is a photo, too.
+        return message.content_type in accepts or bool(message.photo and "photo" in accepts)
+
     router = Router(name="conversation")
-    router.message(has_text, is_for_this_bot)(converse)
+    router.message(is_accepted, is_for_this_bot)(converse)
+    if "edited" in accepts:
+        router.edited_message(is_accepted, is_for_this_bot)(converse)
+    if "business" in accepts:
+        router.business_message(is_accepted, is_by_a_customer)(converse)
+    if {"edited", "business"} <= set(accepts):
+        router.edited_business_message(is_accepted, is_by_a_customer)(converse)
+    if "guest" in accepts:
+        router.guest_message(is_accepted, is_for_this_bot)(converse)
     return router
 
 
-def remainder() -> Router:
+def remainder(accepts: Collection[str]) -> Router:
     """The router that takes what nobody else does."""
     router = Router(name="remainder")
-    router.message(is_by_a_person, is_for_this_bot)(only_text)
+    router.message(is_said, is_for_this_bot)(only_text)
+    if "guest" in accepts:
+        router.guest_message(is_said, is_for_this_bot)(only_text)
     return router
 
 
@@ -142,19 +166,14 @@ async def is_for_this_bot(message: Message, bot: Bot) -> bool:
     return not (command and command["whose"]) or await _is_named(command["whose"], bot)
 
 
+async def is_by_a_customer(message: Message) -> bool:
+    """Whether the business got this, as opposed to its owner, or the bot, having written it."""
+    return bool(message.from_user and message.from_user.id == message.chat.id)
+
+
 async def is_private(message: Message) -> bool:
     """Whether nobody but the sender reads along."""
     return message.chat.type == ChatType.PRIVATE
-
-
-async def has_text(message: Message) -> bool:
-    """Whether there is something to read."""
-    return bool(message.text or message.caption)
-
-
-async def is_by_a_person(message: Message) -> bool:
-    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
-    return message.content_type in SENT_BY_PEOPLE
 
 
 async def start(message: Message, texts: TextTable) -> TelegramMethod[Any]:
@@ -224,13 +243,14 @@ async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[
 async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> TelegramMethod[Any] | None:
     """Have the agent answer."""
     text = message.text or message.caption or ""
-    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)):
+    is_there = message.guest_query_id is None
+    with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)) if is_there else nullcontext():
         reply = await agent.handle_message(user_id=_turn().user_id, message=text)
     return answer(message, reply) if reply and reply.strip() else None
 
 
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
-    """Say that there was nothing to read."""
+    """Say that this is nothing for the agent."""
     return answer(message, _for(message, texts).only_text)
 
 
@@ -262,7 +282,8 @@ class FloodProtection(BaseMiddleware):
         if event.sender_chat:
             counters = self._of_nobody.get(event.sender_chat.id, {})
             self._of_nobody.set(event.sender_chat.id, counters)
-        is_for_bot = await _is_addressed(event, data["bot"])
+        name = None if await is_private(event) else await name_of(data["bot"])
+        is_for_bot = is_addressed(event, data["bot"].id, name)
         until, number = self._count(counters, FLOOD if is_for_bot else CHATTER, event)
         if number <= self._limit:
             return await handler(event, data)
@@ -285,37 +306,12 @@ class FloodProtection(BaseMiddleware):
 
 async def _is_named(name: str, bot: Bot) -> bool:
     """Whether this is the bot's user name; when Telegram does not say, it may be."""
-    return name.lower() == (await _name_of(bot) or name.lower())
-
-
-async def _name_of(bot: Bot) -> str | None:
-    """The bot's user name in lower case. Telegram is asked once; `None` when it does not say."""
-    try:
-        return ((await bot.me()).username or "").lower()
-    except (TelegramAPIError, ClientDecodeError):
-        return None
-
-
-async def _is_addressed(message: Message, bot: Bot) -> bool:
-    """Whether a message is for the bot: in private, or a command, or with its name, or an answer to it."""
-    replied = message.reply_to_message
-    if message.chat.type == ChatType.PRIVATE or (
-        replied and replied.from_user and replied.from_user.id == bot.id
-    ):
-        return True
-    entities = [*(message.entities or ()), *(message.caption_entities or ())]
-    if any(entity.user and entity.user.id == bot.id for entity in entities):
-        return True
-    command, _, whose = (message.text or "").partition(" ")[0].partition("@")
-    if command.startswith("/") and not whose:
-        return True
-    names = _NAMES.findall((message.text or message.caption or "").lower())
-    return bool(names) and f"@{await _name_of(bot) or ''}" in names
+    return name.lower() == (await name_of(bot) or name.lower())
 
 
 async def is_said(message: Message) -> bool:
     """A filter: whether somebody wrote or sent this, as opposed to Telegram telling about something."""
-    return await has_text(message) or await is_by_a_person(message)
+    return is_from_somebody(message)
 
 
 def _for(message: Message, texts: TextTable) -> Texts:
@@ -331,7 +327,12 @@ def _turn() -> Turn:
 async def _show_typing(bot: Bot, message: Message) -> None:
     """Show in the message's chat that the bot is typing, for as long as this and the turn last."""
     thread_id = message.message_thread_id if message.is_topic_message else None
-    action = SendChatAction(chat_id=message.chat.id, action="typing", message_thread_id=thread_id)
+    action = SendChatAction(
+        chat_id=message.chat.id,
+        action="typing",
+        message_thread_id=thread_id,
+        business_connection_id=message.business_connection_id,
+    )
     while _turn().is_open:
         await bot(action)
         await asyncio.sleep(TYPING_LASTS - 0.5)

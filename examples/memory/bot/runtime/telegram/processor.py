@@ -8,22 +8,46 @@ then tells whether its effect is already there, and the outbox what is still to 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import structlog
 from aiogram import Bot
+from aiogram.enums import ChatType
 from aiogram.methods import AnswerCallbackQuery
 from aiogram.types import Update
 
 from bot.runtime import metrics
+from bot.runtime.config import Settings
 from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.outbox import Delivery
-from bot.runtime.telegram.transaction import Transaction
-from bot.runtime.telegram.updates import LruDict, Sender, kind_of, sender_of, sent_at, upgrade_in
+from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, Transaction
+from bot.runtime.telegram.updates import (
+    QUERIES,
+    LruDict,
+    Sender,
+    has_to_be_handled,
+    is_known,
+    is_listed,
+    kind_of,
+    message_in,
+    name_of,
+    parse_update,
+    sender_of,
+    sent_at,
+    upgrade_in,
+)
 
 CALLBACK_DELAY = 3.0
 """Seconds after which a pressed button stops spinning, though its update is still waiting or running."""
+
+NAME_AGAIN = 30.0
+"""Seconds before Telegram is asked for the bot's name again that it did not tell."""
+
+QUERY_LIFE = 10.0
+"""Seconds after which Telegram takes no answer to a query."""
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
@@ -35,22 +59,84 @@ class NotAcknowledged(Exception):
     """The update was not processed, for a reason that lies elsewhere; Telegram has to deliver it again."""
 
 
+class Admission:
+    """Which updates are handled at all: decided before an update waits for its person's others."""
+
+    def __init__(self, bot: Bot, agent: TelegramAgentAdapter, settings: Settings) -> None:
+        """Decide as the agent and the settings say."""
+        self._bot = bot
+        self.agent = agent
+        self._allowed = settings.allowed_users and settings.allowed_users | (settings.admins or frozenset())
+        self._asking = asyncio.Lock()
+        self._ask_again_at = 0.0
+        self._told: LruDict[bool] = LruDict()
+
+    async def is_wanted(self, update: Update) -> bool:
+        """Whether the agent wants it."""
+        message = message_in(update)
+        if message and message.chat.type != ChatType.PRIVATE:
+            if has_to_be_handled(message):
+                return True
+            await self.learn_name()
+        try:
+            return self.agent.wants(update)
+        except Exception:
+            log.exception("Agent.wants failed: the update is handled")
+            return True
+
+    async def learn_name(self) -> None:
+        """Learn the bot's name, by which people mean it, if Telegram tells it soon."""
+        if self.agent.username is None:
+            async with self._asking:  # those who wait go on in order
+                if self.agent.username is None and time.monotonic() > self._ask_again_at:
+                    self.agent.username = await name_of(self._bot)
+                    self._ask_again_at = time.monotonic() + NAME_AGAIN
+
+    def is_allowed(self, update: Update, sender: Sender) -> bool:
+        """Whether whoever caused it may use the bot, or nobody did."""
+        if not self._allowed or is_listed(self._allowed, sender):
+            return True
+        message = message_in(update)
+        if sender.chat and sender.chat.id in self._allowed:
+            return True
+        if message is None:
+            return sender.user is None
+        if has_to_be_handled(message):
+            return True
+        return message.sender_chat is not None and message.sender_chat.id in self._allowed
+
+    def is_told(self, update: Update, sender: Sender) -> bool:
+        """Whether somebody who may not use the bot is to be told: once, and not in front of others."""
+        if update.message is None or sender.user is None:
+            return message_in(update) is None or update.guest_message is not None
+        if update.message.chat.type != ChatType.PRIVATE or sender.user.id in self._told:
+            return False
+        self._told.set(sender.user.id, True)
+        return True
+
+
 class Processor:
     """Processes updates: the effect of each on state is applied exactly once."""
 
-    def __init__(self, bot: Bot, transaction: Transaction, *, max_concurrent: int) -> None:
+    def __init__(
+        self, bot: Bot, transaction: Transaction, admission: Admission, *, max_concurrent: int
+    ) -> None:
         """Make it; nothing runs yet.
 
         Args:
             bot: whose updates these are.
             transaction: what is tried for each update until it succeeds.
+            admission: which updates are handled at all.
             max_concurrent: most updates of different users handled at the same time.
         """
         self._bot = bot
         self._transaction = transaction
+        self._agent = admission.agent
+        self.admission = admission
         self._outbox = transaction.outbox
         self._lanes = transaction.lanes
         self._slots = asyncio.Semaphore(max_concurrent)
+        self._query_slots = asyncio.Semaphore(max_concurrent)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._waiting_since: dict[int, float] = {}
         self._done: LruDict[bool] = LruDict()
@@ -69,6 +155,36 @@ class Processor:
     def skip(self, update_id: int) -> None:
         """Acknowledge this update without handling it when it comes."""
         self._done.set(update_id, True)
+
+    async def process_raw(self, raw: dict[str, Any], *, keep_trying: bool = False) -> None:
+        """Process an update as Telegram sends it; what aiogram does not know reaches the owner's hook.
+
+        Args:
+            raw: the update.
+            keep_trying: as for `process`.
+
+        Raises:
+            NotAcknowledged: it has to be delivered again.
+        """
+        update = parse_update(self._bot, raw)
+        kind = kind_of(update) if update else None
+        if update is None or not is_known(update, kind):
+            await self._last_resort(raw)
+        if update and kind:
+            await self.process(update, keep_trying=keep_trying)
+        else:
+            self._done.set(raw["update_id"], True)
+
+    async def _last_resort(self, raw: dict[str, Any]) -> None:
+        """Show the owner's agent what nobody else can read. Telegram would only bring the same again."""
+        if raw["update_id"] in self._done:
+            return
+        try:
+            async with asyncio.timeout(ON_ERROR_SECONDS):
+                await self._agent.on_unknown(raw)
+        except Exception:
+            log.exception("on_unknown failed", update_id=raw["update_id"])
+        metrics.UPDATES.labels("unknown", "unknown").inc()
 
     async def process(self, update: Update, *, keep_trying: bool = False) -> None:
         """Process an update, or wait for it when it is already being processed.
@@ -127,39 +243,76 @@ class Processor:
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
-        kind = kind_of(update)
-        if kind is None:
-            log.warning(
-                "update of an unknown kind", update_id=update.update_id, fields=[*(update.model_extra or ())]
-            )
-            self._done.set(update.update_id, True)
-            return
-        sender = sender_of(update)
+        kind, sender = kind_of(update) or "", sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
-        with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-            async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
-                outcome, delivery = await self._until_committed(update, sender, keep_trying)
-                if delivery:
-                    await self._outbox.moved(delivery)
-            if delivery and not await self._outbox.released(delivery):
-                raise NotAcknowledged("the bot is shutting down")
+        if not self.admission.is_allowed(update, sender):
+            await self._turn_down(update, sender)
+            metrics.UPDATES.labels(kind, "not allowed").inc()
+            log.info("update turned down: its user is not among ALLOWED_USERS")
+        elif not await self.admission.is_wanted(update):
+            metrics.UPDATES.labels(kind, "unwanted").inc()
+            log.debug("update not wanted")
+        else:
+            with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
+                if kind in QUERIES:
+                    outcome, delivery = await self._until_answered(update, sender, keep_trying)
+                else:
+                    async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
+                        outcome, delivery = await self._until(
+                            self._transaction.run, update, sender, keep_trying, self._slots
+                        )
+                        if delivery:
+                            await self._outbox.moved(delivery)
+                await self._released(delivery)
+            seconds = time.monotonic() - started
+            metrics.UPDATES.labels(kind, outcome).inc()
+            metrics.TURN_SECONDS.observe(seconds)
+            log.info("update done", outcome=outcome, seconds=round(seconds, 3))
         self._done.set(update.update_id, True)
-        seconds = time.monotonic() - started
-        metrics.UPDATES.labels(kind, outcome).inc()
-        metrics.TURN_SECONDS.observe(seconds)
-        log.info("update done", outcome=outcome, seconds=round(seconds, 3))
 
-    async def _until_committed(
+    async def _turn_down(self, update: Update, sender: Sender) -> None:
+        if self.admission.is_told(update, sender):
+            await self._released(await self._transaction.turn_down(update, sender))
+
+    async def _released(self, delivery: Delivery | None) -> None:
+        """Wait until an update can be acknowledged.
+
+        Raises:
+            NotAcknowledged: the bot stops before.
+        """
+        if delivery and not await self._outbox.released(delivery):
+            raise NotAcknowledged("the bot is shutting down")
+
+    async def _until_answered(
         self, update: Update, sender: Sender, keep_trying: bool
     ) -> tuple[str, Delivery | None]:
+        """Answer a query, unless Telegram no longer waits for it."""
+        try:
+            async with asyncio.timeout(QUERY_LIFE):
+                return await self._until(
+                    self._transaction.answer_query, update, sender, keep_trying, self._query_slots
+                )
+        except TimeoutError:
+            log.error("query given up: it is too late for an answer")
+            return "too late", None
+
+    async def _until(
+        self,
+        attempt: Callable[[Update, Sender], Awaitable[tuple[str, Delivery | None]]],
+        update: Update,
+        sender: Sender,
+        keep_trying: bool,
+        slots: asyncio.Semaphore,
+    ) -> tuple[str, Delivery | None]:
+        """Try until an attempt succeeds or, in webhook mode, once."""
         delay, longest = RETRY_DELAYS
         while True:
             try:
-                async with self._slots:
+                async with slots:
                     if self._draining.is_set():
                         raise NotAcknowledged("the bot is shutting down")
-                    done = await self._transaction.run(update, sender)
+                    done = await attempt(update, sender)
                     self._outbox.outage.ends()
                     return done
             except NotAcknowledged:

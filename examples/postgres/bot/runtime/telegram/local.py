@@ -18,7 +18,6 @@ from aiogram.client.session.base import BaseSession
 
 from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply, with_files
 from bot.runtime.telegram.processor import Processor
-from bot.runtime.telegram.updates import parse_update
 
 if TYPE_CHECKING:
     from aiogram.methods import TelegramMethod
@@ -35,6 +34,7 @@ MEDIA: dict[str, Json] = {
     "animation": {"width": 1, "height": 1, "duration": 1},
     "audio": {"duration": 1},
     "document": {},
+    "live_photo": {"width": 1, "height": 1, "duration": 1},
     "photo": {"width": 1, "height": 1},
     "sticker": {"type": "regular", "width": 1, "height": 1, "is_animated": False, "is_video": False},
     "video": {"width": 1, "height": 1, "duration": 1},
@@ -42,6 +42,9 @@ MEDIA: dict[str, Json] = {
     "voice": {"duration": 1},
 }
 """What Telegram says of each kind of file, besides its id and size."""
+
+NAMELESS = ("photo", "sticker", "video_note", "voice")
+"""Kinds of files of which Telegram tells no name."""
 
 SHOWS_NOTHING = {"sendChatAction", "sendMessageDraft", "sendRichMessageDraft"}
 """Methods that send no message, whatever their names say."""
@@ -103,6 +106,7 @@ class LocalTelegram:
         self._files: dict[str, bytes] = {}
         self._queries: dict[str, int] = {}
         self._texts: dict[int, list[str]] = {}
+        self._payloads: dict[int, str] = {}
         self._message_ids = itertools.count(1)
         # Telegram's ids have 32 bits, so microseconds never meet one that a store has seen.
         self._update_ids = itertools.count(time.time_ns() // 1000)
@@ -151,6 +155,8 @@ class LocalTelegram:
             content: its bytes.
             name: its name, where that is known.
         """
+        if kind in NAMELESS:
+            name = None
         file_id = f"{kind}-{len(self._files) + 1}"
         self._files[file_id] = content
         media = {"file_id": file_id, "file_unique_id": file_id, "file_size": len(content), **MEDIA[kind]}
@@ -173,6 +179,18 @@ class LocalTelegram:
             for button in row
             if "callback_data" in button
         ]
+
+    def invoice(self, chat: Json) -> Json:
+        """What somebody would pay for in a chat, as the queries and messages about it say.
+
+        Raises:
+            LookupError: there is no invoice.
+        """
+        for (chat_id, number), message in reversed(self._messages.items()):
+            if chat_id == chat["id"] and (invoice := message.get("invoice")):
+                amount = {name: invoice[name] for name in ("currency", "total_amount")}
+                return {**amount, "invoice_payload": self._payloads[number]}
+        raise LookupError("there is no invoice in this chat")
 
     def texts(self, chat: Json) -> list[str]:
         """What the bot has shown in a chat, the oldest first."""
@@ -207,12 +225,11 @@ class LocalTelegram:
         """
         if self._bot is None or self._processor is None:
             raise RuntimeError("no bot runs")
-        if update := parse_update(self._bot, raw):
-            token = _calls.set(calls)
-            try:
-                await self._processor.process(update)
-            finally:
-                _calls.reset(token)
+        token = _calls.set(calls)
+        try:
+            await self._processor.process_raw(raw)
+        finally:
+            _calls.reset(token)
 
     def call(self, call: Reply) -> Any:
         """Do what a call of the bot says.
@@ -284,7 +301,10 @@ class LocalTelegram:
             raise Refused(400, "Bad Request: chat not found")
         kind = "private" if chat_id > 0 else "supergroup"
         chat = self._chats.setdefault(chat_id, {"id": chat_id, "type": kind})
-        return self.message(chat, self.me, **self._content(call))
+        message = self.message(chat, self.me, **self._content(call))
+        if call.method == "sendInvoice":
+            self._payloads[message["message_id"]] = call.params["payload"]
+        return message
 
     def _edit(self, call: Reply) -> Json | bool:
         if "inline_message_id" in call.params:
@@ -315,10 +335,14 @@ class LocalTelegram:
         if "inline_keyboard" in markup:
             content["reply_markup"] = markup
         kind = _kind_of(call)
+        if kind == "invoice":
+            total = sum(price["amount"] for price in orjson.loads(params["prices"]))
+            texts = {name: params[name] for name in ("title", "description", "currency")}
+            content["invoice"] = {**texts, "start_parameter": "", "total_amount": total}
         if kind in MEDIA and kind in params:
             attached = call.files.get(params[kind].removeprefix("attach://"))
             name, data = attached or (None, self._files.get(params[kind], b""))
-            content |= self.media(kind, data, name if kind not in ("photo", "voice") else None)
+            content |= self.media(kind, data, name)
         return content
 
     def _file(self, file_id: str) -> Json:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import structlog
 
@@ -19,6 +19,7 @@ from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_o
 if TYPE_CHECKING:
     from aiogram import Bot
     from aiogram.methods import TelegramMethod
+    from aiogram.types import Update
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +38,14 @@ class TelegramAgentAdapter:
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
         lanes: one per user, in which everything that changes the user's record runs, one after another.
+        username: the bot's user name in lower case; `None` until Telegram has told it.
+        accepts: the kinds of messages that `agent_logic` is to have, as aiogram's `ContentType` names them,
+            such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
+            edited, that customers of a business write, and where the bot is a guest. What nobody else takes
+            of the rest is answered with `Texts.only_text`.
     """
+
+    accepts: ClassVar[Collection[str]] = frozenset({"text"})
 
     bot: Bot
 
@@ -51,6 +59,7 @@ class TelegramAgentAdapter:
         self.bot_token = bot_token
         self.store: StateStore = store or MemoryStore()
         self.lanes = KeyedLock()
+        self.username: str | None = None
         self._background = _Background()
 
     async def connect(self) -> None:
@@ -67,7 +76,7 @@ class TelegramAgentAdapter:
 
     @property
     def turn(self) -> Turn:
-        """The turn under way: `history`, `user`, `reply(method)`.
+        """The turn under way: `history`, `message`, `attachments`, `user`, `reply(method)`.
 
         Raises:
             RuntimeError: none is; `handle_message` begins one.
@@ -85,7 +94,7 @@ class TelegramAgentAdapter:
 
         Args:
             user_id: Telegram's id, as text.
-            message: what the user wrote.
+            message: what the user wrote. The history also says what came with it, such as `[photo]`.
 
         Returns:
             The agent's reply.
@@ -103,7 +112,7 @@ class TelegramAgentAdapter:
                 lambda _: self.handle_message(user_id=user_id, message=message),
                 lanes=self.lanes,
             )
-        turn.remember("user", message)
+        turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
         reply = await self.process_agent_request(message, user_id)
         if not isinstance(reply, str):
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
@@ -132,13 +141,30 @@ class TelegramAgentAdapter:
         """Answer a message. Every agent has to implement this.
 
         Args:
-            message: what the user wrote.
+            message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
+                if there is none.
             state: what is kept about the user; whatever JSON is put there is kept.
 
         Returns:
             The reply; an empty one is not sent.
         """
         raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    def wants(self, update: Update) -> bool:
+        """Whether an update is handled at all.
+
+        That is decided before its person's record is loaded, and without waiting for anybody, so what a group
+        says among itself costs next to nothing. As it is, what people say in groups is wanted where the bot
+        is meant: by its name, by an answer to it, or by a command that names no other bot. All else is
+        wanted. Should this raise, the update is.
+
+        Args:
+            update: as aiogram has it. Neither `self.turn` nor any record is there yet.
+        """
+        from bot.runtime.telegram.updates import is_addressed, is_said
+
+        message = update.message or update.edited_message
+        return not message or not is_said(message) or is_addressed(message, self.bot.id, self.username)
 
     async def on_error(self, error: Exception) -> str | None:
         """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
@@ -154,6 +180,17 @@ class TelegramAgentAdapter:
             What to tell the user; empty for nothing, `None` for the usual apology.
         """
         return None
+
+    async def on_unknown(self, update: dict[str, Any]) -> None:
+        """An update came that aiogram does not know, or a message with content that it does not know.
+
+        It is logged, without what it says. Override this to deal with it: Telegram knows new kinds before
+        aiogram does. There is no turn and no record, and it has five seconds; a message that can be read but
+        for its content goes to the routers as well.
+
+        Args:
+            update: as Telegram sends it.
+        """
 
     async def get_user_state(self, user_id: str) -> dict[str, Any]:
         """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
@@ -288,6 +325,12 @@ class TelegramAgentAdapter:
         reply = await prepare(self.bot, method, person=user_id)
         if complete := await completed(self.bot, reply):
             await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
+
+
+async def is_admin(_: Any) -> bool:
+    """A filter for routers: whether `ADMINS` names who wrote or pressed."""
+    turn = current_turn()
+    return turn is not None and turn.is_admin
 
 
 def _refuse_inside_another_turn(user_id: str) -> None:

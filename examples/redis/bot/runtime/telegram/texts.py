@@ -27,11 +27,13 @@ class Texts:
         not_forgotten: the answer to the second one.
         not_your_button: the answer to somebody else who presses it.
         only_in_private: the answer to `/export` and `/forget` in a group.
-        only_text: the answer to a photo or whatever else nobody takes.
+        not_allowed: the answer, once, to somebody whom `ALLOWED_USERS` does not name.
+        only_text: the answer to a photo or whatever else neither the agent nor a router takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
         sorry: an update failed.
         sorry_too_large: the record would exceed `STATE_MAX_BYTES`.
         sorry_reply_too_large: the reply does not fit, or a file of it exceeds `REPLY_FILE_BYTES`.
+        sorry_file_too_large: the agent did not catch that a file has more bytes than `ATTACHMENT_BYTES`.
         sorry_corrupt: the record cannot be read.
         sorry_undelivered: a reply could not be sent, in place of it.
         menu: what each command does: Telegram's menu and `/help`, in this order.
@@ -47,6 +49,7 @@ class Texts:
     not_forgotten: str = "Nothing was erased."
     not_your_button: str = "This button is not for you."
     only_in_private: str = "That is between you and me: please send it to me in a private chat."
+    not_allowed: str = "Sorry, I am not open to everybody."
     only_text: str = "I can read text only, so far."
     flood: str = (
         "That is more than I can take: {limit} messages in {period} seconds. "
@@ -58,6 +61,7 @@ class Texts:
         "Send /reset to clear what I know, or /export to keep a copy first."
     )
     sorry_reply_too_large: str = "Sorry, what I wanted to send you is too large."
+    sorry_file_too_large: str = "Sorry, this file is too large for me."
     sorry_corrupt: str = "Sorry, I cannot read what I know about you. The person who runs me has been told."
     sorry_undelivered: str = "Sorry, I have an answer for you that I could not send."
     menu: Mapping[str, str] = field(default_factory=lambda: dict(MENU))

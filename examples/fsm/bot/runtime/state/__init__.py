@@ -1,1 +1,0 @@
-"""What the bot keeps about its users, and how it is committed."""

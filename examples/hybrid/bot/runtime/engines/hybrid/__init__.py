@@ -1,1 +1,0 @@
-"""The hybrid engine: Redis in front, written behind to PostgreSQL."""

@@ -1,1 +1,0 @@
-"""The memory engine: records in a dict, lost at exit."""

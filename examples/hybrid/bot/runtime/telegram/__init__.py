@@ -1,1 +1,0 @@
-"""Everything that speaks to Telegram, or to the terminal in its place."""

@@ -1,0 +1,1 @@
+"""A Telegram agent bot that does not forget."""

@@ -1,0 +1,153 @@
+"""`bot chat`: the same bot in the terminal, without a token or a network."""
+
+import asyncio
+import itertools
+import mimetypes
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import orjson
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from bot.runtime.app import open_app
+from bot.runtime.config import Settings
+from bot.runtime.state.codec import clean
+from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
+from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.processor import NotAcknowledged
+
+FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
+"""The line that sends a file: its path, in quotes if it has spaces, and perhaps a caption."""
+
+SHOWN_AS = {"image": "photo", "audio": "audio", "video": "video"}
+"""As what people's apps send a file, by the first part of its media type."""
+
+
+class _Screen:
+    """Shows what the bot does, and knows what a number stands for."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+        self.buttons: list[Button] = []
+        """Those of the last message that had any."""
+
+    def watch(self, call: Reply, message: Json | None) -> None:
+        """Show a call of the bot."""
+        match call.method:
+            case "sendMessage" | "editMessageText":
+                self.show(call.params["text"])
+            case "sendDocument":
+                self.show(call.params.get("caption", ""))
+                for name, content in call.files.values():
+                    self.show(f"[{name}]\n{content.decode(errors='replace')}")
+            case "answerCallbackQuery":
+                if "text" in call.params:
+                    self.show(call.params["text"])
+            case "sendChatAction" | "setMyCommands":
+                pass
+            case method if not method.startswith("get"):
+                self.show(" ".join([f"[{method}]", *filter(None, [call.params.get("caption")])]))
+        if "reply_markup" in call.params:
+            self._offer(orjson.loads(call.params["reply_markup"]), message or {})
+
+    def _offer(self, markup: Json, message: Json) -> None:
+        self.buttons = []
+        for button in itertools.chain.from_iterable(markup.get("inline_keyboard", [])):
+            if "callback_data" in button:
+                self.buttons.append(Button(button["text"], button["callback_data"], message))
+                self.show(f"  {len(self.buttons)}) {button['text']}")
+            elif "url" in button:
+                self.show(f"  {button['text']}: {button['url']}")
+        if self.buttons:
+            self.show("(type a number to press a button)")
+
+    async def enter(self, line: str, person: LocalChat) -> None:
+        """Send a line as a message, or the file that it names, or press the button whose number it is."""
+        line = clean(line)
+        try:
+            if line.isdecimal() and 1 <= int(line) <= len(self.buttons):
+                button = self.buttons[int(line) - 1]
+                self.buttons = []
+                await person.press(button)
+                return
+            if file := FILE.match(line):
+                await _send_file(person, file[1] or file[2] or file[3], file[4] or None)
+            else:
+                await person.say(line)
+            if not person.replies:
+                self.show("(no reply)")
+        except OSError as error:
+            self.show(f"(not sent: {error.filename} cannot be read, {error.strerror})")
+        except NotAcknowledged as error:
+            self.show(f"(not answered: {error}; try again)")
+
+
+async def _send_file(person: LocalChat, name: str, caption: str | None) -> None:
+    """Send a file as people's apps do.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(name)
+    content = await asyncio.to_thread(lambda: path.expanduser().read_bytes())
+    media_type = mimetypes.guess_type(path.name)[0] or ""
+    kind = SHOWN_AS.get(media_type.partition("/")[0], "document")
+    if media_type in ("image/gif", "audio/ogg"):
+        kind = "animation" if media_type == "image/gif" else "voice"
+    await person.send_media(kind, content, name=path.name, caption=caption)
+
+
+async def chat(settings: Settings, user_id: int) -> None:
+    """Talk to the bot until the input ends.
+
+    Args:
+        settings: the settings; the token and everything about Telegram are ignored.
+        user_id: the Telegram id to be.
+
+    Raises:
+        OperatorError: the store cannot be opened.
+    """
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    screen = _Screen(_show_coloured if is_terminal else _show_plain)
+    telegram = LocalTelegram()
+    telegram.watch = screen.watch
+    person = LocalChat(telegram, telegram.person("You", user_id))
+    async with open_app(settings, session=telegram.session, token=TOKEN) as app:
+        telegram.bring_to(app.bot, app.processor)
+        if is_terminal:
+            print("Write to your bot. /help lists its commands, /file PATH sends a file, Ctrl-D leaves.")
+            if not app.store.survives_exit:
+                print("The memory store forgets everything when you leave.")
+        async for line in _typed_lines() if is_terminal else _piped_lines():
+            if line.strip():
+                await screen.enter(line, person)
+        await app.drain()
+
+
+async def _typed_lines() -> AsyncIterator[str]:
+    prompt: PromptSession[str] = PromptSession()
+    with patch_stdout():
+        while True:
+            try:
+                yield await prompt.prompt_async("you> ")
+            except (EOFError, KeyboardInterrupt):
+                return
+
+
+async def _piped_lines() -> AsyncIterator[str]:
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        yield line.rstrip("\r\n")
+
+
+def _show_coloured(text: str) -> None:
+    print_formatted_text(FormattedText([("ansicyan", text)]))
+
+
+def _show_plain(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,274 @@
+"""Export and import: JSON Lines, one user a line, the same on every engine; few are in memory at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic_core import from_json
+
+from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import Message, UserRecord, encode_entry
+from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
+
+AT_ONCE = 20
+"""Records read or written at the same time."""
+
+
+class UnusableLine(ValueError):
+    """A line of an import is no record, or one that cannot be kept. Nobody's record was replaced by it."""
+
+    def __init__(self, number: int, reason: Exception, imported: int) -> None:
+        """Name the line, counted from 1, and say how many users are imported."""
+        users = "1 user is" if imported == 1 else f"{imported} users are"
+        # Keys may be what people wrote. The line has them.
+        text = reason.outline if isinstance(reason, StateValueError) else str(reason)
+        super().__init__(f"line {number}: {text} ({users} imported; fix the line and import again)")
+
+
+async def export_lines(
+    store: StateStore, unreadable: Callable[[StateCorrupt], object] | None = None
+) -> AsyncIterator[bytes]:
+    """Every user's record as a line of JSON.
+
+    Args:
+        store: where the records are.
+        unreadable: is told of each record that is corrupt, which is left out; if `None`, the first is raised.
+
+    Raises:
+        StateError: a record could not be read.
+    """
+    user_ids: list[str] = []
+    async for user_id in store.users():
+        user_ids.append(user_id)
+        if len(user_ids) == AT_ONCE:
+            for line in await _lines(store, user_ids, unreadable):
+                yield line
+            user_ids.clear()
+    for line in await _lines(store, user_ids, unreadable):
+        yield line
+
+
+async def import_lines(
+    store: StateStore, lines: Iterable[bytes], *, with_forgotten: bool = False, merge: bool = False
+) -> AsyncIterator[tuple[int, int]]:
+    """Put the records of an export into the store. Safe to repeat.
+
+    Args:
+        store: where to put them.
+        lines: the export.
+        with_forgotten: also of users who were forgotten here.
+        merge: add to the records that exist, see `import_record`; otherwise they are replaced.
+
+    Yields:
+        Now and then, how many users are imported, and how many left out because they were forgotten.
+
+    Raises:
+        UnusableLine: a line is no record, or one that cannot be kept.
+        StateError: a record could not be written.
+    """
+    imported = left_out = 0
+    numbered = enumerate(lines, start=1)
+    while batch := list(islice(numbered, AT_ONCE)):
+        records: dict[str, tuple[int, UserRecord]] = {}  # of a user who stands there twice, the last
+        unusable: list[tuple[int, Exception]] = []
+        for number, line in batch:
+            try:
+                record = read_line(line)
+            except ValueError as error:
+                unusable.append((number, error))
+                break
+            records[record.user_id] = number, record
+        results = await asyncio.gather(
+            *(
+                import_record(store, record, with_forgotten=with_forgotten, merge=merge)
+                for _, record in records.values()
+            ),
+            return_exceptions=True,
+        )
+        for (number, _), result in zip(records.values(), results, strict=True):
+            if isinstance(result, ValueError | StateTooLarge):
+                unusable.append((number, result))
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                imported += result
+                left_out += not result
+        if unusable:
+            number, reason = min(unusable, key=lambda each: each[0])
+            raise UnusableLine(number, reason, imported) from None
+        yield imported, left_out
+
+
+def read_line(line: bytes) -> UserRecord:
+    """Read one line of an export.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        # Not orjson, which reads integers beyond 64 bits as floats.
+        _Line.model_validate(value := from_json(line, allow_inf_nan=False))
+    except ValidationError as error:
+        raise _what_is_wrong(error) from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    return UserRecord.from_json(value)
+
+
+async def import_record(
+    store: StateStore, record: UserRecord, *, with_forgotten: bool = False, merge: bool = False
+) -> bool:
+    """Put a record into the store. Safe to repeat.
+
+    A merge keeps what only the existing record has. A key of the state, or a flow, that both have is taken
+    from the imported one; imported messages that are missing are inserted by their time.
+
+    Args:
+        store: where to put it.
+        record: the record.
+        with_forgotten: also when its user was forgotten here, now or before the existing record began.
+        merge: add to the record that exists; otherwise it is replaced.
+
+    Returns:
+        Whether it was put there.
+
+    Raises:
+        StateError: it could not be written.
+        StateValueError: it holds a value that cannot be kept.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        existing = await store.load(record.user_id)
+        if existing.forgotten and not with_forgotten:
+            return False
+        outbox: dict[int, bytes | None] = {key: encode_entry(entry) for key, entry in record.outbox.items()}
+        turn = Turn(existing, store.limits)
+        if merge:
+            turn.state |= record.state
+            turn.fsm |= record.fsm
+            turn.history = _merged_history(existing.history, record.history)
+        else:
+            turn.state, turn.fsm, turn.history = record.state, record.fsm, record.history
+            outbox = dict.fromkeys(existing.outbox) | outbox
+        changes = replace(
+            turn.changes(outbox) or Changes(),
+            applied=tuple(key for key in record.acknowledged if key not in existing.applied),
+            outbox=outbox,
+            marks=_marks(existing, record),
+            files=record.files,
+        )
+        try:
+            await store.commit(record.user_id, changes, expect=existing.version)
+        except StateConflict:
+            continue
+        return True
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
+
+
+def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
+    """The imported marks, but for those of updates that are known to be applied here, and acknowledged."""
+    return {
+        name: dumps(mark, "marks")
+        for name, mark in imported.marks.items()
+        if not name.isdecimal() or int(name) not in existing.acknowledged
+    }
+
+
+def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
+    known = set(existing)
+    missing = [message for message in imported if message not in known]
+    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing
+
+
+async def _lines(
+    store: StateStore, user_ids: Iterable[str], unreadable: Callable[[StateCorrupt], object] | None
+) -> list[bytes]:
+    lines = []
+    for result in await asyncio.gather(*map(store.load, user_ids), return_exceptions=True):
+        if isinstance(result, StateCorrupt) and unreadable:
+            unreadable(result)
+        elif isinstance(result, BaseException):
+            raise result
+        elif not _is_gone(result):
+            for file in (file for entry in result.outbox.values() for file in entry.kept_files()):
+                if (content := await store.read_file(result.user_id, file)) is not None:
+                    result.files[file] = content
+            lines.append(orjson.dumps(result.to_json()) + b"\n")
+    return lines
+
+
+def _is_gone(record: UserRecord) -> bool:
+    """Whether its user was forgotten, or the record has expired, since it was listed."""
+    return record.is_empty and (record.version == 0 or record.forgotten > 0)
+
+
+def _what_is_wrong(error: ValidationError) -> ValueError:
+    """Where and what: without the value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    what, *_ = first["msg"].split(" or instance of ")
+    if not first["loc"]:
+        return ValueError(f"not an exported record: {what}")
+    part, *below = first["loc"] if first["loc"][0] in _Line.model_fields else ("", *first["loc"])
+    where = f"{part}{''.join(f'[{each!r}]' for each in below)}"
+    return StateValueError(where, f"is not as exported: {what}")
+
+
+class _Part(BaseModel):
+    """A part of a line: just what `UserRecord.to_json` writes, so that nothing is lost or guessed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Message(_Part):
+    role: Literal["user", "assistant"]
+    text: str
+    at: FiniteFloat
+
+
+class _Flow(_Part):
+    state: str | None = None
+    data: dict[str, Any] = {}
+    at: FiniteFloat
+
+
+FileId = Annotated[str, Field(pattern=r"^[0-9]{1,19}/[0-9a-f]{16}/[0-9]{1,10}$")]
+
+
+class _File(_Part):
+    name: str
+    kept: FileId | None = None
+    path: str | None = None
+    url: str | None = None
+    headers: dict[str, str] | None = None
+
+
+class _Reply(_Part):
+    method: str
+    params: dict[str, str]
+    files: dict[str, _File] = {}
+
+
+class _Outgoing(_Part):
+    replies: list[_Reply]
+    at: FiniteFloat | None
+    owed: bool = False
+    failures: Annotated[int, Field(ge=0)] = 0
+
+
+_Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
+
+
+class _Line(_Part):
+    user_id: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    state: dict[str, Any]
+    history: list[_Message]
+    fsm: dict[str, _Flow]
+    applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}
+    files: dict[FileId, str] = {}

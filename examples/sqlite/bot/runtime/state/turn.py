@@ -1,0 +1,485 @@
+"""A turn: load a record, change it in memory, commit what changed.
+
+The update transaction, commands, flows and agents all see the same turn, so together they are one change.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import orjson
+
+from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
+from bot.runtime.state.store import Changes, StateStore
+
+if TYPE_CHECKING:
+    from aiogram.methods import TelegramMethod
+    from aiogram.types import Chat, Update, User
+    from aiogram.types import Message as TelegramMessage
+
+T = TypeVar("T")
+
+COMMIT_ATTEMPTS = 10
+
+MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
+"""What a message of the history takes besides its text."""
+
+_current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A file that somebody sent.
+
+    Attributes:
+        kind: such as `photo`, `voice` or `document`.
+        media_type: such as `image/jpeg`, as the sender's app has it.
+        size: bytes; `None` when Telegram does not say.
+        name: what its sender calls it; empty when it has no name.
+        file_id: Telegram's id of it, by which the bot can send it again.
+    """
+
+    kind: str
+    media_type: str
+    size: int | None
+    name: str
+    file_id: str
+    fetch: Callable[[], Awaitable[bytes]] = field(repr=False, compare=False)
+
+    async def read(self) -> bytes:
+        """Download it, anew each time.
+
+        Raises:
+            AttachmentTooLarge: it has more than `ATTACHMENT_BYTES`, or than Telegram hands out (20 MB).
+            AttachmentError: it is gone, cannot be reached, or did not come within `ATTACHMENT_TIMEOUT`.
+        """
+        return await self.fetch()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """What came in. A `Turn` has the same attributes, and says more about them.
+
+    Attributes:
+        title: what the history says of a message besides its text, such as `[photo]`.
+    """
+
+    update: "Update | None" = None
+    message: "TelegramMessage | None" = None
+    chat: "Chat | None" = None
+    user: "User | None" = None
+    attachments: Sequence[Attachment] = ()
+    at: float | None = None
+    is_admin: bool = False
+    title: str = ""
+
+
+NOTHING = Incoming()
+
+READ_ONLY = (
+    "nothing can be kept while a query is answered, which is done beside the person's other updates: "
+    "that has to wait for the message that follows, such as successful_payment"
+)
+
+
+class _Sealed(dict[str, Any]):
+    """A dict that can be read only."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise StateError(READ_ONLY)
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = _refuse
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        return self[key] if key in self else self._refuse()
+
+
+class Turn:
+    """One update's view of one user's record.
+
+    Attributes:
+        user_id: whose record.
+        version: the version it was loaded at.
+        state: the owner's keys; change it freely.
+        history: the conversation, oldest message first; append to it with `remember`.
+        fsm: conversation flows, see `bot.runtime.state.fsm`.
+        update: what came in, as aiogram has it; `None` when no update did.
+        message: the message in it, also an edited one; `None` when it brought none, as a pressed button.
+        chat: where that was; `None` where it was in no chat, as an inline query.
+        user: who wrote or pressed, if anybody did.
+        attachments: the files of the message; of a photo the largest size.
+        is_admin: whether `ADMINS` names who it was.
+        at: when its update came, in seconds since 1970 by Telegram's clock; `None` when that is not known.
+        replies: what goes out once the turn is committed.
+        is_open: whether changes still count. It ends when the turn is committed or given up.
+        is_given_up: whether its time was over before its code was.
+        is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
+        is_read_only: a query is answered that has a deadline: changing anything raises `StateError`.
+        counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
+            clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
+        failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
+    """
+
+    def __init__(
+        self,
+        record: UserRecord,
+        limits: Limits,
+        *,
+        incoming: Incoming = NOTHING,
+        is_anonymous: bool = False,
+        is_read_only: bool = False,
+    ) -> None:
+        """Open a turn on a freshly loaded record, which belongs to it from now on."""
+        self.user_id = record.user_id
+        self.version = record.version
+        self.state = _Sealed(record.state) if is_read_only else record.state
+        self.history = record.history
+        self.fsm = record.fsm
+        self.incoming = incoming
+        self.update, self.message = incoming.update, incoming.message
+        self.chat, self.user = incoming.chat, incoming.user
+        self.attachments = incoming.attachments
+        self.is_admin = incoming.is_admin
+        self.at = incoming.at
+        self.replies: list[TelegramMethod[Any]] = []
+        self.is_open = True
+        self.is_given_up = False
+        self.is_anonymous = is_anonymous
+        self.is_read_only = is_read_only
+        now = record.version / 1e6
+        self.counters: dict[str, list[int]] = {
+            name: mark for name, mark in record.marks.items() if not name.isdecimal() and mark[0] > now
+        }
+        self.failure: BaseException | None = None
+        self._replies_before_failure = 0
+        self._record = record
+        self._limits = limits
+        self._loaded_state = _frozen(record.state)
+        self._loaded_fsm = _frozen(record.fsm)
+        self._loaded_history = tuple(record.history)
+        self._forget = False
+        self._afterwards: list[Callable[[], None]] = []
+
+    def reply(self, method: "TelegramMethod[Any]") -> None:
+        """Send `method`, un-awaited, when the turn is committed: at least once, and in order."""
+        self.replies.append(method)
+
+    def remember(self, role: Literal["user", "assistant"], text: str) -> None:
+        """Append a message to the history."""
+        self.check_may_change()
+        self.history.append(Message(role, text, time.time()))
+
+    def check_may_change(self) -> None:
+        """Raise `StateError` if this turn keeps nothing because a query is answered."""
+        if self.is_read_only:
+            raise StateError(READ_ONLY)
+
+    def check_unchanged(self) -> None:
+        """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
+        is_as_before = tuple(self.history) == self._loaded_history
+        if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
+            raise StateError(READ_ONLY)
+
+    def reset(self) -> None:
+        """Clear state, conversation and flows."""
+        self.check_may_change()
+        self.state.clear()
+        self.history.clear()
+        self.fsm.clear()
+
+    def forget(self) -> None:
+        """Erase everything kept about the user when the turn is committed."""
+        self.reset()
+        self._forget = True
+        self._loaded_state = {}
+        self._loaded_fsm = {}
+        self._loaded_history = ()
+
+    def fail(self, error: BaseException) -> None:
+        """Note that an exception ended a handler, a filter or a middleware."""
+        if self.failure is None:
+            self.failure = error
+            self._replies_before_failure = len(self.replies)
+
+    def keep(self) -> None:
+        """Keep what the turn has changed, though an exception ended a handler.
+
+        For whoever catches it: a handler of errors, or a middleware.
+        """
+        self.failure = None
+
+    def replies_to_failure(self) -> "list[TelegramMethod[Any]]":
+        """What those who caught the exception reply."""
+        return self.replies[self._replies_before_failure :] if self.failure else []
+
+    def personal_data(self) -> dict[str, Any]:
+        """What the user may have a copy of, as a JSON object."""
+        return UserRecord(self.user_id, state=self.state, history=self.history, fsm=self.fsm).personal_data()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the current turn of the code inside, and close it on the way out."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            self.is_open = False
+            _current.reset(token)
+
+    def as_loaded(self) -> "Turn":
+        """Another turn on the record as it was loaded."""
+        record = UserRecord(
+            self.user_id,
+            version=self.version,
+            state=_thawed(self._loaded_state),
+            history=list(self._loaded_history),
+            fsm=_thawed(self._loaded_fsm),
+        )
+        return Turn(record, self._limits, incoming=self.incoming, is_anonymous=self.is_anonymous)
+
+    def when_committed(self, begin: Callable[[], None]) -> None:
+        """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
+        self._afterwards.append(begin)
+
+    @property
+    def begins_work(self) -> bool:
+        """Whether something waits for the commit."""
+        return bool(self._afterwards)
+
+    def give_up(self) -> None:
+        """End the turn though its code may still run: whatever that does from now on is without effect."""
+        self.is_open, self.is_given_up = False, True
+
+    def committed(self) -> None:
+        """Begin what waits for the commit. In an update it waits for the replies, too."""
+        for begin in self._afterwards:
+            begin()
+
+    def changes(self, outbox: Mapping[int, bytes | None] | None = None) -> Changes | None:
+        """What to commit; `None` when nothing changed.
+
+        Args:
+            outbox: what the record's outbox gains and loses with it, which alone is no change.
+
+        Raises:
+            StateValueError: a value cannot be kept; the text names its key.
+            ReplyTooLarge: the state fits, but not with the replies that wait.
+        """
+        state, state_size = _compare(self._loaded_state, self.state, "state")
+        fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
+        before = {} if self._forget else self._record.outbox
+        waiting = {key: encode_entry(entry) for key, entry in before.items()} | dict(outbox or {})
+        content = state_size + fsm_size + sum(len(entry) for entry in waiting.values() if entry)
+        if state_size + fsm_size <= self._limits.max_bytes < content:
+            raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
+        kept, history_size = self._fitting_history(self._limits.max_bytes - content)
+
+        loaded = self._loaded_history
+        appended_only = tuple(self.history[: len(loaded)]) == loaded
+        fresh = self.history[len(loaded) :] if appended_only else self.history
+        messages = tuple(fresh[-len(kept) :]) if kept else ()
+        clear = bool(loaded) and (not appended_only or not kept)
+
+        changes = Changes(
+            state=state,
+            fsm=fsm,
+            messages=messages,
+            clear_history=clear,
+            keep_history=len(kept),
+            marks=self.counter_changes(),
+            outbox=outbox or {},
+            forget=self._forget,
+            size=content + history_size,
+        )
+        is_nothing = not (
+            changes.state or changes.fsm or messages or clear or changes.marks or changes.forget
+        )
+        return None if is_nothing else changes
+
+    def counter_changes(self) -> dict[str, bytes | None]:
+        """The counters that changed, or whose time is over, as `Changes.marks`."""
+        before = {name: mark for name, mark in self._record.marks.items() if not name.isdecimal()}
+        changed = {
+            name: dumps(mark, name) for name, mark in self.counters.items() if mark != before.get(name)
+        }
+        return dict.fromkeys(before.keys() - self.counters.keys()) | changed
+
+    def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
+        """The newest messages that state and limits leave room for, and their bytes as JSON."""
+        newest = self.history[-self._limits.history :] if self._limits.history else []
+        if not newest:
+            return [], 0
+        brackets_and_commas = len(newest) + 1
+        size = len(orjson.dumps([message.text for message in newest])) - brackets_and_commas
+        size += len(newest) * MESSAGE_BYTES
+        dropped = 0
+        while size > max_bytes and dropped < len(newest):
+            size -= len(orjson.dumps(newest[dropped].text)) + MESSAGE_BYTES
+            dropped += 1
+        return newest[dropped:], size
+
+
+def turn_of(user_id: str) -> Turn | None:
+    """The turn this code runs in, open or over, if it is that user's."""
+    turn = _current.get()
+    return turn if turn and turn.user_id == user_id else None
+
+
+def current_turn() -> Turn | None:
+    """The turn this code runs in, open or over, whosever it is."""
+    return _current.get()
+
+
+@dataclass(slots=True)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """A lock per key: first come, first served. Keeps nothing about a key that nobody holds or waits for."""
+
+    def __init__(self) -> None:
+        """Make a lock that nobody holds."""
+        self._entries: dict[str, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many keys are held at this moment."""
+        return len(self._entries)
+
+    def is_held(self, key: str) -> bool:
+        """Whether somebody holds the key, or waits for it."""
+        return key in self._entries
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key, and hold it until the end of the block."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
+
+
+async def mutate(
+    store: StateStore,
+    user_id: str,
+    change: Callable[[Turn], Awaitable[T]],
+    *,
+    since: int | None = None,
+    lanes: KeyedLock | None = None,
+) -> T:
+    """Change a record outside an update: load, `change`, commit; start over when another commit was first.
+
+    Args:
+        store: where the record is.
+        user_id: whose record.
+        change: changes the turn it is given; it may run several times.
+        since: a version the caller acts upon; a user forgotten after it stays forgotten.
+        lanes: hold one for each record that is being changed in this process. The change waits for its turn
+            there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
+            of another record's turn it does not wait, as that one may be waiting, too.
+
+    Returns:
+        What `change` returned.
+
+    Raises:
+        StateConflict: others committed first, too often in a row.
+        StateForgotten: the user was forgotten meanwhile.
+        TurnGivenUp: the caller's own turn took too long.
+        StateUnavailable: the backend is away; whether the change was applied is unknown.
+        StateError: as `StateStore.load` and `StateStore.commit` say.
+    """
+    _check_time()
+    running = current_turn()
+    is_inside = running and running.is_open and not running.is_anonymous
+    async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
+        for attempt in range(COMMIT_ATTEMPTS):
+            record = await store.load(user_id)
+            since = record.version if since is None else since
+            if record.forgotten > since:
+                raise StateForgotten("forgotten meanwhile", user_id)
+            turn = Turn(record, store.limits)
+            with turn.active():
+                result = await change(turn)
+            changes = turn.changes()
+            _check_time()
+            try:
+                if changes is not None:
+                    await store.commit(user_id, changes, expect=record.version)
+            except StateConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+            else:
+                turn.committed()
+                return result
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", user_id)
+
+
+def _check_time() -> None:
+    if (turn := _current.get()) and turn.is_given_up:
+        raise TurnGivenUp
+
+
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are now: serialised, where they could be changed in place."""
+    return {
+        key: orjson.dumps(value) if type(value) in (list, dict) else value for key, value in values.items()
+    }
+
+
+def _thawed(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values again."""
+    return {key: orjson.loads(value) if type(value) is bytes else value for key, value in frozen.items()}
+
+
+def _compare(
+    before: Mapping[str, Any], values: Mapping[str, Any], name: str
+) -> tuple[dict[str, bytes | None], int]:
+    """What changed since `before` was frozen, serialised, and the bytes of everything there is now.
+
+    Only what changed is checked: the rest was checked when it was written.
+    """
+    changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
+    for key, value in values.items():
+        if (old := before.get(key, _MISSING)) is not value and not _is_same(old, value):
+            dumps({key: None}, name)
+            changed[key] = dumps(value, f"{name}[{key!r}]")
+    if not values:
+        return changed, 0
+    brackets_and_commas = len(values) + 1
+    size = len(orjson.dumps(list(values.values()))) - brackets_and_commas
+    return changed, size + _text_size("".join(values))
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    """Whether a value is what it was when frozen, by its serialised form: in Python, `1 == True == 1.0`."""
+    if before is _MISSING:
+        return False
+    serialised = before if type(before) is bytes else orjson.dumps(before)
+    try:
+        return serialised == orjson.dumps(value, option=_AS_IT_IS)
+    except orjson.JSONEncodeError:
+        return False
+
+
+_MISSING = object()
+
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
+"""Has orjson refuse what `dumps` refuses, where it can."""
+
+
+def _text_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

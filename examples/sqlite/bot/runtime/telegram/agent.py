@@ -1,0 +1,377 @@
+"""The interface between Telegram, the store and an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+
+import structlog
+
+from bot.runtime.engines.memory.store import MemoryStore
+from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.store import StateStore
+from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
+
+if TYPE_CHECKING:
+    from aiogram import Bot
+    from aiogram.methods import TelegramMethod
+    from aiogram.types import Update
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LAST_WORDS = 1.0
+"""Seconds that what was cancelled has for cleaning up."""
+
+log = structlog.get_logger()
+
+
+class TelegramAgentAdapter:
+    """An agent with state and history. Override `agent_logic` or, to do more, `process_agent_request`.
+
+    Attributes:
+        bot_token: the bot's token.
+        store: where users' records are kept; the running bot puts its own here.
+        bot: aiogram's client, once the bot runs.
+        lanes: one per user, in which everything that changes the user's record runs, one after another.
+        username: the bot's user name in lower case; `None` until Telegram has told it.
+        accepts: the kinds of messages that `agent_logic` is to have, as aiogram's `ContentType` names them,
+            such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
+            edited, that customers of a business write, and where the bot is a guest. What nobody else takes
+            of the rest is answered with `Texts.only_text`.
+    """
+
+    accepts: ClassVar[Collection[str]] = frozenset({"text"})
+
+    bot: Bot
+
+    def __init__(self, bot_token: str, store: StateStore | None = None) -> None:
+        """Make an agent.
+
+        Args:
+            bot_token: the bot's token; empty in the terminal.
+            store: where to keep users' records; in this process only, when none is given.
+        """
+        self.bot_token = bot_token
+        self.store: StateStore = store or MemoryStore()
+        self.lanes = KeyedLock()
+        self.username: str | None = None
+        self._background = _Background()
+
+    async def connect(self) -> None:
+        """Connect the store; override it to open what the agent needs.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+        """
+        await self.store.connect()
+
+    async def close(self) -> None:
+        """Close the store; override it to close what the agent opened, too."""
+        await self.store.close()
+
+    @property
+    def turn(self) -> Turn:
+        """The turn under way: `history`, `message`, `attachments`, `user`, `reply(method)`.
+
+        Raises:
+            RuntimeError: none is; `handle_message` begins one.
+        """
+        turn = current_turn()
+        if turn is None:
+            raise RuntimeError("no turn is under way: call handle_message, which begins one")
+        return turn
+
+    async def handle_message(self, *, user_id: str, message: str) -> str:
+        """Have the agent answer a message, and remember both.
+
+        Inside an update it is part of the update's transaction. Called from anywhere else it is one of its
+        own, which runs again when somebody else changed the record meanwhile.
+
+        Args:
+            user_id: Telegram's id, as text.
+            message: what the user wrote. The history also says what came with it, such as `[photo]`.
+
+        Returns:
+            The agent's reply.
+
+        Raises:
+            StateError: the record could not be loaded or committed.
+            WrongReply: the agent returned something else than a text.
+        """
+        turn = turn_of(user_id)
+        if turn is None or not turn.is_open:
+            _refuse_inside_another_turn(user_id)
+            return await mutate(
+                self.store,
+                user_id,
+                lambda _: self.handle_message(user_id=user_id, message=message),
+                lanes=self.lanes,
+            )
+        turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
+        reply = await self.process_agent_request(message, user_id)
+        if not isinstance(reply, str):
+            own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
+            method = "process_agent_request" if own else "agent_logic"
+            raise WrongReply(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
+        if reply:
+            turn.remember("assistant", reply)
+        return reply
+
+    async def process_agent_request(self, message: str, user_id: str) -> str:
+        """Answer a message: load the user's state, run `agent_logic`, keep what it changed.
+
+        Args:
+            message: what the user wrote.
+            user_id: Telegram's id, as text.
+
+        Returns:
+            The reply; an empty one is not sent.
+        """
+        turn = turn_of(user_id)
+        if turn is None or not turn.is_open:
+            return await self.handle_message(user_id=user_id, message=message)
+        return await self.agent_logic(message, turn.state)
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        """Answer a message. Every agent has to implement this.
+
+        Args:
+            message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
+                if there is none.
+            state: what is kept about the user; whatever JSON is put there is kept.
+
+        Returns:
+            The reply; an empty one is not sent.
+        """
+        raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    def wants(self, update: Update) -> bool:
+        """Whether an update is handled at all.
+
+        That is decided before its person's record is loaded, and without waiting for anybody, so what a group
+        says among itself costs next to nothing. As it is, what people say in groups is wanted where the bot
+        is meant: by its name, by an answer to it, or by a command that names no other bot. All else is
+        wanted. Should this raise, the update is.
+
+        Args:
+            update: as aiogram has it. Neither `self.turn` nor any record is there yet.
+        """
+        from bot.runtime.telegram.updates import is_addressed, is_said
+
+        message = update.message or update.edited_message
+        return not message or not is_said(message) or is_addressed(message, self.bot.id, self.username)
+
+    async def on_error(self, error: Exception) -> str | None:
+        """An update failed: it raised, took too long (`TimeoutError`), or its state cannot be kept or read.
+
+        It is logged already and its user gets an apology. Override this to report it elsewhere, or to choose
+        other words. `self.turn` shows the record as it was before the update; changes of it are dropped. It
+        has five seconds; should it fail itself, the usual apology is sent.
+
+        Args:
+            error: what happened.
+
+        Returns:
+            What to tell the user; empty for nothing, `None` for the usual apology.
+        """
+        return None
+
+    async def on_unknown(self, update: dict[str, Any]) -> None:
+        """An update came that aiogram does not know, or a message with content that it does not know.
+
+        It is logged, without what it says. Override this to deal with it: Telegram knows new kinds before
+        aiogram does. There is no turn and no record, and it has five seconds; a message that can be read but
+        for its content goes to the routers as well.
+
+        Args:
+            update: as Telegram sends it.
+        """
+
+    async def get_user_state(self, user_id: str) -> dict[str, Any]:
+        """The user's state: the turn's own inside a turn, where changes to it are kept; else a copy.
+
+        Raises:
+            StateUnavailable: the store does not answer.
+            StateCorrupt: what is stored cannot be read.
+        """
+        turn = turn_of(user_id)
+        if turn and turn.is_open:
+            return turn.state
+        return (await self.store.load(user_id)).state
+
+    async def update_user_state(self, user_id: str, key: str, value: Any) -> None:
+        """Set one key of the user's state, without touching the others.
+
+        A background task that outlives its turn writes to the store, unless the user was forgotten since:
+        then nothing is written.
+
+        Raises:
+            StateValueError: `value` is not JSON.
+            StateError: the store could not be read or written.
+        """
+        dumps(value, f"state[{key!r}]")
+
+        async def change(turn: Turn) -> None:
+            turn.state[key] = value
+
+        await self.mutate(user_id, change)
+
+    async def clear_user_state(self, user_id: str) -> None:
+        """Remove every key of the user's state; the conversation stays.
+
+        Raises:
+            StateError: the store could not be read or written.
+        """
+
+        async def change(turn: Turn) -> None:
+            turn.state.clear()
+
+        await self.mutate(user_id, change)
+
+    async def mutate(self, user_id: str, change: Callable[[Turn], Awaitable[T]]) -> T | None:
+        """Read a user's record and change it as one step, inside a turn or outside one.
+
+        Outside a turn, it waits for the user's turn under way, and `change` runs again when another commit
+        was first. A background task that outlives its turn changes nothing once the user was forgotten.
+        Inside a turn only its own record can be changed.
+
+        Args:
+            user_id: Telegram's id, as text.
+            change: is given the turn, and changes its `state`.
+
+        Returns:
+            What `change` returned; `None` when the user was forgotten.
+
+        Raises:
+            StateError: the record could not be loaded or committed, or is not the one of the turn.
+        """
+        turn = turn_of(user_id)
+        if turn and (turn.is_open or turn.is_anonymous):
+            return await change(turn)
+        _refuse_inside_another_turn(user_id)
+        try:
+            since = turn.version if turn else None
+            return await mutate(self.store, user_id, change, since=since, lanes=self.lanes)
+        except StateForgotten:
+            log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
+            return None
+
+    def background(
+        self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Run `work(*args, **kwargs)` in the background.
+
+        Inside a turn it starts once the turn is committed and its replies are out, so that nothing which it
+        sends overtakes them. A turn that is run again begins its work once, one that fails not at all. An
+        error of the work is logged. When the bot stops, the work may finish within `SHUTDOWN_TIMEOUT` and is
+        cancelled then; when the bot is killed, it is gone.
+        """
+        context = copy_context()
+
+        async def run() -> None:
+            await work(*args, **kwargs)
+
+        def begin() -> None:
+            self._background.start(run(), context)
+
+        turn = current_turn()
+        if turn and turn.is_given_up:
+            raise TurnGivenUp
+        if turn and turn.is_open:
+            turn.when_committed(begin)
+        else:
+            begin()
+
+    async def drain(self, timeout: float) -> None:
+        """Let background work finish; cancel what takes longer than `timeout` seconds."""
+        await self._background.drain(timeout)
+
+    async def send(self, user_id: str, message: str | TelegramMethod[Any]) -> None:
+        """Send something to a user, now or, inside the user's turn, as one of its replies.
+
+        It waits as long as Telegram asks it to, up to an hour, or cannot be connected to, up to a day. A
+        background task that outlives its turn sends nothing once the user was forgotten. Nothing is sent
+        again if the bot is killed meanwhile.
+
+        Args:
+            user_id: Telegram's id, as text.
+            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
+
+        Raises:
+            DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
+            StateUnavailable: the store does not answer.
+        """
+        # Here, because aiogram takes a while to import and an agent without Telegram can do without.
+        from aiogram.methods import SendMessage
+
+        from bot.runtime.telegram.calls import prepare
+        from bot.runtime.telegram.outbox import completed, noting_upgrades, send
+
+        method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
+        turn = turn_of(user_id)
+        if turn and turn.is_open:
+            turn.reply(method)
+            return
+        if (earlier := current_turn()) and earlier.is_given_up:
+            raise TurnGivenUp
+        if turn and (await self.store.load(user_id)).forgotten > turn.version:
+            log.info("message dropped: the user was forgotten meanwhile", user_id=user_id)
+            return
+        reply = await prepare(self.bot, method, person=user_id)
+        if complete := await completed(self.bot, reply):
+            await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
+
+
+async def is_admin(_: Any) -> bool:
+    """A filter for routers: whether `ADMINS` names who wrote or pressed."""
+    turn = current_turn()
+    return turn is not None and turn.is_admin
+
+
+def _refuse_inside_another_turn(user_id: str) -> None:
+    """Refuse to change one record in a turn of another: two that wait for each other would never end."""
+    turn = current_turn()
+    if turn and turn.is_open and not turn.is_anonymous and turn.user_id != user_id:
+        reason = f"its record cannot be changed in a turn of user {turn.user_id}: use `background` for that"
+        raise StateError(reason, user_id)
+
+
+class _Background:
+    """Holds references to running tasks, logs their errors, and ends them with the bot."""
+
+    def __init__(self) -> None:
+        """Start without tasks."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any], context: Context) -> None:
+        """Run `work` in `context`, which knows the turn it belongs to. Its error, if it fails, is logged."""
+        task = asyncio.create_task(work, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for all work, also what it begins itself; cancel what is not done in time.
+
+        Args:
+            timeout: seconds.
+        """
+        if self._tasks:
+            log.info("finishing background work", tasks=len(self._tasks))
+        deadline = time.monotonic() + timeout
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self._tasks:
+            log.warning("background work cancelled", tasks=len(self._tasks))
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("background work failed", exc_info=error)

@@ -1,0 +1,366 @@
+"""Updates as Telegram sends them, and as aiogram reads them."""
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+
+import structlog
+from aiogram import Bot
+from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
+from aiogram.enums import ChatType, ContentType
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
+from aiogram.methods import AnswerGuestQuery, SendMessage, TelegramMethod
+from aiogram.types import (
+    Chat,
+    InaccessibleMessage,
+    InlineQueryResultArticle,
+    InputTextMessageContent,
+    Message,
+    Update,
+    User,
+)
+from aiogram.types.update import UpdateTypeLookupError
+from pydantic import ValidationError
+
+from bot.runtime.config import Settings
+from bot.runtime.state.turn import Attachment, Incoming
+from bot.runtime.telegram.calls import download
+
+IDS_A_DAY = 10_000_000
+"""More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
+goes on anywhere else."""
+
+V = TypeVar("V")
+
+SAID = (
+    *("message", "edited_message", "channel_post", "edited_channel_post"),
+    *("business_message", "edited_business_message", "guest_message"),
+)
+"""Kinds of updates that consist of a message."""
+
+QUERIES = ("pre_checkout_query", "shipping_query", "inline_query")
+"""Kinds of updates that have to be answered within seconds, whatever else their person's updates are at."""
+
+FILES = {
+    "animation": "video/mp4",
+    "audio": "audio/mpeg",
+    "document": "application/octet-stream",
+    "live_photo": "video/mp4",
+    "photo": "image/jpeg",
+    "sticker": "image/webp",
+    "video": "video/mp4",
+    "video_note": "video/mp4",
+    "voice": "audio/ogg",
+}
+"""The kinds of files that people send, and the media type of those whose sender does not say."""
+
+SENT_BY_PEOPLE = FILES.keys() | {
+    "chat_shared", "checklist", "contact", "dice", "game", "giveaway", "invoice", "location", "paid_media",
+    "passport_data", "poll", "rich_message", "story", "user_shared", "users_shared", "venue", "web_app_data",
+}  # fmt: skip
+"""The kinds of messages that somebody sent, besides texts, as opposed to Telegram telling about something."""
+
+COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
+"""A command, whose it is, and what follows it."""
+
+_NAMES = re.compile(r"@\w+")
+
+NAME_SECONDS = 5.0
+"""How long asking Telegram for the bot's name may take."""
+
+LONGEST_NAME = 100
+"""Most characters of a file's name in the history."""
+
+log = structlog.get_logger()
+
+
+def parse_update(bot: Bot, raw: dict[str, Any]) -> Update | None:
+    """Read an update, bound to the bot.
+
+    Returns:
+        `None`, after logging where it differs from what aiogram knows, when it cannot be read.
+    """
+    try:
+        return Update.model_validate(raw, context={"bot": bot})
+    except ValidationError as error:
+        places = [".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)]
+        log.error("update not understood", update_id=raw["update_id"], places=places[:5])
+    except Exception as error:  # such as nesting without end
+        log.error("update not understood", update_id=raw["update_id"], reason=type(error).__name__)
+    return None
+
+
+def is_known(update: Update, kind: str | None) -> bool:
+    """Whether aiogram knows what kind of update it is and, of a message, what kind of content it has."""
+    message = message_in(update)
+    if kind and not (message and message.content_type == ContentType.UNKNOWN):
+        return True
+    fields = [*((message or update).model_extra or ())]
+    log.warning("update of an unknown kind", update_id=update.update_id, fields=fields)
+    return False
+
+
+def date_of(update: Update) -> float | None:
+    """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
+    edited_at: int | None = getattr(update.event, "edit_date", None)
+    date = getattr(update.event, "date", None)
+    return edited_at or (date.timestamp() if date else None)
+
+
+def sent_at(update: Update) -> float:
+    """When it was sent or, where it does not say, now; in seconds since 1970."""
+    return update.message.date.timestamp() if update.message else time.time()
+
+
+def is_later(update_id: int, than: int) -> bool:
+    """Whether an update came after another, within a day."""
+    return 0 < update_id - than < IDS_A_DAY
+
+
+def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
+    """A number for the queue in which Telegram keeps an update; never 0.
+
+    Of each queue Telegram brings an update to a webhook when the one before is acknowledged. There is one per
+    chat for its messages, and one per user for each kind of query: telling them apart by chat and kind is
+    finer, and so safe. The number does not show which chat it is.
+    """
+    name = f"{kind_of(update)}:{chat.id if chat else ''}"
+    return 1 + int.from_bytes(blake2b(name.encode(), key=secret.encode()[:64], digest_size=4).digest())
+
+
+def kind_of(update: Update) -> str | None:
+    """What kind of update it is, such as `message`; `None` for one that aiogram does not know."""
+    try:
+        return update.event_type
+    except UpdateTypeLookupError:
+        return None
+
+
+def said_in(update: Update) -> Message | InaccessibleMessage | None:
+    """The message that was written, or under which a button was pressed; `None` when nobody did either."""
+    if update.callback_query:
+        return update.callback_query.message
+    return next((event for event in (getattr(update, kind) for kind in SAID) if event), None)
+
+
+def upgrade_in(update: Update) -> tuple[int, int] | None:
+    """The ids of a group and of the supergroup that it became, in an update that tells of it.
+
+    The old chat ends with such a message, and the new one begins with another: either may come first.
+    """
+    message = update.message
+    if message and message.migrate_to_chat_id:
+        return message.chat.id, message.migrate_to_chat_id
+    if message and message.migrate_from_chat_id:
+        return message.migrate_from_chat_id, message.chat.id
+    return None
+
+
+def is_said(message: Message) -> bool:
+    """Whether somebody sent this, as opposed to Telegram telling about a new title, member or pin."""
+    return bool(message.text or message.caption) or message.content_type in SENT_BY_PEOPLE
+
+
+def has_to_be_handled(message: Message) -> bool:
+    """Whether it tells of money that was paid, or of a chat that gets another id: whoever it is from."""
+    return not message.text and bool(
+        (message.successful_payment or message.refunded_payment)
+        or (message.migrate_to_chat_id or message.migrate_from_chat_id)
+    )
+
+
+async def name_of(bot: Bot) -> str | None:
+    """The bot's user name in lower case. Telegram is asked once; `None` when it does not say."""
+    try:
+        async with asyncio.timeout(NAME_SECONDS):
+            return ((await bot.me()).username or "").lower()
+    except (TelegramAPIError, ClientDecodeError, TimeoutError):
+        return None
+
+
+def is_addressed(message: Message, bot_id: int, name: str | None) -> bool:
+    """Whether a message is for the bot: in private, or a command, or with its name, or an answer to it.
+
+    Args:
+        message: what somebody said.
+        bot_id: the bot's id.
+        name: its user name in lower case; `None` when Telegram does not say: any name may be its own then.
+    """
+    if message.chat.type == ChatType.PRIVATE or message.guest_query_id:
+        return True
+    replied = message.reply_to_message
+    # What opens a topic is no message, though all that is said in there replies to it.
+    if replied and replied.from_user and replied.from_user.id == bot_id and not replied.forum_topic_created:
+        return True
+    entities = message.entities or message.caption_entities or ()
+    if any(entity.user and entity.user.id == bot_id for entity in entities):
+        return True
+    text = (message.text or message.caption or "").lower()
+    if (command := COMMAND.match(text)) and not command["whose"]:
+        return True
+    names = _NAMES.findall(text)
+    return bool(names) if name is None else f"@{name}" in names
+
+
+def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | AnswerGuestQuery:
+    """A message to where another one is: the same chat and topic, by the same business connection.
+
+    Where the bot is a guest, it is the one answer that a guest gives.
+    """
+    if isinstance(message, Message) and message.guest_query_id:
+        content = InputTextMessageContent(message_text=text)
+        return message.answer_guest_query(
+            InlineQueryResultArticle(id="answer", title="Answer", input_message_content=content)
+        )
+    topic = message.direct_messages_topic if isinstance(message, Message) else None
+    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
+
+
+def turned_down(update: Update, text: str) -> list[TelegramMethod[Any]]:
+    """What tells somebody that nothing comes of an update, where it can be told."""
+    if query := update.pre_checkout_query or update.shipping_query:
+        return [query.answer(ok=False, error_message=text)]
+    if update.inline_query:
+        return [update.inline_query.answer([], cache_time=0, is_personal=True)]
+    if update.callback_query:
+        return [update.callback_query.answer(text, show_alert=True)]
+    message = update.message or update.guest_message
+    return [answer(message, text)] if message and is_said(message) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who an update is from.
+
+    Attributes:
+        user: who wrote or pressed, if anybody did.
+        chat: where.
+        user_id: whose record it changes; `None` when no person is behind it.
+    """
+
+    user: User | None
+    chat: Chat | None
+    user_id: str | None
+
+    @property
+    def lock_key(self) -> str:
+        """What is handled one after another has the same key."""
+        return self.user_id or f"chat:{self.chat.id if self.chat else ''}"
+
+    @property
+    def language(self) -> str | None:
+        """The user's language, as an IETF tag."""
+        return self.user.language_code if self.user else None
+
+
+def message_in(update: Update) -> Message | None:
+    """The message that was written or edited; `None` when an update brings none, as a pressed button."""
+    return update.message or next(filter(None, (getattr(update, kind) for kind in SAID)), None)
+
+
+def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> Incoming:
+    """What came in, as turns show it."""
+    message = message_in(update)
+    attachments: Sequence[Attachment] = ()
+    title = ""
+    if message and not message.text and is_said(message):
+        attachments = attachments_in(message, bot, settings)
+        names = [f"{file.kind}: {_one_line(file.name)}" if file.name else file.kind for file in attachments]
+        title = f"[{', '.join(names) or ContentType(message.content_type).value}]"
+    if message and message.edit_date:
+        title = f"[edited] {title}".strip()
+    return Incoming(
+        update=update,
+        message=message,
+        chat=sender.chat,
+        user=sender.user if sender.user_id else None,
+        attachments=attachments,
+        at=date_of(update),
+        is_admin=is_listed(settings.admins, sender),
+        title=title,
+    )
+
+
+def attachments_in(message: Message, bot: Bot, settings: Settings) -> list[Attachment]:
+    """The files of a message; none of those that are still to be paid for."""
+    found = []
+    for holder in message.paid_media.paid_media if message.paid_media else [message]:
+        for kind, media_type in FILES.items():
+            file = getattr(holder, kind, None)
+            if not file or (kind == "document" and message.animation):  # the same file once more
+                continue
+            if isinstance(file, list):  # a photo's sizes
+                file = max(file, key=lambda size: size.width * size.height)
+            elif kind == "sticker" and (file.is_animated or file.is_video):
+                media_type = "video/webm" if file.is_video else "application/x-tgsticker"
+            found.append(
+                Attachment(
+                    kind=kind,
+                    media_type=getattr(file, "mime_type", None) or media_type,
+                    size=file.file_size,
+                    name=getattr(file, "file_name", None) or "",
+                    file_id=file.file_id,
+                    fetch=partial(
+                        download,
+                        bot,
+                        file.file_id,
+                        size=file.file_size,
+                        most=settings.attachment_bytes,
+                        seconds=settings.attachment_timeout,
+                    ),
+                )
+            )
+    return found
+
+
+def _one_line(name: str) -> str:
+    return re.sub(r"[\s\[\]]+", " ", name)[:LONGEST_NAME]
+
+
+def sender_of(update: Update) -> Sender:
+    """Who an update is from. Anonymous administrators and channels are nobody."""
+    context = UserContextMiddleware.resolve_event_context(update)
+    message = message_in(update)
+    is_person = context.user is not None and not (message and message.sender_chat)
+    return Sender(
+        user=context.user,
+        chat=context.chat,
+        user_id=str(context.user.id) if context.user and is_person else None,
+    )
+
+
+def is_listed(people: Collection[int | str] | None, sender: Sender) -> bool:
+    """Whether ids or user names (in lower case, without @) name who an update is from."""
+    if not people or sender.user is None or sender.user_id is None:
+        return False
+    return sender.user.id in people or (sender.user.username or "").lower() in people
+
+
+class LruDict(Generic[V]):
+    """A dict by update id that drops the least recently set ids."""
+
+    def __init__(self, limit: int = 65_536) -> None:
+        """Make an empty dict of at most `limit` ids."""
+        self._limit = limit
+        self._values: OrderedDict[int, V] = OrderedDict()
+
+    def __contains__(self, update_id: int) -> bool:
+        """Whether the id is there."""
+        return update_id in self._values
+
+    def get(self, update_id: int, default: V) -> V:
+        """The value of an id."""
+        return self._values.get(update_id, default)
+
+    def set(self, update_id: int, value: V) -> None:
+        """Set a value, which makes the id the newest."""
+        self._values[update_id] = value
+        self._values.move_to_end(update_id)
+        if len(self._values) > self._limit:
+            self._values.popitem(last=False)

@@ -1,1 +1,0 @@
-"""The DynamoDB engine: one item per user, written conditionally."""

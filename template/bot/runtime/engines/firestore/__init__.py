@@ -1,1 +1,0 @@
-"""The Firestore engine: a document per user, written conditionally."""

@@ -1,1 +1,0 @@
-"""The Redis engine: a few keys per user, written together by one script."""

@@ -26,6 +26,9 @@ THE_GROUP, THE_TOPIC = f"{GROUP}::", f"{GROUP}:77:"
 class Recalling(TelegramAgentAdapter):
     """Says what it knows of the conversation so far."""
 
+    def wants(self, update: Update) -> bool:
+        return True
+
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         state["last"] = message
         return " | ".join(said.text for said in self.turn.history if said.role == "user")
@@ -187,6 +190,9 @@ def test_an_update_has_a_place_a_record_and_a_conversation(name: str) -> None:
 class Listing(TelegramAgentAdapter):
     """Keeps a list that all members of a group write to."""
 
+    def wants(self, update: Update) -> bool:
+        return True
+
     def record_of(self, place: Place) -> RecordId | None:
         return chat(place.group) if place.group else super().record_of(place)
 
@@ -209,8 +215,7 @@ async def test_a_group_has_one_record_for_all_who_write_in_it(
                 telegram.message(f"{user}-{number}", user_id=user, chat_id=GROUP)
         telegram.message("mine", user_id=1)
         await telegram.settled()
-        ids = [update_id for update_id in telegram.updates]
-        for update_id in ids[:5]:
+        for update_id in list(telegram.updates)[:5]:
             telegram.repeat(update_id)
         await telegram.settled()
         record = await bot.store.load(chat(GROUP), None)

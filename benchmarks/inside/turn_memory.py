@@ -7,7 +7,7 @@ from typing import Any
 import uvloop
 from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.storage.memory import MemoryStorage
-from turn import USERS, Keeper, OneKey, Ours, WholeDocument, lost, measure, rate_of, said
+from turn import USERS, Keeper, OneKey, Ours, WholeDocument, group_rates, lost, measure, rate_of, said
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import UserRecord
@@ -62,9 +62,9 @@ def _key(user_id: str) -> StorageKey:
 class WaitingStore(MemoryStore):
     """Ours, for such an agent."""
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = "") -> UserRecord:
         """See `StateStore`."""
-        record = await super().load(user_id)
+        record = await super().load(user_id, conversation)
         await asyncio.sleep(0)
         return record
 
@@ -92,8 +92,8 @@ class WaitingAiogram(Aiogram):
 
 async def main() -> None:
     """Fill each, measure."""
-    sketch = Sketch()
-    keepers: dict[str, Keeper] = {"ours": Ours(MemoryStore()), "sketch": sketch, "aiogram": Aiogram()}
+    sketch, store = Sketch(), MemoryStore()
+    keepers: dict[str, Keeper] = {"ours": Ours(store), "sketch": sketch, "aiogram": Aiogram()}
     for keeper in keepers.values():
         for user in range(USERS):
             await keeper.create(str(user))
@@ -107,6 +107,7 @@ async def main() -> None:
     found = {
         "rates": {1: await measure(rates)},
         "lost": {name: await lost(keeper) for name, keeper in waiting.items()},
+        "group": await group_rates(store),
     }
     print(json.dumps(found))
 

@@ -26,6 +26,7 @@ from turn import (
     WholeDocument,
     bytes_per_turn,
     commit_rates,
+    group_rates,
     lost,
     measure,
     rate_of,
@@ -67,6 +68,7 @@ COMMIT = {
     17: "NULL",
     18: "'{}'",
     19: "'{}'::text[]",
+    20: "'{NULL,NULL}'::jsonb[]",
 }
 """What a turn of `turn.Ours` gives the statement of a commit."""
 
@@ -166,6 +168,7 @@ async def compared(url: str, folder: Path, in_the_end: AsyncExitStack) -> dict[s
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
     found["commits"] = await commit_rates(ours.store)
+    found["group"] = await group_rates(ours.store)
     found["bare commits"] = await measure({"wide": bare(pool, "1000-"), "narrow": bare(pool, "10-")})
     found["bytes"] = {}
     for name in keepers:

@@ -25,9 +25,9 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = "") -> UserRecord:
         self.calls.append("load")
-        return await self._store.load(user_id)
+        return await self._store.load(user_id, conversation)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         self.calls.append("commit")

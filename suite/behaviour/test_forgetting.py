@@ -30,10 +30,10 @@ def refused(store: OperatorStore) -> Iterator[set[int]]:
     """Updates for which the store is away: those whose ids are in the set."""
     load, ids = store.load, set[int]()
 
-    async def refusing(user_id: str) -> UserRecord:
+    async def refusing(user_id: str, conversation: str | None = "") -> UserRecord:
         if structlog.contextvars.get_contextvars().get("update_id") in ids:
             raise StateUnavailable("it does not answer")
-        return await load(user_id)
+        return await load(user_id, conversation)
 
     store.load = refusing  # type: ignore[method-assign]
     yield ids

@@ -40,6 +40,7 @@ class Chats(Webhooks):
         super().__post_init__()
         self._message_ids = itertools.count(1)
         self._chats: dict[int, Json] = {}
+        self.administrators: set[tuple[int, int]] = set()  # chat and user
         self._blocked: set[int] = set()
         self._upgraded: dict[int, int] = {}  # groups by id, and what they became
         self._texts: defaultdict[int, list[str]] = defaultdict(list)

@@ -36,6 +36,11 @@ POLL = f"""{AT} {OPTIONS} message_thread_id allow_paid_broadcast question questi
     allow_adding_options hide_results_until_closes members_only country_codes correct_option_ids
     explanation explanation_parse_mode explanation_entities explanation_media open_period close_date
     is_closed description description_parse_mode description_entities media"""
+RIGHTS = words(
+    """can_be_edited is_anonymous can_manage_chat can_delete_messages can_manage_video_chats
+    can_restrict_members can_promote_members can_change_info can_invite_users can_post_stories
+    can_edit_stories can_delete_stories can_send_welcome_messages"""
+)
 EPHEMERAL = "ephemeral_message_parameters "
 FILES = {
     "sendPhoto": "photo show_caption_above_media has_spoiler",
@@ -57,6 +62,7 @@ class Messages:
         query = "callback_query_id text show_alert url cache_time"
         teach = telegram.method
         teach("getMe", "")(self._get_me)
+        teach("getChatMember", "chat_id user_id")(self._get_member)
         teach("sendMessage", SEND + TEXT + EPHEMERAL)(self._send_message)
         for name, own in FILES.items():
             teach(name, SEND + CAPTION + EPHEMERAL + own)(self._send_file)
@@ -69,6 +75,13 @@ class Messages:
         teach("sendPoll", POLL)(self._send_poll)
         teach("deleteMessage", "chat_id message_id")(self._delete_message)
         teach("answerCallbackQuery", query)(self._answer_query)
+
+    async def _get_member(self, call: Call) -> Json:
+        chat_id, user_id = self._telegram.writable(call), integer(call.params, "user_id", 0)
+        user = {"id": user_id, "is_bot": False, "first_name": f"User {user_id}"}
+        if (chat_id, user_id) not in self._telegram.administrators:
+            return {"status": "member", "user": user}
+        return {"status": "administrator", "user": user, **dict.fromkeys(RIGHTS, False)}
 
     async def _get_me(self, call: Call) -> Json:
         abilities = words(

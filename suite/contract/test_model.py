@@ -1,7 +1,8 @@
 """Generated sequences of operations on a store, compared with a plain-dict model after every step."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -11,8 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from bot.runtime.errors import StateConflict, StateTooLarge
-from bot.runtime.state.record import Limits, Message, OutboxEntry, encode_entry
-from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
+from bot.runtime.state.record import Author, Conversation, Limits, Message, OutboxEntry, encode_entry
+from bot.runtime.state.store import (
+    APPLIED_LIMIT,
+    Changes,
+    ConversationChange,
+    OperatorStore,
+    next_version,
+)
 from suite.contract.harness import Harness, make_harness
 
 pytestmark = pytest.mark.clause("store.model")
@@ -23,6 +30,15 @@ KEYS = st.sampled_from(["a", "b", "", "ключ", "with space"])
 NUMBERS = st.integers(-5, 5)
 VALUES = st.none() | NUMBERS | st.text("xé👋", max_size=3) | st.lists(NUMBERS, max_size=2)
 UPDATE_IDS = st.integers(0, 400)
+AUTHORS = st.none() | st.just(Author(7, 'Ann "ü"'))
+CONVERSATIONS = st.sampled_from(["", "-1::", "-1:2:", "ключ ::"])
+MESSAGES = st.builds(
+    Message, st.sampled_from(["user", "assistant"]), st.text("hi👋\n", max_size=3), st.just(1.0), AUTHORS
+)
+TALKS = st.dictionaries(
+    CONVERSATIONS, st.tuples(st.lists(MESSAGES, max_size=3), st.integers(0, 4)), max_size=2
+)
+"""Per conversation, what is appended and how many messages stay."""
 MARKS = UPDATE_IDS.map(str) | st.just("flood")
 
 
@@ -39,6 +55,26 @@ class Model:
     forgotten: int = 0
     marks: dict[str, Any] = field(default_factory=dict)
     exists: bool = False
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+    others: dict[str, list[Message]] = field(default_factory=dict)
+
+    @property
+    def is_marker(self) -> bool:
+        """Whether it says no more than that somebody was forgotten."""
+        return bool(self.forgotten) and not (self.state or self.fsm or self.history or self.conversations)
+
+    def with_talks(self, changes: Changes, talks: Mapping[str, tuple[list[Message], int]]) -> Changes:
+        """The changes, and what is said in further conversations."""
+        conversations: dict[str, ConversationChange | None] = {}
+        for name, (messages, keep) in talks.items():
+            old = self.conversations.get(name)
+            following = (old.next if old else next_version(0)) + len(messages)
+            count = min(keep, len(self.others.get(name, ())) + len(messages))
+            now = Conversation(following - count, following, 9, 1.0)
+            conversations[name] = ConversationChange(now, tuple(messages if name else ())) if count else None
+            if not name:
+                conversations[name] = ConversationChange(Conversation(0, keep, 9, 1.0)) if keep else None
+        return replace(changes, conversations=conversations)
 
     def apply(self, changes: Changes, version: int) -> None:
         """Do to the model what a commit does to a record."""
@@ -57,6 +93,14 @@ class Model:
         self.history += changes.messages
         if changes.keep_history is not None:
             self.history = self.history[max(0, len(self.history) - changes.keep_history) :]
+        for name, change in changes.conversations.items():
+            if change is None:
+                self.conversations.pop(name, None)
+                self.others.pop(name, None)
+                continue
+            self.conversations[name] = change.now
+            if name:
+                self.others[name] = [*self.others.get(name, ()), *change.messages][-change.kept :]
         self.applied = [*self.applied, *changes.applied][-APPLIED_LIMIT:]
         for update_id, entry in changes.outbox.items():
             self.outbox.pop(update_id, None)
@@ -83,12 +127,10 @@ def all_changes(draw: st.DrawFn) -> Changes:
             reply = {"method": "sendMessage", "params": {"text": str(update_id)}}
             outbox[update_id] = encode_entry(OutboxEntry([reply], 1.0))
     marks = st.none() | st.just(b"[1,2]")
-    roles = st.sampled_from(["user", "assistant"])
-    message = st.builds(Message, roles, st.text("hi👋", max_size=3), st.just(1.0))
     return Changes(
         state=draw(st.dictionaries(KEYS, encoded, max_size=3)),
         fsm=draw(st.dictionaries(KEYS, flow, max_size=2)),
-        messages=tuple(draw(st.lists(message, max_size=3))),
+        messages=tuple(draw(st.lists(MESSAGES, max_size=3))),
         clear_history=draw(st.booleans()),
         keep_history=draw(st.none() | st.integers(0, 6)),
         applied=tuple(applied),
@@ -139,10 +181,13 @@ class StoreMachine(RuleBasedStateMachine):
         model.apply(changes, version)
         self.last = (user_id, changes, expect)
 
-    @rule(user_id=USERS, changes=all_changes(), is_merge=st.booleans())
-    def commits(self, user_id: str, changes: Changes, is_merge: bool) -> None:
+    @rule(user_id=USERS, changes=all_changes(), is_merge=st.booleans(), talks=TALKS)
+    def commits(self, user_id: str, changes: Changes, is_merge: bool, talks: Any) -> None:
         self.touched = user_id
-        expect = None if is_merge else self.models.get(user_id, Model()).version
+        model = self.models.get(user_id, Model())
+        expect = None if is_merge else model.version
+        if not is_merge:
+            changes = model.with_talks(changes, talks)
         if changes.size <= MAX_BYTES:
             self.applied(user_id, changes, expect)
             return
@@ -181,9 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
     def forgets(self, user_id: str) -> None:
         self.touched = user_id
         model = self.models.setdefault(user_id, Model())
-        had_something = model.exists and not (
-            model.forgotten and not (model.state or model.fsm or model.history)
-        )
+        had_something = model.exists and not model.is_marker
         assert self.runner.run(self.store.forget(user_id)) is had_something
         version = self.runner.run(self.store.load(user_id)).version
         assert version > model.version
@@ -209,6 +252,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def agrees_about(self, user_id: str) -> None:
         model = self.models.get(user_id, Model())
+        for name in model.others:
+            record = self.runner.run(self.store.load(user_id, name))
+            assert (record.history, record.others) == (model.others[name], {})
+        record = self.runner.run(self.store.load(user_id, None))
+        assert record.others == model.others
+        assert record.conversations == model.conversations
         record = self.runner.run(self.store.load(user_id))
         assert record.version == model.version
         assert record.state == model.state
@@ -227,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = {
             user_id
             for user_id, model in self.models.items()
-            if model.exists and not (model.forgotten and not (model.state or model.fsm or model.history))
+            if model.exists and not model.is_marker
         }
         assert self.runner.run(listed()) == expected
 

@@ -34,14 +34,14 @@ class Faults:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = "") -> UserRecord:
         if self.loads_to_refuse:
             self.loads_to_refuse -= 1
             raise StateUnavailable("connection refused", user_id)
         if self.loads_to_break:
             self.loads_to_break -= 1
             raise RuntimeError("a driver's own words")
-        return await self._store.load(user_id)
+        return await self._store.load(user_id, conversation)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         if self.commits_to_refuse:

@@ -40,7 +40,11 @@ def balance(
         ledger.write(place, name, number)
     export: dict[str, Any] = {"state": {"effects": effects}}
     if history is not None:
-        export["history"] = [{"role": "user", "text": f"{name} 0.1"} for name in history]
+        said_there = {
+            letter: [{"role": "user", "text": f"{name} 0.1"} for name in history if name[0] == letter]
+            for letter in "pg"
+        }
+        export |= {"history": said_there["p"], "conversations": {"-1::": said_there["g"]}}
     group = [f"g3 #{effects.index('g3') + 1}"]
     return ledger.balance({1: export}, {1: said, -1: group})
 
@@ -73,6 +77,35 @@ def test_each_fault_is_noticed(
     assert found.row == row
     assert not found.is_clean
     assert str(row[0]) in table({"run": found})
+
+
+@pytest.mark.clause("history.apart")
+def test_what_is_kept_in_the_wrong_place_or_as_somebody_elses_is_noticed() -> None:
+    shared = Place(-500, -500)
+    ledger = Ledger()
+    ledger.write(PLACE, "p1", 1)
+    for number, (name, author) in enumerate([("s1", 1), ("s2", 2), ("s3", 1)], start=2):
+        ledger.write(shared, name, number, author)
+
+    def balance(private: list[str], group: list[tuple[str, int | None]]) -> Balance:
+        messages: list[Any] = [{"role": "user", "text": name, "author": {"id": by}} for name, by in group]
+        exports = {
+            1: {
+                "state": {"effects": ["p1"]},
+                "history": [{"role": "user", "text": name} for name in private],
+            },
+            -500: {"state": {"effects": ["s1", "s2", "s3"]}, "history": messages},
+        }
+        return ledger.balance(exports, {1: ["p1 #1"], -500: ["s1 #1", "s2 #2", "s3 #3"]})
+
+    assert balance(["p1"], [("s1", 1), ("s2", 2), ("s3", 1)]) == Balance(sent=4)
+    assert balance(["p1"], [("s2", 2), ("s3", 1)]) == Balance(sent=4), "the newest"
+    assert balance(["p1"], [("p1", None), ("s3", 1)]).untrue == ["p1 of user -500, kept in chat -500"]
+    assert balance(["s2"], [("s3", 1)]).untrue == ["s2 of user 1, kept in chat 1"]
+    assert balance(["p1"], [("s1", 1), ("s2", 1), ("s3", 1)]).untrue == ["s2 of user -500, kept in chat -500"]
+    assert balance(["p1"], [("s1", 1), ("s1", 1), ("s3", 1)]).row[2] == 1
+    ledger.forget(1, 9, beside=[])
+    assert balance([], [("s2", 2), ("s3", 1)]).untrue == []
 
 
 def test_an_apology_takes_the_place_of_effect_and_reply() -> None:

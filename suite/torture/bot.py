@@ -5,6 +5,7 @@ be set wrong: SIGUSR1 moves it to where the file `TORTURE_CLOCK` says, in second
 """
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -14,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from bot.agent_adapter import TelegramAgentAdapter
+from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat
 from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
-from suite.torture.names import file_of
+from suite.torture.names import SHARED, TELL, file_of
 
 if TYPE_CHECKING:
     from bot.runtime.app import Owner
@@ -27,16 +28,24 @@ if TYPE_CHECKING:
 class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
+    def record_of(self, place: Place) -> RecordId | None:
+        return chat(place.chat) if place.chat in SHARED else super().record_of(place)
+
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         from aiogram.methods import SendDocument
         from aiogram.types import BufferedInputFile
 
+        if message == TELL:
+            told = {"state": state, "history": [said.to_json() for said in self.turn.history]}
+            document = BufferedInputFile(json.dumps(told).encode(), "told.json")
+            self.turn.reply(SendDocument(chat_id=int(self.turn.user_id), document=document))
+            return "told"
         name, seconds = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))
         effects.append(name)
         if content := file_of(name):
-            chat_id = int(self.turn.user_id) if name[0] == "p" else -1_000 - int(self.turn.user_id)
+            chat_id = -1_000 - int(self.turn.user_id) if name[0] == "g" else int(self.turn.user_id)
             self.turn.reply(SendDocument(chat_id=chat_id, document=BufferedInputFile(content, name)))
         return f"{name} #{len(effects)}"
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from suite.torture.backend import Backend, Felt, rendered_backends, times
 from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
-from suite.torture.names import file_of
+from suite.torture.names import SHARED, TELL, file_of
 from suite.torture.people import USERS, People
 from suite.torture.plan import Plan
 from suite.torture.processes import Replica, balancer, running
@@ -154,7 +154,9 @@ async def torture(
 
         ledger = Ledger()
         is_ours = setup.bot == Setup.bot
-        people = People(telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours)
+        people = People(
+            telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours, share=is_ours
+        )
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
         chance = Random(f"{seed} {setup.name}")
@@ -175,7 +177,7 @@ async def torture(
             tell("all is well again")
             await _settled(telegram)
             await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
-            exports = await _exports(telegram, setup.asks)
+            exports = await _exports(telegram, setup.asks, SHARED if is_ours else ())
             tell("everybody has their data")
             await _late_replies(telegram, ledger)
         except TimeoutError as error:
@@ -238,8 +240,8 @@ async def _late_replies(telegram: FakeTelegram, ledger: Ledger) -> None:
         await telegram.wait_for(lambda: not ledger.missing(_said(telegram, ledger)), PATIENCE)
 
 
-async def _exports(telegram: FakeTelegram, asks: str) -> dict[int, dict[str, Any]]:
-    """What the bot keeps about each user, as it tells them when they ask."""
+async def _exports(telegram: FakeTelegram, asks: str, shared: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What the bot keeps about each user, and each of those groups, as it tells them when they ask."""
     exports: dict[int, dict[str, Any]] = {}
 
     def missing() -> set[int]:
@@ -247,14 +249,17 @@ async def _exports(telegram: FakeTelegram, asks: str) -> dict[int, dict[str, Any
             for content in sent.files.values() if sent.method == "sendDocument" else ():
                 with suppress(ValueError):  # an owner's agent may send files of its own
                     exports[sent.chat_id] = json.loads(content)
-        return set(range(1, USERS + 1)) - exports.keys()
+        return {*range(1, USERS + 1), *shared} - exports.keys()
 
     give_up = time.monotonic() + PATIENCE
     while users := missing():
         if time.monotonic() > give_up:
             raise TimeoutError(f"no answer to {asks} for users {users}")
         for user_id in users:
-            telegram.message(asks, user_id=user_id)
+            if user_id in shared:
+                telegram.message(TELL, user_id=1, chat_id=user_id)
+            else:
+                telegram.message(asks, user_id=user_id)
         await _settled(telegram)
         with suppress(TimeoutError):
             await telegram.wait_for(lambda: not missing(), 5)

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 from suite.torture.names import file_of
 
 # What an owner's agent says besides is its own affair.
-_REPLY = re.compile(r"[pg]\d+ #\d+")
-_SORRY = re.compile(r"[pg]\d+ sorry")
+_REPLY = re.compile(r"[pgs]\d+ #\d+")
+_NAME = re.compile(r"[pgs]\d+")
+_SORRY = re.compile(r"[pgs]\d+ sorry")
 
 
 class Place(NamedTuple):
-    """Where somebody writes. Telegram keeps the order within one."""
+    """Where somebody writes. Telegram keeps the order within one.
+
+    In a group with a record of its own all write as one, who has the group's id.
+    """
 
     user_id: int
     chat_id: int
@@ -30,7 +34,8 @@ class Balance:
         lost: those without an effect on state.
         doubled: effects beyond the first, and effects of nothing.
         missing: updates without a reply.
-        untrue: replies that say something else than what was kept.
+        untrue: replies that say something else than what was kept, and what is kept in the wrong place, or as
+            somebody else's.
         disorder: effects and replies that came after one that should have followed them.
         apologies: updates that were apologised for, which is no fault of the bot.
     """
@@ -64,9 +69,12 @@ class Ledger:
     shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
     forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
     beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
+    authors: dict[tuple[Place, str], int] = field(default_factory=dict)  # where all write as one
 
-    def write(self, place: Place, name: str, update_id: int) -> None:
+    def write(self, place: Place, name: str, update_id: int, author: int | None = None) -> None:
         self.written[place][name] = update_id
+        if author:
+            self.authors[place, name] = author
 
     def missing(self, said: Mapping[int, Sequence[str]]) -> list[str]:
         """Messages without a reply so far."""
@@ -93,7 +101,7 @@ class Ledger:
         An agent may raise. Then its user gets an apology, `NAME sorry`, in the place of effect and reply.
 
         Args:
-            exports: per user, what the bot says it keeps about them (`/export`).
+            exports: per user, or group with a record of its own, what the bot says it keeps (`/export`).
             said: per chat, the texts that the bot sent there.
         """
         balance = Balance()
@@ -102,7 +110,7 @@ class Ledger:
             effects = exports[user_id]["state"].get("effects", [])
             sorry = {name for place in places for name in _apologies(said.get(place.chat_id, ()))}
             balance += self._effects(user_id, places, effects, sorry)
-            balance += _history(user_id, effects, exports[user_id].get("history", ()))
+            balance += self._conversations(user_id, effects, exports[user_id])
             for place in places:
                 balance += self._replies(place, effects, said.get(place.chat_id, ()))
         return balance
@@ -117,7 +125,7 @@ class Ledger:
         for place, names in self.written.items():
             for name in names:
                 # The bot knows of one group per person; from whichever they write, files go there.
-                chat_id = place.chat_id if place.chat_id > 0 else -1_000 - place.user_id
+                chat_id = -1_000 - place.user_id if name[0] == "g" else place.chat_id
                 expected, found = file_of(name), sent.get((chat_id, name), ())
                 if expected and not found and self.is_certain(place, name):
                     balance.missing.append(f"file of {name} of user {place.user_id}")
@@ -139,6 +147,37 @@ class Ledger:
         )
         for place in places:
             balance.disorder += self._disorder(place, effects)
+        return balance
+
+    def _conversations(self, user_id: int, effects: Sequence[str], export: Mapping[str, Any]) -> Balance:
+        """Each conversation, of which the newest part is kept, is changed together with the state."""
+        balance = Balance()
+        conversations = {user_id: export.get("history", ())}
+        for name, messages in export.get("conversations", {}).items():
+            conversations[int(name.split(":")[0])] = messages
+        for chat_id, messages in conversations.items():
+            place = Place(user_id, chat_id)
+            talked: dict[int | None, list[str]] = defaultdict(list)
+            for message in messages:
+                name = message["text"].split()[0]
+                author = self.authors.get((place, name))
+                if message["role"] != "user" or not _NAME.fullmatch(name):
+                    continue
+                if name not in self.written[place] or message.get("author", {}).get("id") != author:
+                    balance.untrue.append(f"{name} of user {user_id}, kept in chat {chat_id}")
+                talked[author].append(name)
+            for author, names in talked.items():
+                happened = [
+                    name
+                    for name in effects
+                    if name in self.written[place] and self.authors.get((place, name)) == author
+                ]
+                newest, found = Counter(happened[len(happened) - len(names) :]), Counter(names)
+                if author in self.forgotten:  # what they wrote before may be gone
+                    balance.doubled += _labels(user_id, found - Counter(happened))
+                else:
+                    balance.lost += _labels(user_id, newest - found)
+                    balance.doubled += _labels(user_id, found - newest)
         return balance
 
     def _replies(self, place: Place, effects: Sequence[str], said: Sequence[str]) -> Balance:
@@ -168,13 +207,6 @@ class Ledger:
             for earlier, later in pairwise(came)
             if updates[later] < updates[earlier]
         ]
-
-
-def _history(user_id: int, effects: Sequence[str], history: Iterable[Mapping[str, Any]]) -> Balance:
-    """The conversation, of which the newest part is kept, is changed together with the state."""
-    talked = [message["text"].split()[0] for message in history if message["role"] == "user"]
-    expected, found = Counter(effects[len(effects) - len(talked) :]), Counter(talked)
-    return Balance(lost=_labels(user_id, expected - found), doubled=_labels(user_id, found - expected))
 
 
 def _answered(said: Iterable[str]) -> list[str]:

@@ -7,6 +7,12 @@ OWNERS_BOT = "suite.torture.owners_bot"
 ASK = "/what-the-torture-noted"
 """The message at which the bot tells every name it noted about a user."""
 
+SHARED = (-500, -501)
+"""Groups that have a record of their own, in which everybody writes."""
+
+TELL = "tell"
+"""The message at which the bot sends what it keeps about such a group."""
+
 FILE_BYTES = 300_000
 """Of the file that comes with some replies: more than one part."""
 
@@ -16,5 +22,5 @@ def file_of(name: str) -> bytes | None:
     return name.encode().ljust(FILE_BYTES, b"\xff") if name.endswith("0") else None
 
 
-NAME = re.compile(r"[pg]\d+(?= \d+\.\d+$)")
+NAME = re.compile(r"[pgs]\d+(?= \d+\.\d+$)")
 """The name of a message, as people under torture write it."""

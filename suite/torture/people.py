@@ -7,6 +7,7 @@ from random import Random
 from suite.bot_api import FakeTelegram
 from suite.bot_api.call import Json
 from suite.torture.ledger import Ledger, Place
+from suite.torture.names import SHARED
 
 USERS = 10
 PAID = 0.1
@@ -15,10 +16,20 @@ MESSAGES_A_SECOND = 80
 
 
 class People:
-    """Each writes in private and in a group: Telegram keeps the order within each, not between the two."""
+    """Each writes in private, in a group and, where that is shared, in groups with all others.
+
+    Telegram keeps the order within each, not between them.
+    """
 
     def __init__(
-        self, telegram: FakeTelegram, ledger: Ledger, chance: Random, most_waiting: int, pay: bool
+        self,
+        telegram: FakeTelegram,
+        ledger: Ledger,
+        chance: Random,
+        most_waiting: int,
+        *,
+        pay: bool,
+        share: bool,
     ) -> None:
         self.updates: list[int] = []
         self._telegram = telegram
@@ -27,6 +38,7 @@ class People:
         self._most_waiting = most_waiting
         self._pay = pay
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
+        self._shared = dict.fromkeys(SHARED if share else (), 0)
 
     async def write(self) -> None:
         """Write until cancelled."""
@@ -43,7 +55,7 @@ class People:
     def message(self, seconds: float) -> None:
         """Somebody writes what the agent has to think about for so long."""
         user_id = self._chance.choice(list(self._written))
-        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id]), seconds)
+        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id, *self._shared]), seconds)
 
     def message_everywhere(self, user_id: int, chats: int) -> None:
         """One person writes in so many groups."""
@@ -60,8 +72,10 @@ class People:
             self._ledger.forget(user_id, pressed, [each for each in self.updates if each > pressed])
 
     def _message(self, user_id: int, chat_id: int, seconds: float) -> None:
-        self._written[user_id] += 1
-        name = f"{'p' if chat_id > 0 else 'g'}{self._written[user_id]}"
+        is_shared = chat_id in self._shared
+        counts, whose = (self._shared, chat_id) if is_shared else (self._written, user_id)
+        counts[whose] += 1
+        name = f"{'s' if is_shared else 'p' if chat_id > 0 else 'g'}{counts[whose]}"
         fields = {"reply_to_message": self._of_bot(chat_id)} if chat_id < 0 else {}
         text = f"{name} {seconds:.3f}"
         is_paid = self._pay and chat_id > 0 and self._chance.random() < PAID
@@ -70,7 +84,7 @@ class People:
         update_id = self._telegram.message(
             None if is_paid else text, user_id=user_id, chat_id=chat_id, **fields
         )
-        self._ledger.write(Place(user_id, chat_id), name, update_id)
+        self._ledger.write(Place(whose, chat_id), name, update_id, user_id if is_shared else None)
         self.updates.append(update_id)
 
     def _of_bot(self, chat_id: int) -> Json:

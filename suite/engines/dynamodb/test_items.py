@@ -13,6 +13,7 @@ from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
 from bot.runtime.state.record import Message, OutboxEntry, encode_entry
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes
+from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
 from suite.engines.dynamodb.harness import DynamodbHarness
 
@@ -223,3 +224,28 @@ async def test_namespaces_share_a_table(store: DynamodbStore, harness: Harness) 
     assert (await stranger.load("1")).version == 0
     assert [user async for user in stranger.users()] == []
     await other.close()
+
+
+@pytest.mark.clause("engine.layout")
+async def test_the_first_layout_holds_the_private_conversation(store: DynamodbStore) -> None:
+    item = {
+        "id": {"S": store._user("1")},
+        "state:a": {"S": "1"},
+        "history": {"S": '[{"role":"user","text":"my PIN is 1234","at":1.5}]'},
+        "version": {"N": "1700000000000000"},
+        "token": {"S": "abc"},
+    }
+    await store.client.call("put_item", "1", Item=item)
+    record = await store.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234"]
+    assert (record.state, record.conversations, record.others) == ({"a": 1}, {}, {})
+    assert (await store.load("1", "-100::")).history == []
+
+    async def change(turn: Turn) -> None:
+        turn.remember("user", "hello")
+
+    for conversation in ("", "-100::"):
+        await mutate(store, "1", change, conversation=conversation)
+    record = await store.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "hello"]
+    assert [message.text for message in record.others["-100::"]] == ["hello"]

@@ -267,3 +267,29 @@ async def test_what_a_commit_does_not_write_is_corrupt(
     assert [user async for user in direct.users()] == ["1"]
     assert await direct.forget("1") is True
     assert (await direct.load("1")).applied == (() if "applied" in fields else (7,))
+
+
+@pytest.mark.clause("engine.layout")
+async def test_the_first_layout_holds_the_private_conversation(
+    direct: FirestoreStore, google: AsyncClient
+) -> None:
+    document = {
+        "token": "abc",
+        "applied": "[]",
+        "state": {"a": "1"},
+        "history": {"1": '{"role":"user","text":"my PIN is 1234","at":1.5}'},
+    }
+    await google.collection(direct._namespace).document("1").set(document)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234"]
+    assert (record.state, record.conversations, record.others) == ({"a": 1}, {}, {})
+    assert (await direct.load("1", "-100::")).history == []
+
+    async def change(turn: Turn) -> None:
+        turn.remember("user", "hello")
+
+    for conversation in ("", "-100::"):
+        await mutate(direct, "1", change, conversation=conversation)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "hello"]
+    assert [message.text for message in record.others["-100::"]] == ["hello"]

@@ -17,6 +17,7 @@ from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.errors import StateCorrupt, StateError
 from bot.runtime.state.record import Message
 from bot.runtime.state.store import Changes
+from bot.runtime.state.turn import Turn, mutate
 from suite.engines.postgres.harness import server_url
 
 pytestmark = pytest.mark.clause("engine.migrate")
@@ -73,6 +74,37 @@ async def test_up_down_and_up_again(database: Database, connection: Connection, 
     record = await store.load("1")
     assert record.state == {"a": 1}
     assert record.history == []
+    await store.close()
+
+
+async def test_messages_of_the_first_layout_are_the_private_conversation(
+    database: Database, connection: Connection, empty_schema: str
+) -> None:
+    await postgres_schema.migrate(database, empty_schema, "state_0001")
+    await connection.execute(f"""
+        INSERT INTO {empty_schema}.user_state (user_id, state, version, token, first_message, next_message)
+            VALUES ('1', '{{"a": 1}}', 1700000000000000, 'abc', 2, 4);
+        INSERT INTO {empty_schema}.user_message (user_id, number, role, text, at)
+            VALUES ('1', 2, 'user', 'my PIN is 1234', 1.5), ('1', 3, 'assistant', 'noted', 2.5);
+    """)
+    store = PostgresStore(database, schema=empty_schema)
+    with pytest.raises(StateError, match=r"run `bot migrate`$"):
+        await store.connect()
+    await postgres_schema.migrate(database, empty_schema, OURS)
+    await store.connect()
+    record = await store.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "noted"]
+    assert (record.conversations, record.others) == ({}, {})
+    assert (await store.load("1", "-100::")).history == []
+
+    async def change(turn: Turn) -> None:
+        turn.remember("user", "hello all")
+
+    await mutate(store, "1", change, conversation="-100::")
+    await mutate(store, "1", change)
+    record = await store.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "noted", "hello all"]
+    assert [message.text for message in record.others["-100::"]] == ["hello all"]
     await store.close()
 
 

@@ -9,9 +9,16 @@ import pytest
 
 from bot.runtime.engines.redis.store import DEFAULT_TTL, RedisStore
 from bot.runtime.errors import StateCorrupt
-from bot.runtime.state.record import Message, OutboxEntry, encode_entry
-from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes, OperatorStore
+from bot.runtime.state.record import Conversation, Message, OutboxEntry, encode_entry
+from bot.runtime.state.store import (
+    APPLIED_LIMIT,
+    FORGOTTEN_SECONDS,
+    Changes,
+    ConversationChange,
+    OperatorStore,
+)
 from bot.runtime.state.transfer import export_lines
+from bot.runtime.state.turn import Turn, mutate
 from suite.engines.redis.server import Server, make_store
 
 pytestmark = pytest.mark.clause("engine.layout")
@@ -25,6 +32,9 @@ EVERYTHING = Changes(
     messages=(Message("user", MARK, 1.0), Message("assistant", MARK, 2.0)),
     applied=(5, 6),
     outbox={6: encode_entry(OutboxEntry([{"text": MARK}], 1.0))},
+    conversations={
+        f"-1::{MARK}": ConversationChange(Conversation(0, 2, 99, 2.0), (Message("user", MARK, 1.0),) * 2)
+    },
 )
 
 
@@ -58,6 +68,8 @@ async def test_state_stands_there_as_it_is_documented(direct: RedisStore) -> Non
     }
     history = await ask("LRANGE", f"test:user:{{{USER}}}:history", 0, -1)
     assert [json.loads(message)["text"] for message in history] == [MARK, MARK]
+    talk = await ask("HGET", f"test:user:{{{USER}}}:talks", f"-1::{MARK}")
+    assert [json.loads(message)["text"] for message in talk.splitlines()] == [MARK, MARK]
     assert sorted(await dump(direct)) == sorted(direct._keys(USER))
 
 
@@ -73,7 +85,7 @@ async def test_forgetting_leaves_nothing_but_a_version_and_applied_ids(direct: R
     assert await direct.forget(USER) is True
     left = await dump(direct)
     record = await direct.load(USER)
-    _, _, meta, applied = direct._keys(USER)
+    _, _, meta, applied, _ = direct._keys(USER)
     assert before.items() <= left.items()
     assert left.keys() - before.keys() == {meta, applied}
     assert await direct.connection.ask("HGETALL", meta) == {
@@ -115,14 +127,14 @@ async def test_how_long_records_and_markers_are_kept(direct: RedisStore, server:
     assert (await lifetimes(direct, "1"))[0] // 1000 - seconds in (DEFAULT_TTL, DEFAULT_TTL + 1)
     for_ever = make_store(server.url, ttl=None)
     await for_ever.commit("2", EVERYTHING, expect=0)
-    assert await lifetimes(for_ever, "2") == [-1] * 4
+    assert await lifetimes(for_ever, "2") == [-1] * 5
     brief = make_store(server.url, ttl=1)
     for store, user in ((direct, "1"), (for_ever, "2"), (brief, "3")):
         await store.forget(user)
-        _, _, meta, _ = await lifetimes(store, user)
+        _, _, meta, *_ = await lifetimes(store, user)
         assert meta // 1000 - seconds in (FORGOTTEN_SECONDS, FORGOTTEN_SECONDS + 1)
     await for_ever.commit("2", EVERYTHING, expect=None)
-    assert await lifetimes(for_ever, "2") == [-1] * 4, "who comes back is no marker any more"
+    assert await lifetimes(for_ever, "2") == [-1] * 5, "who comes back is no marker any more"
     await for_ever.close()
     await brief.close()
 
@@ -219,7 +231,7 @@ async def test_what_is_kept_of_old_updates_does_not_grow(direct: RedisStore) -> 
     reply = encode_entry(OutboxEntry([], 1.0))
     for n in range(1_000_000_000, 1_000_002_000):
         await direct.commit("1", Changes(applied=(n,), outbox={n: reply}), expect=None)
-    _, _, meta, applied = direct._keys("1")
+    _, _, meta, applied, _ = direct._keys("1")
     assert await direct.connection.ask("STRLEN", applied) <= 2 * 11 * APPLIED_LIMIT
     assert await direct.connection.ask("HLEN", meta) <= 2 * APPLIED_LIMIT + 4
     record = await direct.load("1")
@@ -260,3 +272,38 @@ async def test_bots_on_one_server_do_not_see_each_other(server: Server) -> None:
         assert (await store.load("1")).state == ({} if number == 1 else {"n": number})
         assert [user async for user in store.users()] == ([] if number == 1 else ["1"])
         await store.close()
+
+
+@pytest.mark.clause("engine.layout")
+async def test_the_first_layout_holds_the_private_conversation(direct: RedisStore) -> None:
+    for command in (
+        ("HSET", "state", "a", "1"),
+        ("RPUSH", "history", '{"role":"user","text":"my PIN is 1234","at":1.5}'),
+        (
+            "HSET",
+            "meta",
+            "version",
+            "1700000000000000",
+            "token",
+            "abc",
+            "forgotten",
+            "0",
+            "parts",
+            "state history",
+        ),
+    ):
+        name, part, *rest = command
+        await direct.connection.ask(name, f"test:user:{{1}}:{part}", *rest)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234"]
+    assert (record.state, record.conversations, record.others) == ({"a": 1}, {}, {})
+    assert (await direct.load("1", "-100::")).history == []
+
+    async def change(turn: Turn) -> None:
+        turn.remember("user", "hello")
+
+    for conversation in ("", "-100::"):
+        await mutate(direct, "1", change, conversation=conversation)
+    record = await direct.load("1", None)
+    assert [message.text for message in record.history] == ["my PIN is 1234", "hello"]
+    assert [message.text for message in record.others["-100::"]] == ["hello"]

@@ -7,6 +7,8 @@
     applied     JSON of the ids of the updates applied last, oldest first
     outbox:<id> JSON of the replies of an update
     mark:<name> JSON of bookkeeping that outlives forgetting
+    said:<name> JSON of the messages of a further conversation, oldest first
+    talk:<name> JSON of what is noted of a conversation, where there are several
     version     grows with every commit
     token       names the commit that wrote this version
     forgotten   the version at which the user was last forgotten
@@ -18,7 +20,7 @@ The files of replies are items of their own, `<namespace>:file:<id>:<part>`, wit
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,7 +28,7 @@ import orjson
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Message, OutboxEntry, UserRecord, decode_record
+from bot.runtime.state.record import HOME, Message, OutboxEntry, UserRecord, decode_record
 from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -34,6 +36,7 @@ Item = Mapping[str, Mapping[str, Any]]
 
 KEY = "id"
 STATE, FSM, OUTBOX, MARK = "state:", "fsm:", "outbox:", "mark:"
+SAID, TALK = "said:", "talk:"
 EXPIRES = "expires"
 
 ITEM_LIMIT = 400 * 1024
@@ -78,24 +81,30 @@ def size_of(item: Item) -> int:
     return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
 
 
-def decode(user_id: str, item: Item) -> UserRecord:
-    """Make a record of an item.
+def decode(user_id: str, item: Item, conversation: str | None) -> UserRecord:
+    """Make a record, with one conversation or all, of an item.
 
     Raises:
         StateCorrupt: it is none.
     """
     try:
+        wanted = (name for name, _ in _after(SAID, item)) if conversation is None else (conversation,)
+        others = {name: _messages(f"{SAID}{name}", item) for name in wanted if name}
+        history = others.pop(conversation) if conversation else _messages("history", item)
         return decode_record(
             user_id,
             version=version_of(item),
             token=item["token"]["S"],
             state=dict(_after(STATE, item)),
             fsm=dict(_after(FSM, item)),
-            history=[Message(each["role"], each["text"], each["at"]) for each in _history(item)],
+            history=history,
             applied=tuple(_applied(item)),
             outbox={int(key): value for key, value in _after(OUTBOX, item)},
             forgotten=_forgotten(item),
             marks=dict(_after(MARK, item)),
+            conversation=conversation or HOME,
+            conversations=dict(_after(TALK, item)),
+            others=others,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
@@ -119,11 +128,17 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     new = {
         name: value
         for name, value in item.items()
-        if name.startswith(MARK if changes.forget else (STATE, FSM, OUTBOX, MARK))
+        if name.startswith(MARK if changes.forget else (STATE, FSM, OUTBOX, MARK, SAID, TALK))
     }
     if "forgotten" in old:
         new["forgotten"] = old["forgotten"]
-    changed = ((STATE, changes.state), (FSM, changes.fsm), (OUTBOX, changes.outbox), (MARK, changes.marks))
+    changed = (
+        (STATE, changes.state),
+        (FSM, changes.fsm),
+        (OUTBOX, changes.outbox),
+        (MARK, changes.marks),
+        (TALK, changes.noted),
+    )
     for prefix, values in changed:
         for key, value in values.items():
             name = f"{prefix}{key}"
@@ -132,8 +147,15 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
             else:
                 new[name] = {"S": value.decode()}
 
-    history = [] if changes.clear_history else _history(old)
-    history += [orjson.Fragment(dumps(message.to_json(), "history")) for message in changes.messages]
+    for name, change in changes.conversations.items():
+        if change is None:
+            new.pop(f"{SAID}{name}", None)
+        elif name:
+            said = [*_said(f"{SAID}{name}", old), *_fragments(change.messages)]
+            new[f"{SAID}{name}"] = {"S": orjson.dumps(said[len(said) - change.kept :]).decode()}
+
+    history = [] if changes.clear_history else _said("history", old)
+    history += _fragments(changes.messages)
     if changes.keep_history is not None:
         history = history[len(history) - min(len(history), changes.keep_history) :]
     if history:
@@ -149,7 +171,7 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     new["version"], new["token"] = {"N": str(version)}, {"S": changes.token}
     if changes.forget:
         new["forgotten"] = new["version"]
-    has_content = "history" in new or any(name.startswith((STATE, FSM)) for name in new)
+    has_content = "history" in new or any(name.startswith((STATE, FSM, TALK)) for name in new)
     lifetime = ttl
     if "forgotten" in new and not has_content:
         new["marker"] = {"BOOL": True}
@@ -212,8 +234,16 @@ def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:
     return operation, parameters
 
 
-def _history(item: Item) -> list[Any]:
-    return list(loads(item["history"]["S"])) if "history" in item else []
+def _said(name: str, item: Item) -> list[Any]:
+    return list(loads(item[name]["S"])) if name in item else []
+
+
+def _messages(name: str, item: Item) -> list[Message]:
+    return [Message.from_json(each) for each in _said(name, item)]
+
+
+def _fragments(messages: Iterable[Message]) -> list[Any]:
+    return [orjson.Fragment(dumps(message.to_json(), "history")) for message in messages]
 
 
 def _applied(item: Item) -> list[int]:

@@ -38,7 +38,7 @@ from bot.runtime.errors import (
     StateTooLarge,
     StateUnavailable,
 )
-from bot.runtime.state.record import Limits, UserRecord
+from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import (
     FILE_SECONDS,
     Changes,
@@ -170,12 +170,12 @@ class DynamodbStore:
                 f"not to {bot_id}: set another NAMESPACE"
             )
 
-    async def load(self, user_id: str) -> UserRecord:
-        """Read a record. See `StateStore.load`."""
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
+        """Read a record: DynamoDB reads an item as a whole, and it is paid for. See `StateStore.load`."""
         item = await self._read(user_id)
-        record = UserRecord(user_id)
+        record = UserRecord(user_id, conversation=conversation or HOME)
         if live := self._live(item):
-            record = dynamodb_item.decode(user_id, live)
+            record = dynamodb_item.decode(user_id, live, conversation)
         self._loaded[user_id] = item
         self._loaded.move_to_end(user_id)
         if len(self._loaded) > REMEMBERED:

@@ -5,6 +5,8 @@ Its fields are
     state, fsm, outbox   maps: JSON of each of the owner's keys, of each flow, of each update's replies
     marks                map: JSON of bookkeeping that outlives forgetting
     history              map: JSON of each message, by its number
+    said                 map: JSON of all messages of each further conversation, oldest first
+    talks                map: JSON of what is noted of each conversation, where there are several
     applied              JSON: ids of the updates applied last
     token                names the commit that wrote the document
     forgotten            the version at which the user was last forgotten; -1: this very one
@@ -26,7 +28,7 @@ from google.cloud.firestore_v1.field_path import FieldPath
 
 from bot.runtime.errors import StateCorrupt, StateTooLarge
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Message, OutboxEntry, UserRecord, decode_record
+from bot.runtime.state.record import HOME, Message, OutboxEntry, UserRecord, decode_record
 from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
 
 K = TypeVar("K")
@@ -57,20 +59,26 @@ class Document:
     forgotten: int = 0
     expires: datetime | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, str] = field(default_factory=dict)
+    talks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
-        return self.forgotten != 0 and not (self.state or self.fsm or self.history)
+        return self.forgotten != 0 and not (self.state or self.fsm or self.history or self.talks)
 
-    def record(self, user_id: str, version: int) -> UserRecord:
-        """The record that the document, at this version, holds.
+    def record(self, user_id: str, version: int, conversation: str | None = HOME) -> UserRecord:
+        """The record that the document, at this version, holds; with one conversation or all.
 
         Raises:
             StateCorrupt: a part is not what a commit writes.
         """
         try:
-            messages = [Message.from_json(loads(self.history[number])) for number in sorted(self.history)]
+            wanted = self.said if conversation is None else {conversation} & self.said.keys()
+            others = {name: [Message.from_json(each) for each in loads(self.said[name])] for name in wanted}
+            messages = others.pop(conversation, []) if conversation else []
+            if not conversation:
+                messages = [Message.from_json(loads(self.history[number])) for number in sorted(self.history)]
         except (ValueError, KeyError, TypeError) as error:
             raise _unreadable(user_id, error) from None
         return decode_record(
@@ -84,6 +92,9 @@ class Document:
             outbox=_encoded(self.outbox),
             forgotten=self._forgotten_at(version),
             marks=_encoded(self.marks),
+            conversation=conversation or HOME,
+            conversations=_encoded(self.talks),
+            others=others,
         )
 
     def after(self, changes: Changes, *, version: int, now: datetime, ttl: timedelta | None) -> "Document":
@@ -109,6 +120,8 @@ class Document:
             outbox={key: entry for key, entry in outbox.items() if key in applied or str(key) in marks},
             forgotten=forgotten,
             marks=marks,
+            said=_said_after(before.said, changes),
+            talks=_merged(before.talks, changes.noted),
         )
         life = timedelta(seconds=FORGOTTEN_SECONDS) if after.is_marker else ttl
         return after if life is None else after._until(now + life)
@@ -116,7 +129,13 @@ class Document:
     def fields(self) -> Fields:
         """The document as Firestore holds it."""
         fields: Fields = {("token",): self.token, ("applied",): dumps(list(self.applied), "applied").decode()}
-        for name, texts in (("state", self.state), ("fsm", self.fsm), ("marks", self.marks)):
+        for name, texts in (
+            ("state", self.state),
+            ("fsm", self.fsm),
+            ("marks", self.marks),
+            ("said", self.said),
+            ("talks", self.talks),
+        ):
             fields |= {(name, _name_of(key)): text for key, text in texts.items()}
         for name, entries in (("history", self.history), ("outbox", self.outbox)):
             fields |= {(name, str(number)): text for number, text in entries.items()}
@@ -152,6 +171,8 @@ def read(user_id: str, fields: Mapping[str, Any]) -> Document:
             forgotten=fields["forgotten"].integer_value if "forgotten" in fields else 0,
             expires=expiry(fields),
             marks=_marks(fields),
+            said={_key_of(name): text for name, text in _texts(fields, "said").items()},
+            talks={_key_of(name): text for name, text in _texts(fields, "talks").items()},
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(user_id, error) from None
@@ -322,6 +343,19 @@ def _continued(before: Mapping[int, str], changes: Changes) -> dict[int, str]:
     for number in sorted(history)[: max(0, surplus)]:
         del history[number]
     return history
+
+
+def _said_after(before: Mapping[str, str], changes: Changes) -> dict[str, str]:
+    """The further conversations with the new messages, trimmed."""
+    said = dict(before)
+    for name, change in changes.conversations.items():
+        if change is None:
+            said.pop(name, None)
+        elif name:
+            fresh = [message.to_json() for message in change.messages]
+            messages = [*loads(said.get(name, "[]")), *fresh]
+            said[name] = dumps(messages[len(messages) - change.kept :], "history").decode()
+    return said
 
 
 def _size(value: Value) -> int:

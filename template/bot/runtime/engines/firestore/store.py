@@ -52,7 +52,7 @@ from bot.runtime.errors import (
     StateTooLarge,
     StateUnavailable,
 )
-from bot.runtime.state.record import Limits, UserRecord
+from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import (
     FILE_SECONDS,
     Changes,
@@ -209,10 +209,10 @@ class FirestoreStore:
                 "set another NAMESPACE"
             )
 
-    async def load(self, user_id: str) -> UserRecord:
-        """Read a record. See `StateStore.load`."""
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
+        """Read a record: Firestore reads a document as a whole, and it is paid for. See `StateStore.load`."""
         loaded = await self._read(user_id)
-        record = loaded.document.record(user_id, loaded.version())
+        record = loaded.document.record(user_id, loaded.version(), conversation)
         self._loaded[user_id] = loaded
         self._loaded.move_to_end(user_id)
         while len(self._loaded) > self._turns:

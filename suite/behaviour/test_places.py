@@ -1,0 +1,408 @@
+"""Whose record an update changes, and which conversation its turn sees."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from aiogram.types import Update
+
+from bot.agent_adapter import Author, Message, Place, RecordId, TelegramAgentAdapter, Texts, Turn, chat
+from bot.runtime.errors import StateUnavailable
+from bot.runtime.state.fsm import upgrade_group
+from bot.runtime.state.record import UserRecord
+from bot.runtime.state.store import OperatorStore
+from bot.runtime.state.turn import mutate
+from bot.runtime.telegram.updates import sender_of
+from suite.bot_api import FakeTelegram
+from suite.support.runtime import MakeRuntime, Mode
+
+GROUP = -1001234567890
+
+THE_GROUP, THE_TOPIC = f"{GROUP}::", f"{GROUP}:77:"
+
+
+class Recalling(TelegramAgentAdapter):
+    """Says what it knows of the conversation so far."""
+
+    def wants(self, update: Update) -> bool:
+        return True
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        state["last"] = message
+        return " | ".join(said.text for said in self.turn.history if said.role == "user")
+
+
+def texts(record: UserRecord) -> dict[str, list[str]]:
+    """What people wrote, by conversation."""
+    conversations = {"": record.history} | record.others
+    return {
+        name: [said.text for said in messages if said.role == "user"]
+        for name, messages in conversations.items()
+    }
+
+
+@pytest.mark.clause("history.apart")
+async def test_a_group_never_sees_what_was_said_in_private(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, agent_class=Recalling) as bot:
+        telegram.message("my PIN is 1234", user_id=1)
+        await telegram.settled()
+        telegram.message("hi all", user_id=1, chat_id=GROUP)
+        telegram.message("topical", user_id=1, chat_id=GROUP, message_thread_id=77, is_topic_message=True)
+        telegram.message("a reply", user_id=1, chat_id=GROUP, message_thread_id=5)
+        await telegram.settled()
+        telegram.message("still private", user_id=1)
+        await telegram.settled()
+        assert telegram.texts(GROUP) == ["hi all", "topical", "hi all | a reply"]
+        record = await bot.store.load("1", None)
+        assert record.state == {"last": "still private"}
+        assert texts(record) == {
+            "": ["my PIN is 1234", "still private"],
+            THE_GROUP: ["hi all", "a reply"],
+            THE_TOPIC: ["topical"],
+        }
+
+
+@pytest.mark.clause("commands")
+async def test_reset_clears_the_conversation_it_is_sent_in(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, agent_class=Recalling) as bot:
+        telegram.message("private", user_id=1)
+        telegram.message("in the group", user_id=1, chat_id=GROUP)
+        telegram.message("/reset", user_id=1, chat_id=GROUP)
+        await telegram.settled()
+        record = await bot.store.load("1", None)
+        assert (record.state, record.others) == ({}, {})
+        assert [said.text for said in record.history] == ["private", "private"]
+        telegram.message("in the group", user_id=1, chat_id=GROUP)
+        telegram.message("/reset", user_id=1)
+        await telegram.settled()
+        record = await bot.store.load("1", None)
+        assert (record.history, list(record.others)) == ([], [THE_GROUP])
+
+
+@pytest.mark.clause("commands")
+async def test_export_and_forget_cover_all_conversations(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, agent_class=Recalling) as bot:
+        telegram.message("private", user_id=1)
+        telegram.message("in the group", user_id=1, chat_id=GROUP)
+        telegram.message("/export", user_id=1)
+        await telegram.settled()
+        (document,) = [sent for sent in telegram.sent if sent.method == "sendDocument"]
+        (content,) = document.files.values()
+        data = orjson.loads(content)
+        assert [said["text"] for said in data["history"]] == ["private", "private"]
+        assert [said["text"] for said in data["conversations"][THE_GROUP]] == ["in the group"] * 2
+        telegram.message("/forget", user_id=1)
+        await telegram.settled()
+        telegram.press(telegram.sent[-1], 0, 0, user_id=1)
+        await telegram.settled()
+        record = await bot.store.load("1", None)
+        assert record.is_empty
+        assert (record.others, record.conversations) == ({}, {})
+
+
+CHATS: dict[str, Any] = {
+    "private": {"id": 1, "type": "private", "first_name": "A"},
+    "group": {"id": GROUP, "type": "supergroup", "title": "G"},
+    "channel": {"id": -1002, "type": "channel", "title": "C"},
+}
+PERSON = {"id": 1, "is_bot": False, "first_name": "A", "last_name": "B"}
+
+
+def said(chat: str, **fields: Any) -> dict[str, Any]:
+    return {"message_id": 1, "date": 1, "chat": CHATS[chat], "from": PERSON, "text": "x"} | fields
+
+
+UPDATES: dict[str, tuple[dict[str, Any], Place, str | None, str]] = {
+    "private": ({"message": said("private")}, Place(1, person=1), "1", ""),
+    "topic in private": (
+        {"message": said("private", message_thread_id=5, is_topic_message=True)},
+        Place(1, 5, person=1),
+        "1",
+        "1:5:",
+    ),
+    "group": ({"edited_message": said("group")}, Place(GROUP, person=1), "1", THE_GROUP),
+    "thread": ({"message": said("group", message_thread_id=5)}, Place(GROUP, person=1), "1", THE_GROUP),
+    "direct messages of a channel": (
+        {"message": said("group", direct_messages_topic={"topic_id": 9})},
+        Place(GROUP, 9, person=1),
+        "1",
+        f"{GROUP}:9:",
+    ),
+    "business": (
+        {"business_message": said("private", business_connection_id="b")},
+        Place(1, business_connection="b", person=1),
+        "1",
+        "1::b",
+    ),
+    "anonymous": (
+        {"message": said("group", sender_chat=CHATS["group"])},
+        Place(GROUP, identity=GROUP),
+        None,
+        "",
+    ),
+    "post": (
+        {"channel_post": said("channel", sender_chat=CHATS["channel"]) | {"from": None}},
+        Place(-1002, identity=-1002),
+        None,
+        "",
+    ),
+    "button": (
+        {"callback_query": {"id": "1", "from": PERSON, "chat_instance": "1", "message": said("group")}},
+        Place(GROUP, person=1),
+        "1",
+        THE_GROUP,
+    ),
+    "button under a message elsewhere": (
+        {"callback_query": {"id": "1", "from": PERSON, "chat_instance": "1", "inline_message_id": "1"}},
+        Place(person=1),
+        "1",
+        "::",
+    ),
+    "inline": (
+        {"inline_query": {"id": "1", "from": PERSON, "query": "", "offset": ""}},
+        Place(person=1),
+        "1",
+        "::",
+    ),
+}
+
+
+@pytest.mark.clause("history.apart")
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update_has_a_place_a_record_and_a_conversation(name: str) -> None:
+    event, place, record, conversation = UPDATES[name]
+    update = Update.model_validate({"update_id": 1, **event})
+    sender = sender_of(update, TelegramAgentAdapter("").record_of)
+    assert (sender.place, sender.user_id, sender.conversation) == (place, record, conversation)
+
+
+# --- A record for a whole group -------------------------------------------------------------------
+
+
+class Listing(TelegramAgentAdapter):
+    """Keeps a list that all members of a group write to."""
+
+    def wants(self, update: Update) -> bool:
+        return True
+
+    def record_of(self, place: Place) -> RecordId | None:
+        return chat(place.group) if place.group else super().record_of(place)
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        state.setdefault("things", []).append(message)
+        await asyncio.sleep(0.01)
+        return f"{len(state['things'])}: {message}"
+
+
+ADMIN = 7
+
+
+@pytest.mark.clause("record.shared")
+async def test_a_group_has_one_record_for_all_who_write_in_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    async with make_runtime(mode, agent_class=Listing) as bot:
+        for number in range(10):
+            for user in (1, 2, 3):
+                telegram.message(f"{user}-{number}", user_id=user, chat_id=GROUP)
+        telegram.message("mine", user_id=1)
+        await telegram.settled()
+        for update_id in list(telegram.updates)[:5]:
+            telegram.repeat(update_id)
+        await telegram.settled()
+        record = await bot.store.load(chat(GROUP), None)
+        things = [f"{user}-{number}" for number in range(10) for user in (1, 2, 3)]
+        assert record.state == {"things": things}
+        assert telegram.texts(GROUP) == [f"{place}: {thing}" for place, thing in enumerate(things, 1)]
+        asked = [said for said in record.history if said.role == "user"]
+        assert [(said.author, said.text) for said in asked] == [
+            (Author(int(thing[0]), f"User {thing[0]}"), thing) for thing in things[-len(asked) :]
+        ]
+        assert all(said.author is None for said in record.history if said.role == "assistant")
+        assert (record.others, record.conversations) == ({}, {})
+        private = await bot.store.load("1", None)
+        assert private.state == {"things": ["mine"]}
+        assert [(said.text, said.author) for said in private.history] == [("mine", None), ("1: mine", None)]
+
+
+@pytest.mark.clause("record.shared")
+async def test_what_concerns_all_is_for_administrators(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    telegram.administrators.add((GROUP, ADMIN))
+    words = Texts()
+    async with make_runtime(mode, agent_class=Listing) as bot:
+        for command in ("socks", "/reset", "/forget", "/export"):
+            telegram.message(command, user_id=1, chat_id=GROUP)
+        await telegram.settled()
+        refusals = [words.only_admins, words.only_admins, words.only_in_private]
+        assert telegram.texts(GROUP) == ["1: socks", *refusals]
+        telegram.message("/reset", user_id=ADMIN, chat_id=GROUP)
+        telegram.message("boots", user_id=1, chat_id=GROUP)
+        telegram.message("/reset", user_id=2, chat_id=GROUP, sender_chat=telegram.chat(GROUP))
+        await telegram.settled()
+        assert telegram.texts(GROUP)[4:] == [words.reset, "1: boots", words.reset]
+        telegram.message("boots", user_id=1, chat_id=GROUP)
+        telegram.message("/forget", user_id=ADMIN, chat_id=GROUP)
+        await telegram.settled()
+        record = await bot.store.load(chat(GROUP), None)
+        assert record.is_empty
+        assert record.forgotten
+        assert telegram.texts(GROUP)[-1] == words.forgotten_here
+        calls = [call for call in telegram.calls if call.method == "getChatMember"]
+        assert len(calls) == 2, "asked once of each"
+
+
+@pytest.mark.clause("record.shared")
+async def test_when_telegram_does_not_say_who_administrates_nothing_is_erased(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
+    async with make_runtime("polling", agent_class=Listing) as bot:
+        telegram.message("socks", user_id=ADMIN, chat_id=GROUP)
+        telegram.fail("getChatMember", status=500)
+        telegram.message("/forget", user_id=ADMIN, chat_id=GROUP)
+        await telegram.settled()
+        assert telegram.texts(GROUP)[-1] == Texts().admins_unknown
+        assert (await bot.store.load(chat(GROUP))).state == {"things": ["socks"]}
+
+
+@pytest.mark.clause("forget.erases")
+async def test_forgetting_a_person_reaches_what_they_wrote_in_groups(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+) -> None:
+    other = GROUP - 1
+    async with make_runtime(mode, agent_class=Listing) as bot:
+        for group in (GROUP, other):
+            for user in (1, 2):
+                telegram.message(f"from {user}", user_id=user, chat_id=group)
+        topic = {"message_thread_id": 5, "is_topic_message": True}
+        telegram.message("topical from 1", user_id=1, chat_id=GROUP, **topic)
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        telegram.callback("forget:1:1", user_id=1)
+        await telegram.settled()
+        await bot.agent.drain(10)
+        telegram.message("back from 1", user_id=1, chat_id=GROUP)
+        await telegram.settled()
+        left = texts(await bot.store.load(chat(GROUP), None))
+        assert left == {"": ["from 2", "back from 1"], f"{GROUP}:5:": []}
+        assert texts(await bot.store.load(chat(other), None)) == {"": ["from 2"]}
+        assert (await bot.store.load("1")).is_empty
+
+
+class Careless(Listing):
+    """Chooses records it cannot have."""
+
+    def record_of(self, place: Place) -> RecordId | None:
+        match place.chat:
+            case -1:
+                raise RuntimeError("no")
+            case -2:
+                return 5  # type: ignore[return-value]
+            case -3:
+                return RecordId("")
+        return None
+
+
+@pytest.mark.clause("record.shared")
+async def test_a_record_that_cannot_be_is_the_persons(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
+    async with make_runtime("polling", agent_class=Careless) as bot:
+        for group in (-1, -2, -3, -4):
+            telegram.message(str(group), user_id=1, chat_id=group)
+            await telegram.settled()
+        kept = (await bot.store.load("1")).state
+        assert kept == {"things": ["-1", "-2", "-3"]}, "and nothing where it chooses none"
+        assert telegram.texts(-4) == ["1: -4"]
+
+
+OLD, NEW = -55, -1_000_000_000_055
+
+
+@pytest.mark.clause("record.shared")
+@pytest.mark.parametrize("told", [[0, 1], [1, 0], [0], [1], []], ids=str)
+async def test_a_groups_record_moves_with_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, told: list[int]
+) -> None:
+    """Once, whichever message tells of it, or none but a refusal to send; told again, and after a restart."""
+    telegram.group(OLD)
+    async with make_runtime(mode, agent_class=Listing) as bot:
+        telegram.message("socks", user_id=1, chat_id=OLD)
+        await telegram.settled()
+        if told:
+            messages = telegram.migrate(OLD, NEW, user_id=2, only=told)
+        else:  # a reply meets it
+            telegram.upgrade(OLD, NEW)
+            messages = [telegram.message("late", user_id=2, chat_id=OLD)]
+        await telegram.settled()
+        telegram.message("boots", user_id=1, chat_id=NEW)
+        await telegram.settled()
+        for update_id in messages:
+            telegram.repeat(update_id)
+        await telegram.settled()
+        late = [] if told else ["late"]
+        assert (await bot.store.load(chat(NEW))).state == {"things": ["socks", *late, "boots"]}
+        before = texts(await bot.store.load(chat(NEW), None))
+        assert before == {"": ["socks", *late, "boots"]}
+    async with make_runtime(mode, agent_class=Listing) as bot:
+        for update_id in messages:
+            telegram.repeat(update_id)
+        if told:
+            telegram.message("said before", user_id=3, chat_id=OLD)
+            await telegram.settled()
+            assert (await bot.store.load(chat(NEW))).state["things"][-1] == "said before"
+        record = await bot.store.load(chat(OLD), None)
+        assert (record.state, record.history, record.others) == ({}, [], {})
+
+
+@pytest.mark.clause("record.shared")
+@pytest.mark.parametrize("commits", range(4))
+async def test_a_group_moves_once_though_killed_in_between(store: OperatorStore, commits: int) -> None:
+    """What was said in the new chat since is kept, and what was cleared there does not come back."""
+    old, new = chat(OLD), chat(NEW)
+
+    async def begin(turn: Turn) -> None:
+        turn.state.update(a=1, b=1)
+        turn.history.append(Message("user", "old", 1.0, Author(1, "Ann")))
+        turn.fsm[f"42:{OLD}:::x:1"] = {"state": "s", "at": 1.0}
+
+    async def go_on(turn: Turn) -> None:
+        turn.state["b"] = 2
+        turn.history.append(Message("user", "new", 2.0, Author(1, "Ann")))
+
+    async def clear(turn: Turn) -> None:
+        turn.reset()
+
+    await mutate(store, old, begin)
+    await mutate(store, new, go_on)
+    left, commit = commits, store.commit
+
+    async def killed(*args: Any, **options: Any) -> int:
+        nonlocal left
+        if not left:
+            raise StateUnavailable("killed")
+        left -= 1
+        return await commit(*args, **options)
+
+    store.commit = killed  # type: ignore[method-assign]
+    with suppress(StateUnavailable):
+        await upgrade_group(store, OLD, NEW)
+    store.commit = commit  # type: ignore[method-assign]
+    for _ in range(2):
+        await upgrade_group(store, OLD, NEW)
+        record = await store.load(new, None)
+        assert record.state == {"a": 1, "b": 2}
+        assert [said.text for said in record.history] == ["old", "new"]
+        assert f"42:{NEW}:::x:1" in record.fsm
+        record = await store.load(old, None)
+        assert (record.state, record.history, list(record.fsm)) == ({}, [], ["upgraded_to"])
+    await mutate(store, new, clear)

@@ -12,7 +12,7 @@ from bot.runtime.errors import (
     StateUnavailable,
     StateValueError,
 )
-from bot.runtime.state.record import Message
+from bot.runtime.state.record import Author, Message, Place, RecordId, chat, identity, person, topic
 from bot.runtime.state.turn import Attachment, Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter, is_admin
 from bot.runtime.telegram.texts import Texts
@@ -21,9 +21,12 @@ __all__ = [
     "Attachment",
     "AttachmentError",
     "AttachmentTooLarge",
+    "Author",
     "Environment",
     "Message",
     "OperatorError",
+    "Place",
+    "RecordId",
     "StateConflict",
     "StateCorrupt",
     "StateError",
@@ -33,7 +36,11 @@ __all__ = [
     "TelegramAgentAdapter",
     "Texts",
     "Turn",
+    "chat",
     "current_turn",
+    "identity",
     "is_admin",
     "load",
+    "person",
+    "topic",
 ]

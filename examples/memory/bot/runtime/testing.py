@@ -33,7 +33,7 @@ from bot.runtime.chosen import STORE
 from bot.runtime.config import KEEPS_APART, kinds_of_settings, load_settings
 from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.state.record import Message
+from bot.runtime.state.record import Message, Place, UserRecord
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram.local import TOKEN, Json, LocalTelegram, Refused
 from bot.runtime.telegram.local_chat import LocalChat
@@ -54,12 +54,17 @@ class Chat(LocalChat):
         self._bot = bot
 
     async def state(self) -> dict[str, Any]:
-        """The state that is kept of this person."""
-        return (await self._bot.store.load(str(self.user["id"]))).state
+        """The state that is kept of this person or, where that is what the agent chooses, of this group."""
+        return (await self._record()).state
 
     async def history(self) -> list[Message]:
-        """The conversation that is kept of this person, the oldest message first."""
-        return (await self._bot.store.load(str(self.user["id"]))).history
+        """The conversation that is kept of this chat, the oldest message first."""
+        return (await self._record()).history
+
+    async def _record(self) -> UserRecord:
+        place = Place(chat=self.chat["id"], person=self.user["id"])
+        record = self._bot.app.agent.record_at(place) or str(self.user["id"])
+        return await self._bot.store.load(record, place.conversation(record))
 
     async def settle(self, seconds: float = 10) -> list[str]:
         """Wait for background work; what takes longer is cancelled.

@@ -87,7 +87,7 @@ def show(
         if raw:
             print(await store.raw(user))
             return
-        record = await store.load(user)
+        record = await store.load(user, None)
         if record.is_empty:
             raise OperatorError(f"nothing is kept about user {user}: `bot state list` shows about whom")
         typer.echo(_pretty(record.to_json() | {"version": record.version}))

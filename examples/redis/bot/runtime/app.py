@@ -23,7 +23,13 @@ from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import Session
-from bot.runtime.telegram.commands import FloodProtection, commands, conversation, remainder
+from bot.runtime.telegram.commands import (
+    Administrators,
+    FloodProtection,
+    commands,
+    conversation,
+    remainder,
+)
 from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
@@ -160,11 +166,12 @@ def _make_dispatcher(
 ) -> Dispatcher:
     """aiogram's dispatcher, with its flows kept in the store, and the agent at hand."""
     dispatcher = Dispatcher(
-        storage=RecordStorage(store, settings.fsm_ttl, agent.lanes),
+        storage=RecordStorage(store, settings.fsm_ttl, agent.lanes, agent.record_at),
         # A flow is of one person in one chat and, in a forum, in one topic.
         fsm_strategy=FSMStrategy.USER_IN_TOPIC,
         agent=agent,
         texts=owner.texts,
+        administrators=Administrators(),
     )
     if settings.flood_limit:
         flood = FloodProtection(settings.flood_limit, settings.flood_seconds, owner.texts)

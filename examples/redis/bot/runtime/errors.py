@@ -31,7 +31,7 @@ def unusable(store: str, error: StateError) -> OperatorError:
     """
     advice = ""
     if isinstance(error, StateUnavailable):
-        advice = "; is it running, is its address right? `bot doctor` shows more"
+        advice = f"; {error.advice}"
     elif isinstance(error, StateCorrupt):
         advice = f"; `bot state show --raw {error.user_id}` shows what is stored"
     return OperatorError(f"the {store} store cannot be used: {error}{advice}")
@@ -39,6 +39,9 @@ def unusable(store: str, error: StateError) -> OperatorError:
 
 class StateUnavailable(StateError):
     """The backend did not answer. Whether a commit was applied is then unknown."""
+
+    advice = "is it running, is its address right? `bot doctor` shows more"
+    """What to look at."""
 
 
 class StateConflict(StateError):

@@ -12,7 +12,8 @@ import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
-from bot.runtime.state.codec import dumps
+from bot.runtime.state.codec import dumps, is_storable
+from bot.runtime.state.record import Message, Place, RecordId, address_of, is_person, person
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+PROGRESS_SECONDS = 10.0
 
 LAST_WORDS = 1.0
 """Seconds that what was cancelled has for cleaning up."""
@@ -181,6 +184,29 @@ class TelegramAgentAdapter:
         """
         return None
 
+    def record_of(self, place: Place) -> RecordId | None:
+        """Choose the record that an update changes: the person's, everywhere, unless you override this.
+
+        Called often, with the same answer for the same place: it looks at `place` only.
+
+        Args:
+            place: where the update came from, and who is behind it.
+
+        Returns:
+            What `person`, `chat`, `topic` or `identity` made; `None` to keep nothing of it.
+        """
+        return None if place.person is None else person(place.person)
+
+    def record_at(self, place: Place) -> RecordId | None:
+        """What `record_of` chooses; the usual record, when that fails: no update is left for it."""
+        try:
+            record = self.record_of(place)
+            if record is None or (type(record) is str and record and is_storable(record)):
+                return record
+            raise TypeError("record_of has to return what person, chat, topic or identity made, or None")
+        except Exception:
+            log.exception("record_of failed: the person's record is used")
+            return TelegramAgentAdapter.record_of(self, place)
     async def on_unknown(self, update: dict[str, Any]) -> None:
         """An update came that aiogram does not know, or a message with content that it does not know.
 
@@ -312,7 +338,12 @@ class TelegramAgentAdapter:
         from bot.runtime.telegram.calls import prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
-        method = SendMessage(chat_id=int(user_id), text=message) if isinstance(message, str) else message
+        method: TelegramMethod[Any]
+        if isinstance(message, str):
+            chat_id, topic_id = address_of(user_id)
+            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
+        else:
+            method = message
         turn = turn_of(user_id)
         if turn and turn.is_open:
             turn.reply(method)
@@ -324,7 +355,56 @@ class TelegramAgentAdapter:
             return
         reply = await prepare(self.bot, method, person=user_id)
         if complete := await completed(self.bot, reply):
-            await send(self.bot, complete, noting_upgrades(self.store, self.lanes))
+            await send(self.bot, complete, noting_upgrades(self.store))
+
+
+def forget_in_shared_records(agent: TelegramAgentAdapter, user_id: int) -> None:
+    """Once the turn under way is committed, erase what a person wrote so far in records that others share.
+
+    It is one walk through all of them in this process. Its progress is in the log; so is that it was cut off.
+    """
+    if type(agent).record_of is not TelegramAgentAdapter.record_of:
+        agent.background(_forget_everywhere, agent, user_id, time.time())
+
+
+async def _forget_everywhere(agent: TelegramAgentAdapter, user_id: int, until: float) -> None:
+    def is_theirs(message: Message) -> bool:
+        return message.author is not None and message.author.id == user_id and message.at <= until
+
+    def is_their_flow(name: str) -> bool:
+        return name.count(":") > 4 and name.endswith(f":{user_id}")
+
+    async def erase(turn: Turn) -> None:
+        turn.history[:] = [each for each in turn.history if not is_theirs(each)]
+        turn.replace_others(
+            {name: [each for each in said if not is_theirs(each)] for name, said in turn.others.items()}
+        )
+        for name in filter(is_their_flow, list(turn.fsm)):
+            del turn.fsm[name]
+
+    looked, erased, failed, told = 0, 0, 0, time.monotonic()
+    log.info("erasing what a person who is forgotten wrote in shared records")
+    try:
+        async for record_id in agent.store.users():
+            if is_person(record_id):
+                continue
+            looked += 1
+            try:
+                record = await agent.store.load(record_id, None)
+                said = [*record.history, *(each for messages in record.others.values() for each in messages)]
+                if any(map(is_theirs, said)) or any(map(is_their_flow, record.fsm)):
+                    await mutate(agent.store, record_id, erase, lanes=agent.lanes, conversation=None)
+                    erased += sum(map(is_theirs, said))
+            except StateError as error:
+                failed += 1
+                log.warning("not erased in a shared record", reason=str(error))
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("still erasing in shared records", records=looked, messages=erased)
+    except BaseException:
+        log.warning("not all shared records were looked through: /forget again", records=looked)
+        raise
+    log.info("erased in shared records", records=looked, messages=erased, failed=failed)
 
 
 async def is_admin(_: Any) -> bool:

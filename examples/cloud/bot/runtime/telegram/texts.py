@@ -27,6 +27,9 @@ class Texts:
         not_forgotten: the answer to the second one.
         not_your_button: the answer to somebody else who presses it.
         only_in_private: the answer to `/export` and `/forget` in a group.
+        only_admins: the answer to `/reset` and `/forget` where all are concerned, but to administrators.
+        admins_unknown: the same when Telegram does not say who is one.
+        forgotten_here: the answer to `/forget` of an administrator, in a group with a record of its own.
         not_allowed: the answer, once, to somebody whom `ALLOWED_USERS` does not name.
         only_text: the answer to a photo or whatever else neither the agent nor a router takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
@@ -49,6 +52,9 @@ class Texts:
     not_forgotten: str = "Nothing was erased."
     not_your_button: str = "This button is not for you."
     only_in_private: str = "That is between you and me: please send it to me in a private chat."
+    only_admins: str = "That concerns everybody here: only administrators can do it."
+    admins_unknown: str = "I cannot find out who is an administrator here. Please try again in a minute."
+    forgotten_here: str = "Done. I have forgotten everything about this group."
     not_allowed: str = "Sorry, I am not open to everybody."
     only_text: str = "I can read text only, so far."
     flood: str = (

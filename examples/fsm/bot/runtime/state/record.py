@@ -1,15 +1,107 @@
-"""What is kept about a user: one record, with a version."""
+"""What is kept under one id, a person's or a group's: one record, with a version.
+
+A record holds one conversation per place: what was said in private is not in the history of a group. The one
+at the record's own place (a person's private chat, a group's chat) is called `HOME`; what was said elsewhere
+lies beside it, under the name of the place, and is loaded only for a turn there.
+"""
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, Self
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import clean, dumps, loads
 
 if TYPE_CHECKING:
     from bot.runtime.config import Settings
+
+
+HOME = ""
+"""The conversation at the record's own place."""
+
+RecordId = NewType("RecordId", str)
+"""What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an update came from, and who is behind it, as Telegram's ids.
+
+    Attributes:
+        chat: the chat; `None` for what is in none, such as an inline query.
+        topic: the topic in it, if it has any.
+        business_connection: the connection by which the bot takes part in a person's chat with others.
+        person: who wrote or pressed; `None` for channels and anonymous administrators.
+        identity: the channel or group in whose name was written, instead of a person.
+    """
+
+    chat: int | None = None
+    topic: int | None = None
+    business_connection: str | None = None
+    person: int | None = None
+    identity: int | None = None
+
+    @property
+    def group(self) -> int | None:
+        """The group or channel that it is in; `None` in private, and in no chat at all."""
+        return self.chat if self.chat and self.chat < 0 else None
+
+    def conversation(self, record: str) -> str:
+        """The name of the conversation here, in a record."""
+        if self.chat is not None and not self.business_connection:
+            whole_chat = (str(self.chat), chat(self.chat), identity(self.chat))
+            if record in (whole_chat if self.topic is None else (topic(self.chat, self.topic),)):
+                return HOME
+        parts = (self.chat, self.topic, self.business_connection)
+        return ":".join("" if part is None else str(part) for part in parts)
+
+
+def person(user_id: int) -> RecordId:
+    """The record of a person."""
+    return RecordId(str(user_id))
+
+
+def chat(chat_id: int) -> RecordId:
+    """The record of a chat: of a group, say, for all of its members."""
+    return RecordId(str(chat_id) if chat_id < 0 else f"chat:{chat_id}")
+
+
+def topic(chat_id: int, topic_id: int) -> RecordId:
+    """The record of a topic of a chat."""
+    return RecordId(f"topic:{chat_id}:{topic_id}")
+
+
+def identity(chat_id: int) -> RecordId:
+    """The record of a channel, or of a group's anonymous administrators, as somebody who writes."""
+    return RecordId(f"identity:{chat_id}")
+
+
+def is_person(record: str) -> bool:
+    """Whether a record is one person's."""
+    return record.isdecimal()
+
+
+def address_of(record: str) -> tuple[int, int | None]:
+    """The chat and the topic that a record is of.
+
+    Raises:
+        ValueError: it is not a record's id.
+    """
+    kind, *ids = record.split(":") if ":" in record else ("", record)
+    return int(ids[0]), int(ids[1]) if kind == "topic" else None
+
+
+class Author(NamedTuple):
+    """Who wrote a message, where several people may have.
+
+    Attributes:
+        id: Telegram's; of a channel or an anonymous administrator, the chat's.
+        name: as Telegram shows it.
+    """
+
+    id: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +112,50 @@ class Message:
         role: who said it.
         text: what was said; NULs and lone surrogates become U+FFFD.
         at: when, in seconds since 1970.
+        author: who wrote it, in a record that is not one person's; `None` elsewhere, and of the bot's own.
     """
 
     role: Literal["user", "assistant"]
     text: str
     at: float
+    author: Author | None = None
 
     def __post_init__(self) -> None:
         """Make the text storable on every engine."""
         if not self.text.isascii() or "\0" in self.text:  # spares most texts a call
             object.__setattr__(self, "text", clean(self.text))
+        if self.author:
+            object.__setattr__(self, "author", Author(self.author.id, clean(self.author.name)))
 
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""
-        return {"role": self.role, "text": self.text, "at": self.at}
+        value: dict[str, Any] = {"role": self.role, "text": self.text, "at": self.at}
+        if self.author:
+            value["author"] = self.author._asdict()
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        return cls(value["role"], value["text"], value["at"])
+        role, text, at = value["role"], value["text"], value["at"]
+        author = value.get("author")
+        return cls(role, text, at, author and Author(author["id"], author["name"]))
+
+
+class Conversation(NamedTuple):
+    """What a record notes of a conversation, beside its messages.
+
+    Attributes:
+        first: the number of its oldest message.
+        next: the number that its next message gets. Numbers of a conversation are never used again.
+        bytes: of its messages as JSON.
+        at: when its newest message was said, in seconds since 1970.
+    """
+
+    first: int
+    next: int
+    bytes: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +193,14 @@ class OutboxEntry:
 
 @dataclass(slots=True)
 class UserRecord:
-    """Everything the bot keeps about one user.
+    """Everything the bot keeps under one id.
 
     Attributes:
-        user_id: Telegram's id, as text.
+        user_id: the record's id; a person's is Telegram's, as text.
         version: grows with every commit and is never used twice; 0 when nothing was ever kept.
         token: names the commit that wrote this version.
         state: the owner's own keys.
-        history: the conversation, oldest message first.
+        history: the conversation that was asked for, oldest message first.
         fsm: per conversation flow `{"state": ..., "data": ..., "at": ...}`, see `bot.runtime.state.fsm`.
         applied: ids of updates applied: of those acknowledged the newest, and all that `marks` names.
         outbox: per update id, its replies not yet known to be delivered.
@@ -92,6 +209,9 @@ class UserRecord:
             `bot.runtime.telegram.transaction` notes of updates that may be delivered again; by name, counters
             (see `Turn`).
         files: content of the files of replies, by id; only in an export, engines keep them beside the record.
+        conversation: the name of the one in `history`.
+        conversations: what is noted of each, by name. Empty as long as there is none but `HOME`.
+        others: the messages of those beside `HOME`, by name, when all were asked for.
     """
 
     user_id: str
@@ -105,11 +225,21 @@ class UserRecord:
     forgotten: int = 0
     marks: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    conversation: str = HOME
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+    others: dict[str, list[Message]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show: bookkeeping alone is not about the user."""
-        return not (self.state or self.history or self.fsm)
+        return not (self.state or self.history or self.fsm or self.conversations)
+
+    def at(self, conversation: str | None) -> "UserRecord":
+        """The same record, of which all conversations were asked for, as if only this one had been."""
+        if conversation is None:
+            return self
+        history = self.others.get(conversation, []) if conversation else self.history
+        return replace(self, history=history, conversation=conversation, others={})
 
     @property
     def acknowledged(self) -> tuple[int, ...]:
@@ -118,12 +248,18 @@ class UserRecord:
 
     def personal_data(self) -> dict[str, Any]:
         """What the user may have a copy of, as a JSON object."""
-        return {
+        value: dict[str, Any] = {
             "user_id": self.user_id,
             "state": self.state,
             "history": [message.to_json() for message in self.history],
             "fsm": self.fsm,
         }
+        if self.others:
+            value["conversations"] = {
+                name: [message.to_json() for message in messages]
+                for name, messages in sorted(self.others.items())
+            }
+        return value
 
     def to_json(self) -> dict[str, Any]:
         """The whole record as a JSON object: one line of an export."""
@@ -143,6 +279,10 @@ class UserRecord:
             user_id=value["user_id"],
             state=value["state"],
             history=[Message.from_json(message) for message in value["history"]],
+            others={
+                name: [Message.from_json(message) for message in messages]
+                for name, messages in value.get("conversations", {}).items()
+            },
             fsm=value["fsm"],
             applied=with_marked(value["applied"], value.get("marks", {})),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in value["outbox"].items()},
@@ -157,7 +297,7 @@ class Limits:
 
     Attributes:
         max_bytes: most bytes of state, flows, history and outbox together, without the files of replies.
-        history: most messages.
+        history: most messages of each conversation.
         file_bytes: most bytes of a file of a reply.
     """
 
@@ -183,6 +323,9 @@ def decode_record(
     outbox: Mapping[int, bytes],
     forgotten: int,
     marks: Mapping[str, bytes],
+    conversations: Mapping[str, bytes] | None = None,
+    others: Mapping[str, list[Message]] | None = None,
+    conversation: str = HOME,
 ) -> UserRecord:
     """Make a record of its serialised parts.
 
@@ -201,9 +344,17 @@ def decode_record(
             outbox={key: OutboxEntry.from_json(loads(value)) for key, value in outbox.items()},
             forgotten=forgotten,
             marks=_decoded(marks),
+            conversation=conversation,
+            conversations=decode_conversations(_decoded(conversations)) if conversations else {},
+            others=dict(others or {}),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def decode_conversations(values: Mapping[str, Any]) -> dict[str, Conversation]:
+    """Read what is noted of conversations. Raises `TypeError` when it is something else."""
+    return {name: Conversation(*value) for name, value in values.items()}
 
 
 def with_marked(acknowledged: Iterable[int], marks: Iterable[str]) -> tuple[int, ...]:
@@ -219,3 +370,20 @@ def _decoded(values: Mapping[str, bytes]) -> dict[str, Any]:
 def encode_entry(entry: OutboxEntry) -> bytes:
     """Serialise an outbox entry."""
     return dumps(entry.to_json(), "outbox")
+
+
+def merged_others(
+    existing: Mapping[str, list[Message]], imported: Mapping[str, list[Message]]
+) -> dict[str, list[Message]]:
+    """The conversations of two records, by name."""
+    return {
+        name: merged_history(existing.get(name, []), imported.get(name, []))
+        for name in (*existing, *(imported.keys() - existing.keys()))
+    }
+
+
+def merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
+    """The messages of two copies of a conversation, by their time. Safe to repeat."""
+    known = set(existing)
+    missing = [message for message in imported if message not in known]
+    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing

@@ -5,14 +5,17 @@ order. An awaited `message.answer()` goes out at once and outside that guarantee
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import structlog
 from aiogram import BaseMiddleware, Bot, Router
-from aiogram.enums import ChatType
+from aiogram.enums import ChatMemberStatus, ChatType
+from aiogram.exceptions import ClientDecodeError, TelegramAPIError
 from aiogram.filters.callback_data import CallbackData
 from aiogram.methods import SendChatAction, TelegramMethod
 from aiogram.types import (
@@ -27,8 +30,9 @@ from aiogram.types import (
 
 from bot.runtime import metrics
 from bot.runtime.errors import OperatorError
+from bot.runtime.state.record import is_person
 from bot.runtime.state.turn import Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import TelegramAgentAdapter, forget_in_shared_records
 from bot.runtime.telegram.calls import run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
@@ -50,8 +54,13 @@ TYPING_DELAY = 1.0
 TYPING_LASTS = 5.0
 """Seconds for which Telegram shows it: https://core.telegram.org/bots/api#sendchataction"""
 
+ADMINISTRATORS_SECONDS, ASKING_SECONDS = 60.0, 5.0
+"""How long it counts that somebody is an administrator, and how long asking for it may take."""
+
 FLOOD, CHATTER = "flood", "chatter"
 """Counters of messages: those for the bot, and what is said in groups to others."""
+
+log = structlog.get_logger()
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -72,6 +81,7 @@ def commands() -> Router:
     router.message(named("reset"))(reset)
     router.message(named("export"), is_private)(export)
     router.message(named("forget"), is_private)(forget)
+    router.message(named("forget"), is_shared)(forget_here)
     router.message(named("export", "forget"))(only_in_private)
     router.callback_query(Forget.filter())(forget_pressed)
     return router
@@ -176,6 +186,12 @@ async def is_private(message: Message) -> bool:
     return message.chat.type == ChatType.PRIVATE
 
 
+async def is_shared(message: Message) -> bool:
+    """Whether what is kept is not about one person, but about all who write here."""
+    turn = _turn()
+    return not (turn.is_anonymous or is_person(turn.user_id))
+
+
 async def start(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say hello."""
     return answer(message, _for(message, texts).hello)
@@ -188,22 +204,28 @@ async def help_(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     return answer(message, "\n".join(f"/{command} - {what}" for command, what in menu.items()))
 
 
-async def reset(message: Message, texts: TextTable) -> TelegramMethod[Any]:
-    """Clear state, conversation and flows."""
+async def reset(
+    message: Message, bot: Bot, texts: TextTable, administrators: "Administrators"
+) -> TelegramMethod[Any]:
+    """Clear state, flows and the conversation here; where it concerns others, for administrators only."""
+    if await is_shared(message) and (refusal := await administrators.refusal(message, bot, texts)):
+        return refusal
     _turn().reset()
     return answer(message, _for(message, texts).reset)
 
 
-async def export(message: Message, texts: TextTable) -> TelegramMethod[Any]:
-    """Send the user everything kept about them."""
-    data = orjson.dumps(_turn().personal_data(), option=orjson.OPT_INDENT_2)
+async def export(message: Message, texts: TextTable, agent: TelegramAgentAdapter) -> TelegramMethod[Any]:
+    """Send the user everything kept about them, all conversations included."""
+    turn = _turn()
+    everything = await agent.store.load(turn.user_id, None)
+    data = orjson.dumps(turn.personal_data(everything), option=orjson.OPT_INDENT_2)
     name = f"my-data-{datetime.now(UTC):%Y-%m-%d}.json"
     return message.answer_document(BufferedInputFile(data, name), caption=_for(message, texts).export)
 
 
 async def forget(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Ask whether everything shall be erased."""
-    words, user_id = _for(message, texts), int(_turn().user_id)
+    words, user_id = _for(message, texts), message.from_user.id if message.from_user else 0
     yes = Forget(user_id=user_id, yes=True).pack()
     no = Forget(user_id=user_id, yes=False).pack()
     return message.answer(
@@ -219,8 +241,18 @@ async def forget(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     )
 
 
+async def forget_here(
+    message: Message, bot: Bot, texts: TextTable, administrators: "Administrators"
+) -> TelegramMethod[Any]:
+    """Erase everything about a group, at once."""
+    if refusal := await administrators.refusal(message, bot, texts):
+        return refusal
+    _turn().forget()
+    return answer(message, _for(message, texts).forgotten_here)
+
+
 async def forget_pressed(
-    query: CallbackQuery, callback_data: Forget, texts: TextTable
+    query: CallbackQuery, callback_data: Forget, texts: TextTable, agent: TelegramAgentAdapter
 ) -> list[TelegramMethod[Any]] | TelegramMethod[Any]:
     """Erase everything, or leave it, if it is the person who was asked that pressed the button."""
     words = texts.of(query.from_user.language_code)
@@ -229,6 +261,7 @@ async def forget_pressed(
     text = words.not_forgotten
     if callback_data.yes:
         _turn().forget()
+        forget_in_shared_records(agent, query.from_user.id)
         text = words.forgotten
     if query.message is None or isinstance(query.message, InaccessibleMessage):
         return query.answer(text, show_alert=True)
@@ -252,6 +285,40 @@ async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> T
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Say that this is nothing for the agent."""
     return answer(message, _for(message, texts).only_text)
+
+
+class Administrators:
+    """Who administrates which chat, as Telegram said lately."""
+
+    def __init__(self) -> None:
+        """Know nobody yet."""
+        self._known: LruDict[tuple[float, bool]] = LruDict(1_000)
+
+    async def refusal(self, message: Message, bot: Bot, texts: TextTable) -> TelegramMethod[Any] | None:
+        """What to answer to somebody who may not do what concerns everybody; `None` to one who may."""
+        try:
+            if await self._may(message, bot):
+                return None
+        except (TelegramAPIError, ClientDecodeError, TimeoutError) as error:
+            log.warning("Telegram does not say who is an administrator", reason=type(error).__name__)
+            return answer(message, _for(message, texts).admins_unknown)
+        return answer(message, _for(message, texts).only_admins)
+
+    async def _may(self, message: Message, bot: Bot) -> bool:
+        if message.chat.type == ChatType.PRIVATE:
+            return True
+        if message.sender_chat:
+            return message.sender_chat.id == message.chat.id  # an administrator who stays anonymous
+        if message.from_user is None:
+            return False
+        who = hash((message.chat.id, message.from_user.id))
+        asked, is_one = self._known.get(who, (-ADMINISTRATORS_SECONDS, False))
+        if time.monotonic() - asked > ADMINISTRATORS_SECONDS:
+            async with asyncio.timeout(ASKING_SECONDS):
+                member = await bot.get_chat_member(message.chat.id, message.from_user.id)
+            is_one = member.status in (ChatMemberStatus.CREATOR, ChatMemberStatus.ADMINISTRATOR)
+            self._known.set(who, (time.monotonic(), is_one))
+        return is_one
 
 
 class FloodProtection(BaseMiddleware):
@@ -279,7 +346,7 @@ class FloodProtection(BaseMiddleware):
         if await is_always_answered(event, data["bot"]):
             return await handler(event, data)
         counters = turn.counters
-        if event.sender_chat:
+        if event.sender_chat and turn.is_anonymous:
             counters = self._of_nobody.get(event.sender_chat.id, {})
             self._of_nobody.set(event.sender_chat.id, counters)
         name = None if await is_private(event) else await name_of(data["bot"])

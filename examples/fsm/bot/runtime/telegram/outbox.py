@@ -383,7 +383,7 @@ class Outbox:
     async def _note_upgrade(self, old: str, new: str) -> None:
         """Keep that a group has become a supergroup."""
         self._upgraded[old] = new
-        await noting_upgrades(self._store, self._lanes)(old, new)
+        await noting_upgrades(self._store)(old, new)
 
     async def _completed(self, delivery: Delivery, reply: Reply) -> Reply | None:
         """The reply with the contents of its files; `None` when one is gone that was kept.
@@ -545,12 +545,15 @@ def outbox_changes(
     return changes, entry
 
 
-def noting_upgrades(store: StateStore, lanes: KeyedLock) -> Moved:
-    """What keeps that a group has become a supergroup, if it can: Telegram tells of it in the chat, too."""
+def noting_upgrades(store: StateStore) -> Moved:
+    """What keeps that a group has become a supergroup, if it can: Telegram tells of it in the chat, too.
+
+    It waits for no lane: that of the group may be waiting for the reply that is being sent.
+    """
 
     async def note(old: str, new: str) -> None:
         try:
-            await upgrade_group(store, int(old), int(new), lanes)
+            await upgrade_group(store, int(old), int(new))
         except Exception as error:  # whatever a driver raises
             reason = str(error) if isinstance(error, StateError) else type(error).__name__
             log.warning("not noted yet that a group is a supergroup", reason=reason)

@@ -28,8 +28,8 @@ from bot.runtime.errors import (
     StateUnavailable,
 )
 from bot.runtime.state.codec import clean, dumps
-from bot.runtime.state.fsm import upgrade_group
-from bot.runtime.state.record import OutboxEntry, UserRecord
+from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
@@ -45,6 +45,7 @@ from bot.runtime.telegram.updates import (
     is_later,
     queue_of,
     said_in,
+    sender_of,
     turned_down,
     upgrade_in,
 )
@@ -110,6 +111,10 @@ class Transaction:
         self.outbox = Outbox(bot, store, self.lanes)
         self._began: LruDict[int] = LruDict()
 
+    def sender_of(self, update: Update) -> Sender:
+        """Who an update is from, and which record it changes."""
+        return sender_of(update, self._agent.record_at)
+
     async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
 
@@ -121,13 +126,13 @@ class Transaction:
             StateConflict: others committed first, too often in a row.
         """
         if upgrade := upgrade_in(update):
-            await upgrade_group(self._store, *upgrade, self.lanes)
+            await upgrade_group(self._store, *upgrade, self.lanes, sender.lock_key)
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 with metrics.LOAD_SECONDS.time():
-                    record = await self._store.load(sender.user_id)
+                    record = await self._store.load(sender.user_id, sender.conversation)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
                 turn = self._turn(UserRecord(sender.user_id), update, sender)
@@ -140,6 +145,13 @@ class Transaction:
                 entry = record.outbox.get(update.update_id)
                 replies = replies_of(entry) if entry else []
                 return "seen", self._deliver(update, sender, replies, entry=entry)
+            if (supergroup := moved_to(record)) and sender.place.chat:
+                # Telegram brings late what was said in the group before.
+                await upgrade_group(self._store, sender.place.chat, supergroup, self.lanes, sender.lock_key)
+                sender = replace(
+                    sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
+                )
+                continue
             if (began := self._began.get(update.update_id, -1)) < 0:
                 self._began.set(update.update_id, began := record.version)
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
@@ -165,7 +177,7 @@ class Transaction:
         turn = self._turn(UserRecord(sender.user_id or ""), update, sender, is_read_only=True)
         try:
             with metrics.LOAD_SECONDS.time():
-                record = await self._store.load(sender.user_id or "")
+                record = await self._store.load(sender.user_id or "", sender.conversation)
             turn = self._turn(record, update, sender, is_read_only=True)
             outcome = await self._handle(turn, update, seconds=QUERY_SECONDS)
             turn.check_unchanged()
@@ -193,7 +205,7 @@ class Transaction:
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
         turn = self._turn(record, update, sender)
-        queue = queue_of(update, sender.chat, self._bot.token)
+        queue = queue_of(update, sender, self._bot.token)
 
         owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
 
@@ -214,7 +226,7 @@ class Transaction:
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             owed, entry = owing(replies)
-            changes = turn.changes(owed)
+            changes = await turn.fitted_changes(self._store, owed)
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -29,6 +29,7 @@ from aiogram.types.update import UpdateTypeLookupError
 from pydantic import ValidationError
 
 from bot.runtime.config import Settings
+from bot.runtime.state.record import HOME, Author, Place, RecordId, is_person
 from bot.runtime.state.turn import Attachment, Incoming
 from bot.runtime.telegram.calls import download
 
@@ -123,14 +124,16 @@ def is_later(update_id: int, than: int) -> bool:
     return 0 < update_id - than < IDS_A_DAY
 
 
-def queue_of(update: Update, chat: Chat | None, secret: str) -> int:
+def queue_of(update: Update, sender: "Sender", secret: str) -> int:
     """A number for the queue in which Telegram keeps an update; never 0.
 
     Of each queue Telegram brings an update to a webhook when the one before is acknowledged. There is one per
     chat for its messages, and one per user for each kind of query: telling them apart by chat and kind is
     finer, and so safe. The number does not show which chat it is.
     """
-    name = f"{kind_of(update)}:{chat.id if chat else ''}"
+    name = f"{kind_of(update)}:{sender.chat.id if sender.chat else ''}"
+    if sender.author and (update.callback_query or not said_in(update)):  # the record is not one person's
+        name += f":{sender.place.person}"
     return 1 + int.from_bytes(blake2b(name.encode(), key=secret.encode()[:64], digest_size=4).digest())
 
 
@@ -236,22 +239,31 @@ def turned_down(update: Update, text: str) -> list[TelegramMethod[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who an update is from.
+    """Who an update is from, and where.
 
     Attributes:
         user: who wrote or pressed, if anybody did.
         chat: where.
-        user_id: whose record it changes; `None` when no person is behind it.
+        user_id: the record that it changes; `None` when nothing of it is kept.
+        place: where, and who, as ids.
+        author: who wrote, where a history has to tell people apart.
     """
 
     user: User | None
     chat: Chat | None
     user_id: str | None
+    place: Place
+    author: Author | None = None
 
     @property
     def lock_key(self) -> str:
         """What is handled one after another has the same key."""
-        return self.user_id or f"chat:{self.chat.id if self.chat else ''}"
+        return self.user_id or f"nobody:{self.chat.id if self.chat else ''}"
+
+    @property
+    def conversation(self) -> str:
+        """The name of the conversation here, within the record."""
+        return self.place.conversation(self.user_id) if self.user_id else HOME
 
     @property
     def language(self) -> str | None:
@@ -279,7 +291,9 @@ def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> In
         update=update,
         message=message,
         chat=sender.chat,
-        user=sender.user if sender.user_id else None,
+        user=sender.user if sender.place.person else None,
+        place=sender.place,
+        author=sender.author,
         attachments=attachments,
         at=date_of(update),
         is_admin=is_listed(settings.admins, sender),
@@ -323,21 +337,34 @@ def _one_line(name: str) -> str:
     return re.sub(r"[\s\[\]]+", " ", name)[:LONGEST_NAME]
 
 
-def sender_of(update: Update) -> Sender:
-    """Who an update is from. Anonymous administrators and channels are nobody."""
+def sender_of(update: Update, record_of: Callable[[Place], RecordId | None]) -> Sender:
+    """Who an update is from, and which record it changes. Channels and the anonymous are nobody."""
     context = UserContextMiddleware.resolve_event_context(update)
     message = message_in(update)
-    is_person = context.user is not None and not (message and message.sender_chat)
-    return Sender(
-        user=context.user,
-        chat=context.chat,
-        user_id=str(context.user.id) if context.user and is_person else None,
+    said = message or (update.callback_query and update.callback_query.message)
+    speaker = message.sender_chat if message else None
+    chat = context.chat or (message.chat if message else None)
+    direct = said.direct_messages_topic if isinstance(said, Message) else None
+    place = Place(
+        chat=chat.id if chat else None,
+        topic=direct.topic_id if direct else context.thread_id,
+        business_connection=context.business_connection_id,
+        person=context.user.id if context.user and not speaker else None,
+        identity=speaker.id if speaker else None,
     )
+    record = record_of(place)
+    author = None
+    if record and not is_person(record):
+        if place.person and context.user:
+            author = Author(context.user.id, context.user.full_name)
+        elif speaker:
+            author = Author(speaker.id, speaker.full_name)
+    return Sender(context.user, context.chat, record, place, author)
 
 
 def is_listed(people: Collection[int | str] | None, sender: Sender) -> bool:
     """Whether ids or user names (in lower case, without @) name who an update is from."""
-    if not people or sender.user is None or sender.user_id is None:
+    if not people or sender.user is None or sender.place.person is None:
         return False
     return sender.user.id in people or (sender.user.username or "").lower() in people
 

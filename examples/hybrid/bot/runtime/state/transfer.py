@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Message, UserRecord, encode_entry
+from bot.runtime.state.record import UserRecord, encode_entry, merged_history, merged_others
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
 
@@ -143,7 +143,7 @@ async def import_record(
         StateValueError: it holds a value that cannot be kept.
     """
     for _ in range(COMMIT_ATTEMPTS):
-        existing = await store.load(record.user_id)
+        existing = await store.load(record.user_id, None)
         if existing.forgotten and not with_forgotten:
             return False
         outbox: dict[int, bytes | None] = {key: encode_entry(entry) for key, entry in record.outbox.items()}
@@ -151,9 +151,11 @@ async def import_record(
         if merge:
             turn.state |= record.state
             turn.fsm |= record.fsm
-            turn.history = _merged_history(existing.history, record.history)
+            turn.history = merged_history(existing.history, record.history)
+            turn.replace_others(merged_others(existing.others, record.others))
         else:
             turn.state, turn.fsm, turn.history = record.state, record.fsm, record.history
+            turn.replace_others(record.others)
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
             turn.changes(outbox) or Changes(),
@@ -179,17 +181,12 @@ def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None
     }
 
 
-def _merged_history(existing: list[Message], imported: list[Message]) -> list[Message]:
-    known = set(existing)
-    missing = [message for message in imported if message not in known]
-    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing
-
-
 async def _lines(
     store: StateStore, user_ids: Iterable[str], unreadable: Callable[[StateCorrupt], object] | None
 ) -> list[bytes]:
     lines = []
-    for result in await asyncio.gather(*map(store.load, user_ids), return_exceptions=True):
+    loading = (store.load(user_id, None) for user_id in user_ids)
+    for result in await asyncio.gather(*loading, return_exceptions=True):
         if isinstance(result, StateCorrupt) and unreadable:
             unreadable(result)
         elif isinstance(result, BaseException):
@@ -224,10 +221,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+class _Author(_Part):
+    id: int
+    name: str
+
+
 class _Message(_Part):
     role: Literal["user", "assistant"]
     text: str
     at: FiniteFloat
+    author: _Author | None = None
 
 
 class _Flow(_Part):
@@ -267,6 +270,7 @@ class _Line(_Part):
     user_id: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     state: dict[str, Any]
     history: list[_Message]
+    conversations: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], list[_Message]] = {}
     fsm: dict[str, _Flow]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]

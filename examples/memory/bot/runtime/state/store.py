@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from bot.runtime.errors import StateTooLarge
-from bot.runtime.state.record import Limits, Message, UserRecord
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import HOME, Conversation, Limits, Message, UserRecord
 
 APPLIED_LIMIT = 256
 """Ids kept per user of applied updates that are taken to be acknowledged: that of a poller's 100 unconfirmed
@@ -30,15 +31,35 @@ FILE_PART = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationChange:
+    """What one commit writes of a conversation.
+
+    Attributes:
+        now: what is noted of it after the commit. Messages whose numbers are below `now.first` are dropped.
+        messages: messages to append; the last of them has the number before `now.next`.
+    """
+
+    now: Conversation
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """How many messages it has after the commit."""
+        return self.now.next - self.now.first
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What one commit writes: only what changed.
 
     Attributes:
         state: JSON of each changed top-level key; `None` deletes it.
         fsm: the same for conversation flows.
-        messages: messages to append to the history.
-        clear_history: drop the messages kept so far, before appending.
-        keep_history: how many of the newest messages stay.
+        messages: messages to append to the conversation at `HOME`.
+        clear_history: drop its messages kept so far, before appending.
+        keep_history: how many of its newest messages stay.
+        conversations: each other conversation that changed, by name; `None` drops it. What stands there of
+            `HOME` is only noted. These need a commit that names the version it expects.
         applied: ids of applied updates to note; of these, the newest `APPLIED_LIMIT` are kept.
         outbox: JSON of the replies of an update; `None` drops them.
         files: content of the files of those replies, by the id of each (see `new_file_id`). They are kept
@@ -56,6 +77,7 @@ class Changes:
     messages: tuple[Message, ...] = ()
     clear_history: bool = False
     keep_history: int | None = None
+    conversations: Mapping[str, ConversationChange | None] = field(default_factory=dict)
     applied: tuple[int, ...] = ()
     outbox: Mapping[int, bytes | None] = field(default_factory=dict)
     marks: Mapping[str, bytes | None] = field(default_factory=dict)
@@ -63,6 +85,14 @@ class Changes:
     forget: bool = False
     size: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def noted(self) -> dict[str, bytes | None]:
+        """JSON of what is noted of each conversation that changed, by name; `None` where it is dropped."""
+        return {
+            name: None if change is None else dumps(list(change.now), "conversations")
+            for name, change in self.conversations.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +137,13 @@ class StateStore(Protocol):
             StateUnavailable: it does not answer.
         """
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record. An unknown, expired or forgotten user's is empty; one that expired has version 0.
+
+        Args:
+            user_id: whose.
+            conversation: which conversation is wanted, by name. No other is read, unless the backend keeps
+                a record in one piece. `None`: all of them.
 
         Raises:
             StateUnavailable: never read this as "new user".

@@ -9,15 +9,24 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
 from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Limits, Message, UserRecord, encode_entry
-from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.record import (
+    HOME,
+    Author,
+    Conversation,
+    Limits,
+    Message,
+    Place,
+    UserRecord,
+    encode_entry,
+)
+from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
 
 if TYPE_CHECKING:
     from aiogram.methods import TelegramMethod
@@ -30,6 +39,14 @@ COMMIT_ATTEMPTS = 10
 
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
+
+AUTHOR_BYTES = len(',"author":{"id":,"name":}')
+"""What its author takes besides id and name."""
+
+CONVERSATION_BYTES = len('"":[1764115200123456,1764115200123456,10000,1764115200.123456],')
+"""What a record notes of each conversation takes besides its name, when there are several."""
+
+NOWHERE = Place()
 
 _current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
 
@@ -71,6 +88,8 @@ class Incoming:
         title: what the history says of a message besides its text, such as `[photo]`.
     """
 
+    place: Place = NOWHERE
+    author: Author | None = None
     update: "Update | None" = None
     message: "TelegramMessage | None" = None
     chat: "Chat | None" = None
@@ -102,14 +121,18 @@ class _Sealed(dict[str, Any]):
 
 
 class Turn:
-    """One update's view of one user's record.
+    """One update's view of one record.
 
     Attributes:
-        user_id: whose record.
+        user_id: whose record: its id.
         version: the version it was loaded at.
         state: the owner's keys; change it freely.
-        history: the conversation, oldest message first; append to it with `remember`.
+        history: the conversation at the place where the update came from, oldest message first; append to it
+            with `remember`.
+        conversation: the name of that conversation within the record.
         fsm: conversation flows, see `bot.runtime.state.fsm`.
+        place: where the update came from, and who is behind it, as ids.
+        author: who wrote, to those who read the history, if the record is not one person's.
         update: what came in, as aiogram has it; `None` when no update did.
         message: the message in it, also an edited one; `None` when it brought none, as a pressed button.
         chat: where that was; `None` where it was in no chat, as an inline query.
@@ -141,8 +164,10 @@ class Turn:
         self.version = record.version
         self.state = _Sealed(record.state) if is_read_only else record.state
         self.history = record.history
+        self.conversation = record.conversation
         self.fsm = record.fsm
         self.incoming = incoming
+        self.place, self.author = incoming.place, incoming.author
         self.update, self.message = incoming.update, incoming.message
         self.chat, self.user = incoming.chat, incoming.user
         self.attachments = incoming.attachments
@@ -164,6 +189,10 @@ class Turn:
         self._loaded_state = _frozen(record.state)
         self._loaded_fsm = _frozen(record.fsm)
         self._loaded_history = tuple(record.history)
+        self._noted = dict(record.conversations)
+        self._sizes: dict[str, list[int]] = {}
+        self._unread: str | None = None
+        self._replaced: dict[str, list[Message]] = {}
         self._forget = False
         self._afterwards: list[Callable[[], None]] = []
 
@@ -174,7 +203,7 @@ class Turn:
     def remember(self, role: Literal["user", "assistant"], text: str) -> None:
         """Append a message to the history."""
         self.check_may_change()
-        self.history.append(Message(role, text, time.time()))
+        self.history.append(Message(role, text, time.time(), self.author if role == "user" else None))
 
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
@@ -188,7 +217,7 @@ class Turn:
             raise StateError(READ_ONLY)
 
     def reset(self) -> None:
-        """Clear state, conversation and flows."""
+        """Clear state, flows, and the conversation at this place."""
         self.check_may_change()
         self.state.clear()
         self.history.clear()
@@ -219,9 +248,18 @@ class Turn:
         """What those who caught the exception reply."""
         return self.replies[self._replies_before_failure :] if self.failure else []
 
-    def personal_data(self) -> dict[str, Any]:
-        """What the user may have a copy of, as a JSON object."""
-        return UserRecord(self.user_id, state=self.state, history=self.history, fsm=self.fsm).personal_data()
+    def personal_data(self, record: UserRecord) -> dict[str, Any]:
+        """What the user may have a copy of, as a JSON object.
+
+        Args:
+            record: theirs with all conversations; this turn has only one.
+        """
+        now = replace(record, state=self.state, fsm=self.fsm, others=dict(record.others))
+        if self.conversation:
+            now.others[self.conversation] = self.history
+        else:
+            now.history = self.history
+        return now.personal_data()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -241,6 +279,7 @@ class Turn:
             state=_thawed(self._loaded_state),
             history=list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
+            conversation=self.conversation,
         )
         return Turn(record, self._limits, incoming=self.incoming, is_anonymous=self.is_anonymous)
 
@@ -262,8 +301,64 @@ class Turn:
         for begin in self._afterwards:
             begin()
 
+    @property
+    def others(self) -> Mapping[str, list[Message]]:
+        """The conversations beside `HOME`, if the record was loaded with all."""
+        return self._record.others
+
+    def replace_others(self, others: Mapping[str, list[Message]]) -> None:
+        """Put these in the place of all conversations beside `HOME`, of a record that was loaded with all."""
+        before = self._record.conversations
+        following = next_version(max((each.next for each in before.values()), default=0))
+        self._record.conversations = {}
+        for name, messages in others.items():
+            if kept := messages[-self._limits.history :] if self._limits.history else []:
+                self._sizes[name] = list(map(_message_size, kept))
+                if kept == self._record.others.get(name):
+                    self._record.conversations[name] = before[name]
+                    continue
+                self._replaced[name] = kept
+                noted = noted_of(kept, sum(self._sizes[name]), following + len(kept))
+                self._record.conversations[name] = noted
+
+    async def fitted_changes(
+        self, store: StateStore, outbox: Mapping[int, bytes | None] | None = None
+    ) -> Changes | None:
+        """As `changes`, after reading what that has to know of other conversations when the record is full.
+
+        When a second conversation begins, what the first one takes is read, and noted from then on.
+
+        Args:
+            store: where the record is.
+            outbox: as for `changes`.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.load` and `changes` say.
+        """
+        if self.conversation and self.history and self.version and not (self._noted or self._forget):
+            home = await self._sizes_of(store, HOME)
+            if home.history:
+                size, following = sum(self._sizes[HOME]), len(home.history)
+                self._record.conversations[HOME] = noted_of(home.history, size, following)
+        while True:
+            changes = self.changes(outbox)
+            if self._unread is None:
+                return changes
+            await self._sizes_of(store, self._unread)
+
+    async def _sizes_of(self, store: StateStore, conversation: str) -> UserRecord:
+        record = await store.load(self.user_id, conversation)
+        if record.version != self.version:
+            raise StateConflict("another commit was first", self.user_id)
+        self._sizes[conversation] = list(map(_message_size, record.history))
+        return record
+
     def changes(self, outbox: Mapping[int, bytes | None] | None = None) -> Changes | None:
         """What to commit; `None` when nothing changed.
+
+        When the record is full, the oldest messages of the conversation that was not used for longest go
+        first: all of them, unless `fitted_changes` has read how large each is.
 
         Args:
             outbox: what the record's outbox gains and loses with it, which alone is no change.
@@ -277,29 +372,70 @@ class Turn:
         before = {} if self._forget else self._record.outbox
         waiting = {key: encode_entry(entry) for key, entry in before.items()} | dict(outbox or {})
         content = state_size + fsm_size + sum(len(entry) for entry in waiting.values() if entry)
+        others = {} if self._forget else dict(self._record.conversations)
+        own = others.pop(self.conversation, None)
         if state_size + fsm_size <= self._limits.max_bytes < content:
             raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
-        kept, history_size = self._fitting_history(self._limits.max_bytes - content)
+        noted_size = _noted_size(self.conversation) if self.conversation or others else 0
+        kept, history_size = self._fitting_history(self._limits.max_bytes - content - noted_size)
+        content += noted_size + history_size if kept else 0
+        self._make_room(others, self._limits.max_bytes - content)
+        content += sum(each.bytes + _noted_size(name) for name, each in others.items())
 
         loaded = self._loaded_history
         appended_only = tuple(self.history[: len(loaded)]) == loaded
         fresh = self.history[len(loaded) :] if appended_only else self.history
         messages = tuple(fresh[-len(kept) :]) if kept else ()
         clear = bool(loaded) and (not appended_only or not kept)
+        keep: int | None = len(kept)
+        conversations: dict[str, ConversationChange | None] = {}
+        if self.conversation:
+            home = self._record.conversations.get(HOME)
+            keep = None
+            if home != others.get(HOME):
+                keep = others[HOME].next - others[HOME].first if HOME in others else 0
+            if kept:
+                # Numbers that nobody ever had: where a record has expired, its messages may still be there.
+                following = own.next if own else next_version(0)
+                following += len(kept) if clear else len(messages)
+                others[self.conversation] = noted_of(kept, history_size, following)
+                if messages:
+                    appended = tuple(kept) if clear else messages
+                    conversations[self.conversation] = ConversationChange(others[self.conversation], appended)
+            messages, clear = (), False
+        elif others and kept:
+            others[HOME] = noted_of(kept, history_size, len(kept))
+        for name in self._replaced.keys() & others.keys():
+            newest = self._replaced[name][others[name].first - others[name].next :]
+            conversations[name] = ConversationChange(others[name], tuple(newest))
+        if others.keys() <= {HOME}:
+            others = {}
+        for name in self._noted.keys() | others.keys():
+            if name not in others:
+                conversations[name] = None
+            elif name not in conversations and others[name] != self._noted.get(name):
+                conversations[name] = ConversationChange(others[name])
 
         changes = Changes(
             state=state,
             fsm=fsm,
             messages=messages,
             clear_history=clear,
-            keep_history=len(kept),
+            keep_history=keep,
+            conversations=conversations,
             marks=self.counter_changes(),
             outbox=outbox or {},
             forget=self._forget,
-            size=content + history_size,
+            size=content,
         )
         is_nothing = not (
-            changes.state or changes.fsm or messages or clear or changes.marks or changes.forget
+            changes.state
+            or changes.fsm
+            or messages
+            or clear
+            or changes.conversations
+            or changes.marks
+            or changes.forget
         )
         return None if is_nothing else changes
 
@@ -318,12 +454,52 @@ class Turn:
             return [], 0
         brackets_and_commas = len(newest) + 1
         size = len(orjson.dumps([message.text for message in newest])) - brackets_and_commas
-        size += len(newest) * MESSAGE_BYTES
+        size += len(newest) * MESSAGE_BYTES + sum(_author_size(each) for each in newest if each.author)
         dropped = 0
         while size > max_bytes and dropped < len(newest):
-            size -= len(orjson.dumps(newest[dropped].text)) + MESSAGE_BYTES
+            size -= _message_size(newest[dropped])
             dropped += 1
         return newest[dropped:], size
+
+    def _make_room(self, others: dict[str, Conversation], room: int) -> None:
+        """Drop of other conversations what does not fit."""
+        self._unread = None
+        excess = sum(each.bytes + _noted_size(name) for name, each in others.items()) - room
+        for name in sorted(others, key=lambda name: others[name].at):
+            if excess <= 0:
+                return
+            about = others.pop(name)
+            if excess < about.bytes and name not in self._sizes:
+                self._unread = name
+            elif excess < about.bytes:
+                for size in self._sizes[name]:
+                    if excess > 0:
+                        about = about._replace(first=about.first + 1, bytes=about.bytes - size)
+                        excess -= size
+                if about.first < about.next:
+                    others[name] = about
+                return
+            excess -= about.bytes + _noted_size(name)
+
+
+def _message_size(message: Message) -> int:
+    """Bytes of a message as JSON."""
+    return len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
+
+
+def _author_size(message: Message) -> int:
+    author = message.author
+    return AUTHOR_BYTES + len(str(author.id)) + len(orjson.dumps(author.name)) if author else 0
+
+
+def _noted_size(conversation: str) -> int:
+    """Bytes of what is noted of a conversation."""
+    return CONVERSATION_BYTES + len(conversation.encode())
+
+
+def noted_of(messages: Sequence[Message], size: int, following: int) -> Conversation:
+    """What is to be noted of a conversation of these messages, of which the next one has this number."""
+    return Conversation(following - len(messages), following, size, messages[-1].at)
 
 
 def turn_of(user_id: str) -> Turn | None:
@@ -379,6 +555,7 @@ async def mutate(
     *,
     since: int | None = None,
     lanes: KeyedLock | None = None,
+    conversation: str | None = HOME,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -390,6 +567,7 @@ async def mutate(
         lanes: hold one for each record that is being changed in this process. The change waits for its turn
             there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
             of another record's turn it does not wait, as that one may be waiting, too.
+        conversation: the one in the turn's history; `None`: that at `HOME`, and all others beside it.
 
     Returns:
         What `change` returned.
@@ -406,16 +584,17 @@ async def mutate(
     is_inside = running and running.is_open and not running.is_anonymous
     async with nullcontext() if is_inside or lanes is None else lanes.hold(user_id):
         for attempt in range(COMMIT_ATTEMPTS):
-            record = await store.load(user_id)
+            record = await store.load(user_id, conversation)
             since = record.version if since is None else since
             if record.forgotten > since:
                 raise StateForgotten("forgotten meanwhile", user_id)
             turn = Turn(record, store.limits)
             with turn.active():
                 result = await change(turn)
-            changes = turn.changes()
             _check_time()
             try:
+                changes = await turn.fitted_changes(store)
+                _check_time()
                 if changes is not None:
                     await store.commit(user_id, changes, expect=record.version)
             except StateConflict:

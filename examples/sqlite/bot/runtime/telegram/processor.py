@@ -35,7 +35,6 @@ from bot.runtime.telegram.updates import (
     message_in,
     name_of,
     parse_update,
-    sender_of,
     sent_at,
     upgrade_in,
 )
@@ -243,7 +242,7 @@ class Processor:
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
     async def _in_order(self, update: Update, keep_trying: bool) -> None:
-        kind, sender = kind_of(update) or "", sender_of(update)
+        kind, sender = kind_of(update) or "", self._transaction.sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         if not self.admission.is_allowed(update, sender):

@@ -185,7 +185,7 @@ class Database:
 
     async def _done(self, thread: int, job: "_Job", user_id: str | None, seconds: float) -> Any:
         if self._threads is None:
-            raise StateUnavailable("the store is not connected", user_id)
+            raise FileUnusable("the store is not connected", user_id)
         loop = asyncio.get_running_loop()
         job.future = loop.create_future()
         # SQLite gives up in time where others keep the file locked. A disk that hangs keeps the thread.
@@ -194,7 +194,7 @@ class Database:
         try:
             return await job.future
         except _Failed as failed:
-            raise StateUnavailable(str(failed), user_id) from None
+            raise FileUnusable(str(failed), user_id) from None
         finally:
             timer.cancel()
 
@@ -213,7 +213,7 @@ class Database:
         try:
             connection.set_busy_handler(patience)
             if connection.readonly("main"):
-                raise StateUnavailable(MEANINGS[apsw.ReadOnlyError].format(file=self.path))
+                raise FileUnusable(MEANINGS[apsw.ReadOnlyError].format(file=self.path))
             self._check(connection)
             if connection.pragma("journal_mode") != "wal":
                 self._begin_wal(connection)
@@ -288,7 +288,7 @@ class Database:
             for folder in (self.path.parent, *(each.parent for each in missing)):
                 flush_folder(folder)
         except OSError as error:
-            raise StateUnavailable(f"cannot create {self.path}: {error.strerror}") from None
+            raise FileUnusable(f"cannot create {self.path}: {error.strerror}") from None
 
     def copy_to(self, file: Path) -> None:
         """Write everything as of now to another file, once that is checked. Blocks; others go on.
@@ -305,15 +305,15 @@ class Database:
                 with closing(apsw.Connection(str(partial), flags=apsw.SQLITE_OPEN_READONLY)) as copy:
                     self._check(copy)
                     if copy.pragma("integrity_check") != "ok":
-                        raise StateUnavailable(f"the copy of {self.path} is damaged")
+                        raise FileUnusable(f"the copy of {self.path} is damaged")
                 os.fsync(output.fileno())
             partial.replace(file)
             flush_folder(file.parent)
         except OSError as error:
-            raise StateUnavailable(f"cannot write {file}: {error.strerror}") from None
+            raise FileUnusable(f"cannot write {file}: {error.strerror}") from None
         except apsw.Error as error:
             is_about_copy = isinstance(error, apsw.FullError | apsw.IOError)
-            raise StateUnavailable(describe(error, file if is_about_copy else self.path)) from None
+            raise FileUnusable(describe(error, file if is_about_copy else self.path)) from None
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -385,6 +385,12 @@ class Patience:
             return False
         time.sleep(LOCK_SECONDS * random.uniform(0.5, 1.5))
         return True
+
+
+class FileUnusable(StateUnavailable):
+    """The file cannot be worked on; the text says why, and what to do."""
+
+    advice = "`bot doctor` shows more"
 
 
 class _Failed(Exception):

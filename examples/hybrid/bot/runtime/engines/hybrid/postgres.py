@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from bot.runtime.engines.hybrid.snapshot import Snapshot
+from bot.runtime.engines.hybrid.snapshot import Snapshot, whole_conversations
 from bot.runtime.engines.postgres.connection import Connection
-from bot.runtime.engines.postgres.store import FILE_TIMEOUT, PostgresStore, decode_row, merge_of
+from bot.runtime.engines.postgres.store import FILE_TIMEOUT, PostgresStore, columns_of, decode_row, merge_of
 from bot.runtime.errors import StateCorrupt, StateValueError
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import UserRecord, encode_entry
+from bot.runtime.state.record import HOME, UserRecord, encode_entry
 from bot.runtime.state.store import Changes
 
 READ = """
@@ -22,39 +22,45 @@ WRITE = """
     WITH written AS (
         INSERT INTO {schema}.user_state AS u (
             user_id, version, token, state, fsm, applied, outbox, forgotten,
-            next_message, first_message, expires_at, marks
+            next_message, first_message, expires_at, marks, conversations
         )
         VALUES (
-            $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $9 - cardinality($10::text[]),
-            to_timestamp(nullif($13::float8, 0) / 1000), $15
+            $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $10::bigint,
+            to_timestamp(nullif($17::float8, 0) / 1000), $19, $20
         )
         ON CONFLICT (user_id) DO UPDATE SET
             version = excluded.version, token = excluded.token, state = excluded.state, fsm = excluded.fsm,
             applied = excluded.applied, outbox = excluded.outbox, forgotten = excluded.forgotten,
             next_message = excluded.next_message, first_message = excluded.first_message,
             expires_at = excluded.expires_at, marks = excluded.marks, updated_at = now(),
+            conversations = excluded.conversations,
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
-        WHERE u.version < excluded.version AND (u.version <= $14 OR u.expires_at <= now())
-        RETURNING u.version, u.first_message, u.next_message, u.outbox
+        WHERE u.version < excluded.version AND (u.version <= $18 OR u.expires_at <= now())
+        RETURNING u.version, u.first_message, u.next_message, u.conversations, u.outbox
     ),
     history AS (
-        SELECT first_message + place - 1 AS number, role, text, at
-        FROM written,
-            unnest($10::text[], $11::text[], $12::float8[]) WITH ORDINALITY AS m (role, text, at, place)
+        SELECT m.* FROM written, unnest(
+            $11::text[], $12::bigint[], $13::text[], $14::text[], $15::float8[], $16::jsonb[]
+        ) AS m (conversation, number, role, text, at, author)
     ),
     said AS (
-        INSERT INTO {schema}.user_message (user_id, number, role, text, at)
-        SELECT $1, number, role, text, at FROM history WHERE NOT EXISTS (
+        INSERT INTO {schema}.user_message (user_id, conversation, number, role, text, at, author)
+        SELECT $1, history.* FROM history WHERE NOT EXISTS (
             SELECT FROM {schema}.user_message AS m
-            WHERE m.user_id = $1 AND m.number = history.number
+            WHERE m.user_id = $1 AND m.conversation = history.conversation AND m.number = history.number
                 AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
+                AND m.author IS NOT DISTINCT FROM history.author
         )
-        ON CONFLICT (user_id, number) DO UPDATE
-            SET role = excluded.role, text = excluded.text, at = excluded.at
+        ON CONFLICT (user_id, conversation, number) DO UPDATE
+            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author
     ),
     dropped AS (
         DELETE FROM {schema}.user_message AS m USING written
-        WHERE m.user_id = $1 AND NOT (m.number >= first_message AND m.number < next_message)
+        WHERE m.user_id = $1 AND NOT coalesce(CASE m.conversation
+            WHEN '' THEN m.number >= first_message AND m.number < next_message
+            ELSE m.number >= (conversations -> m.conversation ->> 0)::bigint
+                AND m.number < (conversations -> m.conversation ->> 1)::bigint
+        END, false)
     ),
     sent AS (
         DELETE FROM {schema}.user_file AS f USING written
@@ -96,13 +102,13 @@ class HybridPostgres(PostgresStore):
             StateUnavailable: it does not answer.
             StateCorrupt: what it holds is no record.
         """
-        statement = self._fill(READ.replace("{load}", self._sql.load))
+        statement = self._fill(READ.replace("{load}", self._sql.load_all))
         row = await self.database.run(
             lambda connection: connection.fetchrow(statement, user_id), user_id=user_id
         )
         if row is None:
             return UserRecord(user_id), Snapshot(user_id, 0, 0, 1, 0, Changes(token=""), replaces=-1)
-        record = decode_row(user_id, row)
+        record = decode_row(user_id, row, None)
         try:
             return record, _snapshot(record, row["next_message"], row["expires"])
         except StateValueError as error:
@@ -173,6 +179,13 @@ class HybridPostgres(PostgresStore):
 
     async def _replace(self, connection: Connection, snapshot: Snapshot) -> bool:
         content = snapshot.content
+        first = snapshot.next_message - len(content.messages)
+        rows = [(HOME, number, message) for number, message in enumerate(content.messages, first)]
+        for name, change in content.conversations.items():
+            if change and name:
+                rows += [
+                    (name, number, said) for number, said in enumerate(change.messages, change.now.first)
+                ]
         try:
             version = await connection.fetchval(
                 self._fill(WRITE),
@@ -185,12 +198,12 @@ class HybridPostgres(PostgresStore):
                 merge_of({str(key): value for key, value in content.outbox.items()})[0],
                 snapshot.forgotten,
                 snapshot.next_message,
-                [message.role for message in content.messages],
-                [message.text for message in content.messages],
-                [message.at for message in content.messages],
+                first,
+                *columns_of(rows),
                 snapshot.expires,
                 snapshot.replaces,
                 merge_of(content.marks)[0],
+                merge_of(content.noted)[0],
             )
             if version is not None:
                 await self._bring_files(connection, snapshot)
@@ -219,6 +232,7 @@ def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
         state={key: dumps(value, f"state[{key!r}]") for key, value in record.state.items()},
         fsm={key: dumps(value, f"fsm[{key!r}]") for key, value in record.fsm.items()},
         messages=tuple(record.history),
+        conversations=whole_conversations(record),
         applied=record.acknowledged,
         outbox={key: encode_entry(entry) for key, entry in record.outbox.items()},
         marks={key: dumps(value, "marks") for key, value in record.marks.items()},

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, whole_conversations
 from bot.runtime.engines.redis.connection import RedisConnection, Script
 from bot.runtime.engines.redis.store import (
     COMMIT,
@@ -26,7 +26,7 @@ from bot.runtime.engines.redis.store import (
     with_prefix,
 )
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
-from bot.runtime.state.record import Limits, UserRecord
+from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import Changes, parts_of, update_of
 
 LEASE_SECONDS = 30.0
@@ -145,21 +145,25 @@ class HybridRedis(RedisStore):
         """Whether a bot has been here before."""
         return bool(await self.connection.wait("EXISTS", f"{self._namespace}:bot"))
 
-    async def look(self, user_id: str) -> Warm | Cold:
-        """Read a record, or get the lease to load it from PostgreSQL.
+    async def look(self, user_id: str, conversation: str | None = HOME) -> Warm | Cold:
+        """Read a record with one conversation or all, or get the lease to load it from PostgreSQL.
 
         Raises:
             StateUnavailable: the server does not answer.
             StateCorrupt: what is here is no record.
         """
-        reply, _ = await self._evaluate(LOAD_OR_LEASE, user_id, int(LEASE_SECONDS * 1000))
+        wanted = 0 if conversation is None else 1 if conversation else -1
+        arguments = int(LEASE_SECONDS * 1000), wanted, conversation or ""
+        reply, _ = await self._evaluate(LOAD_OR_LEASE, user_id, *arguments)
         match reply:
             case [b"cold", lease]:
                 return Cold(lease.decode())
             case [b"expired", lineage, is_dirty]:
-                return Warm(UserRecord(user_id), lineage.decode(), bool(is_dirty), is_verified=True)
+                record = UserRecord(user_id, conversation=conversation or HOME)
+                return Warm(record, lineage.decode(), bool(is_dirty), is_verified=True)
         _, lineage, is_dirty, is_verified, parts = reply
-        return Warm(read_record(user_id, *parts), lineage.decode(), bool(is_dirty), bool(is_verified))
+        record = read_record(user_id, conversation, *parts)
+        return Warm(record, lineage.decode(), bool(is_dirty), bool(is_verified))
 
     async def write_lost_files(self, user_id: str, files: Mapping[str, bytes]) -> None:
         """Write those files of a commit again that Redis lost before it was made."""
@@ -221,14 +225,15 @@ class HybridRedis(RedisStore):
             case [b"cold"]:
                 return None
             case [kind, parts, files]:
-                record = read_record(user_id, *parts)
-        state, _, meta, _ = parts
+                record = read_record(user_id, None, *parts)
+        state, _, meta, *_ = parts
         fields = dict(pairs_of(meta))
         outbox = {int(key): value for key, value in with_prefix(OUTBOX, fields).items()}
         content = Changes(
             state=dict(pairs_of(state)),
             fsm=with_prefix(FSM, fields),
             messages=tuple(record.history),
+            conversations=whole_conversations(record),
             applied=record.acknowledged,
             outbox={key: value for key, value in outbox.items() if key in record.outbox},
             marks=with_prefix(MARK, fields),

@@ -1,7 +1,7 @@
 -- The scripts of the hybrid engine. What stands above the first `--- name` begins each of them: the record's keys, and
 -- what is to be known about them.
 --
--- KEYS  the four of the record and that of its files (see the Redis engine's `commit.lua`), and
+-- KEYS  the five of the record and that of its files (see the Redis engine's `commit.lua`), and
 --       dirty  sorted set: users whose newest commit PostgreSQL may not have, by the time of the oldest such commit
 --       due    sorted set: the same users, by the time from when on one flusher may take each of them
 --       lease  string: who misses the record may fill it with what PostgreSQL holds as long as this is there
@@ -16,9 +16,9 @@
 --
 -- All times are in milliseconds since 1970.
 
-local STATE, HISTORY, META, APPLIED, FILES, DIRTY, DUE, LEASE = unpack(KEYS)
-local RECORD = { STATE, HISTORY, META, APPLIED }
-local COMMITTED = { STATE, HISTORY, META, APPLIED, FILES }
+local STATE, HISTORY, META, APPLIED, TALKS, FILES, DIRTY, DUE, LEASE = unpack(KEYS)
+local RECORD = { STATE, HISTORY, META, APPLIED, TALKS }
+local COMMITTED = { STATE, HISTORY, META, APPLIED, TALKS, FILES }
 local WAITS, NAME, USER = ARGV[#ARGV - 2] == '1', unpack(ARGV, #ARGV - 1)
 -- Another one after a restart, and after a failover: also when it leads back to a server that was the master before.
 local RUN = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
@@ -44,7 +44,7 @@ local function is_whole(version, parts)
     return false
   end
   for part in parts:gmatch('%S+') do
-    local key = ({ state = STATE, history = HISTORY, applied = APPLIED })[part]
+    local key = ({ state = STATE, history = HISTORY, applied = APPLIED, talks = TALKS })[part]
     if key and redis.call('EXISTS', key) == 0 then
       return false
     end
@@ -111,7 +111,7 @@ end
 
 --- load
 -- Reads a record, or hands out the lease to fill it. `load` is the Redis engine's `load.lua`.
--- ARGV: lifetime of a new lease in ms
+-- ARGV: lifetime of a new lease in ms; whether one conversation is wanted (1), all (0) or that in `history` (-1); which
 -- Returns {'warm', lineage, 1 if dirty, 1 if verified, the record}, {'expired', lineage, 1 if dirty} or {'cold', lease}.
 
 local found, dirty, lineage = look()
@@ -126,7 +126,9 @@ end
 if found == 'expired' then
   return { found, lineage, dirty and 1 or 0 }
 end
-return { found, lineage, dirty and 1 or 0, is_of_this_run(lineage) and 1 or 0, load(RECORD) }
+local keys = ARGV[2] == '-1' and { STATE, HISTORY, META, APPLIED } or RECORD
+local record = load(keys, { ARGV[2] == '1' and ARGV[3] or nil })
+return { found, lineage, dirty and 1 or 0, is_of_this_run(lineage) and 1 or 0, record }
 
 --- commit
 -- Commits to a record that is here, and marks it dirty in the same step. `commit` is the Redis engine's `commit.lua`.
@@ -243,7 +245,7 @@ end
 if found == 'cold' then
   return { found }
 end
-return { dirty and 'dirty' or 'clean', load(RECORD), redis.call('HKEYS', FILES) }
+return { dirty and 'dirty' or 'clean', load(RECORD, {}), redis.call('HKEYS', FILES) }
 
 --- mark_clean
 -- Marks a record clean that a flusher brought to PostgreSQL, unless somebody has committed meanwhile.

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from bot.runtime.config import Environment, Seconds
-from bot.runtime.state.store import Changes
+from bot.runtime.state.record import UserRecord
+from bot.runtime.state.store import Changes, ConversationChange
 
 
 class HybridSettings(Environment):
@@ -67,7 +68,16 @@ class Snapshot:
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
         content = self.content
-        return self.forgotten > 0 and not (content.state or content.fsm or content.messages)
+        parts = content.state or content.fsm or content.messages or content.conversations
+        return self.forgotten > 0 and not parts
+
+
+def whole_conversations(record: UserRecord) -> dict[str, ConversationChange]:
+    """The further conversations of a record, as a commit to an empty one."""
+    return {
+        name: ConversationChange(noted, tuple(record.others.get(name, ())))
+        for name, noted in record.conversations.items()
+    }
 
 
 class Commit(NamedTuple):

@@ -59,7 +59,7 @@ from bot.runtime.engines.postgres.connection import DatabaseSettings
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
 from bot.runtime.errors import OperatorError, StateConflict, StateCorrupt, StateError, StateUnavailable
-from bot.runtime.state.record import Limits, UserRecord
+from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import Changes, Finding, check_size
 
 if TYPE_CHECKING:
@@ -203,14 +203,14 @@ class HybridStore:
             if not was_bound:
                 raise
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record: one round trip when it is in Redis. See `StateStore.load`."""
         for _ in range(ATTEMPTS):
-            found = await self.redis.look(user_id)
+            found = await self.redis.look(user_id, conversation)
             if isinstance(found, Cold):
                 record, snapshot = await self.postgres.read(user_id)
                 if await self.redis.fill(snapshot, found.lease):
-                    return record
+                    return record.at(conversation)
             elif not found.is_verified and await self._compare(user_id, found):
                 continue
             else:

@@ -5,19 +5,22 @@
 --
 -- KEYS  state    hash: JSON per key of the owner's
 --       history  list: JSON per message, oldest first
---       meta     hash: version, token, forgotten, parts, `fsm:<flow>`, `outbox:<update id>` and `mark:<name>`
+--       meta     hash: version, token, forgotten, parts, `fsm:<flow>`, `outbox:<update id>`, `mark:<name>` and
+--                `talk:<conversation>`
 --       applied  string: update ids, oldest first, each with a comma behind it
+--       talks    hash: per further conversation JSON of its messages, oldest first, each with a newline behind it
 --       files    hash: per `<update id>/<file>/<number>` a part of a file of that update's replies
 -- ARGV  1  token of this commit
 --       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
 --          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
 --          lengths of what follows
 --       3… keys and values to set in state, keys to delete there, the same two for meta, messages, applied ids,
---          ids and entries for the outbox
+--          ids and entries for the outbox, names, notes, numbers of messages that stay and new messages of further
+--          conversations (without a note one is dropped; of that without a name only the note changes)
 -- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
 
-local STATE, HISTORY, META, APPLIED, FILES = unpack(KEYS)
-local RECORD = { STATE, HISTORY, META, APPLIED }
+local STATE, HISTORY, META, APPLIED, TALKS, FILES = unpack(KEYS)
+local RECORD = { STATE, HISTORY, META, APPLIED } -- and TALKS where there are any: few records have
 local KINDS = { 'hash', 'list', 'hash', 'string' }
 local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
 
@@ -43,11 +46,12 @@ local function call(command, key, items)
 end
 
 -- What the record consists of; `load` misses a part that was evicted or deleted.
-local function parts(messages, ids)
+local function parts(messages, ids, has_talks)
   local found = {}
   if redis.call('EXISTS', STATE) == 1 then table.insert(found, 'state') end
   if messages > 0 then table.insert(found, 'history') end
   if ids > 0 then table.insert(found, 'applied') end
+  if has_talks and redis.call('EXISTS', TALKS) == 1 then table.insert(found, 'talks') end
   for _, field in ipairs(redis.call('HKEYS', META)) do
     if field:sub(1, 4) == 'fsm:' then
       table.insert(found, 'fsm')
@@ -88,6 +92,23 @@ local function drop_files()
   end
 end
 
+local function continue_talk(name, note, keep, added)
+  if note == '' then
+    redis.call('HDEL', META, 'talk:' .. name)
+    redis.call('HDEL', TALKS, name)
+    return
+  end
+  redis.call('HSET', META, 'talk:' .. name, note)
+  if name == '' then return end
+  local said = (redis.call('HGET', TALKS, name) or '') .. added
+  local _, count = said:gsub('\n', '')
+  local begin = 1
+  for _ = keep + 1, count do
+    begin = said:find('\n', begin, true) + 1
+  end
+  redis.call('HSET', TALKS, name, said:sub(begin))
+end
+
 local function is_marker(forgotten, found)
   return (tonumber(forgotten) or 0) > 0 and (found == '' or found == 'applied')
 end
@@ -95,7 +116,7 @@ end
 local token = ARGV[1]
 local state_set, state_delete = list(), list()
 local meta_set, meta_delete = list(), list()
-local messages, applied, outbox = list(), list(), list()
+local messages, applied, outbox, talks = list(), list(), list(), list()
 
 -- What is there.
 
@@ -112,6 +133,12 @@ if kinds[3] == 'hash' then
   meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
+local has_talks = talks.first <= talks.last or redis.call('EXISTS', TALKS) == 1
+if has_talks then
+  local kind = redis.call('TYPE', TALKS).ok
+  is_record = is_record and (kind == 'hash' or kind == 'none')
+  table.insert(RECORD, TALKS)
+end
 
 if exists and forget == 0 and not (version and is_record) then
   return { 'corrupt' }
@@ -139,7 +166,7 @@ if forget == 1 then
       end
     end
   end
-  redis.call('UNLINK', STATE, HISTORY, META)
+  redis.call('UNLINK', STATE, HISTORY, META, TALKS)
   for field, value in pairs(marks) do
     redis.call('HSET', META, field, value)
   end
@@ -173,6 +200,10 @@ if keep >= 0 and kept > keep then
   kept = keep
 end
 
+for index = talks.first, talks.last, 4 do
+  continue_talk(ARGV[index], ARGV[index + 1], tonumber(ARGV[index + 2]), ARGV[index + 3])
+end
+
 for index = applied.first, applied.last do
   redis.call('APPEND', APPLIED, ARGV[index] .. ',')
 end
@@ -184,7 +215,7 @@ if ids_length > most_applied * LONG_ID * 2 then
   trim_applied(most_applied)
 end
 
-local found = parts(kept, ids_length)
+local found = parts(kept, ids_length, has_talks)
 redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', forgotten, 'parts', found)
 
 local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime

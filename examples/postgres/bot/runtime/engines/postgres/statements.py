@@ -1,36 +1,42 @@
 """The SQL of the PostgreSQL engine: one statement to load a record and one to commit to it.
 
 `user_state` has one row per user. Every commit updates that row, so its lock and its `version` are all that
-is needed against concurrent writers. `user_message` has one row per message, numbered per user; the user's
-row says which numbers count: from `first_message` up to, but not including, `next_message`. `user_file` has
-one row per part of a file of a reply, as long as the reply waits in the outbox.
+is needed against concurrent writers. `user_message` has one row per message, numbered per conversation; the
+user's row says which numbers count: from `first_message` up to, but not including, `next_message` or, for
+further conversations, the first two numbers that `conversations` has under their names. `user_file` has one
+row per part of a file of a reply, as long as the reply waits in the outbox.
 """
 
 from bot.runtime.state.store import APPLIED_LIMIT, FILE_SECONDS, FORGOTTEN_SECONDS
 
 _LIVE = "(u.expires_at IS NULL OR u.expires_at > now())"
-_IS_MARKER = "(forgotten > 0 AND first_message = next_message AND state = '{}' AND fsm = '{}')"
+_IS_MARKER = """(
+    forgotten > 0 AND first_message = next_message AND conversations = '{}' AND state = '{}' AND fsm = '{}'
+)"""
 
 _COLUMNS = """
     created_at, updated_at, version, token, state, fsm, applied, outbox, marks, forgotten,
-    first_message, next_message, expires_at
+    first_message, next_message, conversations, expires_at
 """
 
 _NOTHING = """
     SELECT now() AS created_at, 0::bigint AS version, '{}'::jsonb AS state, '{}'::jsonb AS fsm,
         '{}'::bigint[] AS applied, '{}'::jsonb AS outbox, '{}'::jsonb AS marks, 0::bigint AS forgotten,
-        1::bigint AS first_message, 1::bigint AS next_message, NULL::timestamptz AS expires_at
+        1::bigint AS first_message, 1::bigint AS next_message, '{}'::jsonb AS conversations,
+        NULL::timestamptz AS expires_at
 """
 """What a record is before its first commit."""
 
 
-def _committed(before: str) -> str:
+def _committed(before: str, *, with_conversations: bool) -> str:
     """A SELECT of `_COLUMNS` as they are after a commit to the row that the SELECT `before` gives.
 
     Parameters: $1 user, $2 expected version, $3 token, $4 and $5 state set and removed, $6 and $7 flows,
     $8, $9 and $10 roles, texts and times of messages, $11 clear the history, $12 how many messages to keep,
-    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks.
+    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks; with
+    further conversations $21 and $22 what is noted of them.
     """
+    conversations = "(conversations - $22::text[]) || $21::jsonb" if with_conversations else "conversations"
     return f"""
     SELECT
         created_at, now(), version, $3::text, state, fsm, applied,
@@ -38,7 +44,7 @@ def _committed(before: str) -> str:
             SELECT coalesce(jsonb_object_agg(key, value), '{{}}')
             FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied) OR marks ? key
         ) END,
-        marks, forgotten, first_message, next_message,
+        marks, forgotten, first_message, next_message, conversations,
         now() + CASE
             WHEN {_IS_MARKER} THEN interval '{FORGOTTEN_SECONDS} seconds' ELSE $17::interval
         END
@@ -54,7 +60,8 @@ def _committed(before: str) -> str:
             (marks - $19::text[]) || $18::jsonb AS marks,
             CASE WHEN $16::boolean THEN version ELSE forgotten END AS forgotten,
             greatest(first_message, next_message + cardinality($8::text[]) - $12::bigint) AS first_message,
-            next_message + cardinality($8) AS next_message
+            next_message + cardinality($8) AS next_message,
+            {conversations} AS conversations
         FROM (
             SELECT
                 CASE WHEN is_new THEN now() ELSE created_at END AS created_at,
@@ -66,7 +73,8 @@ def _committed(before: str) -> str:
                 CASE WHEN has_expired THEN '{{}}' ELSE marks END AS marks,
                 CASE WHEN has_expired THEN 0 ELSE forgotten END AS forgotten,
                 CASE WHEN is_new OR $11::boolean THEN next_message ELSE first_message END AS first_message,
-                next_message
+                next_message,
+                CASE WHEN is_new THEN '{{}}' ELSE conversations END AS conversations
             FROM (
                 SELECT *, has_expired OR $16 AS is_new
                 FROM (SELECT *, coalesce(expires_at <= now(), false) AS has_expired FROM ({before}) AS before)
@@ -77,34 +85,62 @@ def _committed(before: str) -> str:
     """
 
 
-def _with_messages(change: str) -> str:
+def _with_messages(change: str, *, with_conversations: bool) -> str:
     """The statement that does `change` to the user's row and, if that happened, to what goes with it.
 
     A DELETE does not see what the same statement does, so it goes by number: from where the messages began
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
+
+    Parameters: those of `_committed`, $20 authors of messages; with further conversations $23 to $28: names,
+    numbers, roles, texts, times and authors of their messages; $29 and $30 see `_CONVERSATIONS`.
     """
+    conversations = _CONVERSATIONS if with_conversations else ""
     return f"""
-    WITH changed AS ({change} RETURNING u.version, u.first_message, u.next_message, u.outbox),
+    WITH changed AS (
+        {change} RETURNING u.version, u.first_message, u.next_message, u.conversations, u.outbox
+    ),
     added AS (
-        INSERT INTO {{schema}}.user_message (user_id, number, role, text, at)
-        SELECT $1, number, role, text, at
-        FROM changed,
-            unnest($8::text[], $9::text[], $10::float8[]) WITH ORDINALITY AS m (role, text, at, place),
+        INSERT INTO {{schema}}.user_message (user_id, number, role, text, at, author)
+        SELECT $1, number, role, text, at, author
+        FROM changed, unnest($8::text[], $9::text[], $10::float8[], $20::jsonb[])
+                WITH ORDINALITY AS m (role, text, at, author, place),
             LATERAL (SELECT next_message - cardinality($8) + place - 1 AS number) AS numbered
         WHERE number >= first_message
     ),
     trimmed AS (
         DELETE FROM {{schema}}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.number < first_message AND ($16 OR m.number >= (
+        WHERE m.user_id = $1 AND m.conversation = '' AND m.number < first_message AND ($16 OR m.number >= (
             SELECT first_message FROM {{schema}}.user_state WHERE user_id = $1
         ))
     ),
+    {conversations}
     dropped AS (
         DELETE FROM {{schema}}.user_file AS f USING changed
         WHERE f.user_id = $1 AND NOT outbox ? split_part(f.name, '/', 1)
     )
     SELECT version FROM changed
     """
+
+
+_CONVERSATIONS = """
+    continued AS (
+        INSERT INTO {schema}.user_message (user_id, conversation, number, role, text, at, author)
+        SELECT $1, m.* FROM changed, unnest(
+            $23::text[], $24::bigint[], $25::text[], $26::text[], $27::float8[], $28::jsonb[]
+        ) AS m
+    ),
+    cut AS (
+        DELETE FROM {schema}.user_message AS m USING changed
+        WHERE m.user_id = $1 AND m.conversation = ANY ($29::text[])
+            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $30::bigint)
+    ),
+    erased AS (
+        DELETE FROM {schema}.user_message AS m USING changed
+        WHERE m.user_id = $1 AND m.conversation > '' AND ($16 OR $2 = 0)
+            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $30)
+    ),
+"""
+"""Adds and drops messages of further conversations: $29 which ones; $30 a number that none of theirs had."""
 
 
 class Statements:
@@ -117,35 +153,52 @@ class Statements:
         def fill(text: str) -> str:
             return text.replace("{schema}", quoted)
 
-        self.load = fill(f"""
+        load = f"""
             SELECT u.version, u.token, u.state, u.fsm, u.applied, u.outbox, u.marks, u.forgotten,
-                m.roles, m.texts, m.times
-            FROM {{schema}}.user_state AS u, LATERAL (
+                u.conversations, m.*
+            FROM {{{{schema}}}}.user_state AS u, LATERAL (
                 SELECT array_agg(role ORDER BY number) AS roles, array_agg(text ORDER BY number) AS texts,
-                    array_agg(at ORDER BY number) AS times
-                FROM {{schema}}.user_message
-                WHERE user_id = u.user_id AND number >= u.first_message
+                    array_agg(at ORDER BY number) AS times, CASE WHEN bool_or(author IS NOT NULL)
+                        THEN array_agg(author ORDER BY number) END AS authors, {{names}} AS names
+                FROM {{{{schema}}}}.user_message
+                WHERE user_id = u.user_id AND {{which}}
             ) AS m
             WHERE u.user_id = $1 AND {_LIVE}
-        """)
+        """
+        home = "conversation = '' AND number >= u.first_message"
+        other = "conversation = $2 AND number >= (u.conversations -> $2 ->> 0)::bigint"
 
-        self.update = fill(
-            _with_messages(f"""
-                UPDATE {{schema}}.user_state AS u
-                SET ({_COLUMNS}) = ({_committed("SELECT u.*")})
+        self.load = fill(load.format(which=home, names="NULL"))
+
+        self.load_other = fill(load.format(which=other, names="NULL"))
+        """A record with the conversation of a name."""
+
+        every, names = f"({home} OR conversation > '')", "array_agg(conversation ORDER BY number)"
+        self.load_all = fill(load.format(which=every, names=names))
+        """A record with all conversations."""
+
+        def update(*, with_conversations: bool) -> str:
+            columns = _committed("SELECT u.*", with_conversations=with_conversations)
+            change = f"""
+                UPDATE {{schema}}.user_state AS u SET ({_COLUMNS}) = ({columns})
                 WHERE u.user_id = $1 AND u.version = $2::bigint AND u.token <> $3 AND {_LIVE}
-            """)
-        )
+            """
+            return fill(_with_messages(change, with_conversations=with_conversations))
+
+        self.update = update(with_conversations=False)
         """Commits to the version expected. No row: it is not there."""
 
-        self.insert = fill(
-            _with_messages(f"""
-                INSERT INTO {{schema}}.user_state AS u (user_id, {_COLUMNS})
-                SELECT $1::text, first.* FROM ({_committed(_NOTHING)}) AS first
-                ON CONFLICT (user_id) DO UPDATE SET ({_COLUMNS}) = ({_committed("SELECT u.*")})
-                WHERE $2::bigint = 0 AND u.token <> $3 AND NOT {_LIVE}
-            """)
-        )
+        self.update_conversations = update(with_conversations=True)
+        """The same where further conversations change, or where all goes."""
+
+        of_none, of_one = (_committed(before, with_conversations=True) for before in (_NOTHING, "SELECT u.*"))
+        insert = f"""
+            INSERT INTO {{schema}}.user_state AS u (user_id, {_COLUMNS})
+            SELECT $1::text, first.* FROM ({of_none}) AS first
+            ON CONFLICT (user_id) DO UPDATE SET ({_COLUMNS}) = ({of_one})
+            WHERE $2::bigint = 0 AND u.token <> $3 AND NOT {_LIVE}
+        """
+        self.insert = fill(_with_messages(insert, with_conversations=True))
         """Commits where no record is expected. No row: there is one."""
 
         self.written = fill("SELECT version FROM {schema}.user_state WHERE user_id = $1 AND token = $2")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import asyncpg
@@ -20,8 +21,25 @@ from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.postgres.statements import Statements
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, with_marked
-from bot.runtime.state.store import Changes, Finding, check_size, cut, joined, parts_of
+from bot.runtime.state.record import (
+    HOME,
+    Author,
+    Limits,
+    Message,
+    OutboxEntry,
+    UserRecord,
+    decode_conversations,
+    with_marked,
+)
+from bot.runtime.state.store import (
+    Changes,
+    Finding,
+    check_size,
+    cut,
+    joined,
+    next_version,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,12 +177,18 @@ class PostgresStore:
                 "set another DATABASE_SCHEMA"
             )
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record. See `StateStore.load`."""
+        arguments = (user_id, conversation) if conversation else (user_id,)
+        statement = self._sql.load_other if conversation else self._sql.load
+        if conversation is None:
+            statement = self._sql.load_all
         row = await self.database.run(
-            lambda connection: connection.fetchrow(self._sql.load, user_id), user_id=user_id
+            lambda connection: connection.fetchrow(statement, *arguments), user_id=user_id
         )
-        return UserRecord(user_id) if row is None else decode_row(user_id, row)
+        if row is None:
+            return UserRecord(user_id, conversation=conversation or HOME)
+        return decode_row(user_id, row, conversation)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`.
@@ -183,6 +207,9 @@ class PostgresStore:
     async def _commit(self, user_id: str, changes: Changes, expect: int) -> int:
         statement = self._sql.update if expect else self._sql.insert
         arguments = (user_id, expect, *_encode(changes, self._ttl))
+        if changes.conversations or changes.forget or not expect:
+            statement = self._sql.update_conversations if expect else self._sql.insert
+            arguments += _encode_conversations(changes)
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
         async def work(connection: Connection) -> int:
@@ -363,7 +390,41 @@ def _encode(changes: Changes, ttl: timedelta | None) -> tuple[Any, ...]:
         changes.forget,
         ttl,
         *merge_of(changes.marks),
+        [_author_of(message) for message in changes.messages],
     )
+
+
+def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
+    """The parameters of a commit that changes further conversations from the 21st on; see `statements`."""
+    rows = [
+        (name, change.now.next - len(change.messages) + place, message)
+        for name, change in changes.conversations.items()
+        if change and name
+        for place, message in enumerate(change.messages)
+    ]
+    return (
+        *merge_of(changes.noted),
+        *columns_of(rows),
+        [*filter(None, changes.conversations)],
+        next_version(0),
+    )
+
+
+def columns_of(rows: list[tuple[str, int, Message]]) -> tuple[list[Any], ...]:
+    """Messages by conversation and number, as one list for each column."""
+    messages = [message for _, _, message in rows]
+    return (
+        [name for name, _, _ in rows],
+        [number for _, number, _ in rows],
+        [message.role for message in messages],
+        [message.text for message in messages],
+        [message.at for message in messages],
+        [_author_of(message) for message in messages],
+    )
+
+
+def _author_of(message: Message) -> str | None:
+    return dumps(message.author._asdict(), "author").decode() if message.author else None
 
 
 def merge_of(changes: "Mapping[str, bytes | None]") -> tuple[str, list[str]]:
@@ -394,14 +455,20 @@ def _with_points(json: bytes) -> bytes:
     return _EXPONENT.sub(write_out, json)
 
 
-def decode_row(user_id: str, row: Any) -> UserRecord:
-    """Make a record of a row.
+def decode_row(user_id: str, row: Any, conversation: str | None = HOME) -> UserRecord:
+    """Make a record of a row, which has the messages of one conversation or of all.
 
     Raises:
         StateCorrupt: it is not what a commit writes.
     """
-    messages = zip(row["roles"] or (), row["texts"] or (), row["times"] or (), strict=True)
+    roles, texts, times = (row[name] or () for name in ("roles", "texts", "times"))
+    authors, names = row["authors"] or repeat(None), row["names"] or repeat(conversation or HOME)
+    messages: dict[str, list[Message]] = {conversation or HOME: []}
     try:
+        for name, role, text, at, author in zip(names, roles, texts, times, authors, strict=False):
+            message = Message(role, text, at, author and Author(**loads(author)))
+            messages.setdefault(name, []).append(message)
+        history = messages.pop(conversation or HOME)
         state, fsm, outbox, marks = map(loads, (row["state"], row["fsm"], row["outbox"], row["marks"]))
         for part in (state, fsm, outbox, marks):
             if not isinstance(part, dict):
@@ -411,12 +478,15 @@ def decode_row(user_id: str, row: Any) -> UserRecord:
             version=row["version"],
             token=row["token"],
             state=state,
-            history=[Message(role, text, at) for role, text, at in messages],
+            history=history,
             fsm=fsm,
             applied=with_marked(row["applied"], marks),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in outbox.items()},
             forgotten=row["forgotten"],
             marks=marks,
+            conversation=conversation or HOME,
+            conversations=decode_conversations(loads(row["conversations"])),
+            others=messages,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

@@ -1,13 +1,14 @@
-"""The Redis engine: what is kept about a user is four keys, written together by one script, and a fifth.
+"""The Redis engine: what is kept about a user is a few keys, written together by one script.
 
     <namespace>:user:{<id>}:state     hash: JSON of each of the owner's keys
     <namespace>:user:{<id>}:history   list: JSON of each message, oldest first
     <namespace>:user:{<id>}:meta      hash: version and bookkeeping, flows and outbox; see `commit.lua`
     <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
+    <namespace>:user:{<id>}:talks     hash: messages of each further conversation, if there are any
     <namespace>:user:{<id>}:files     hash: the files of replies, in parts
     <namespace>:bot                   the id of the bot whose records these are
 
-The braces (a hash tag) keep a user's keys in one slot of a cluster. The four expire at the same millisecond.
+The braces (a hash tag) keep a user's keys in one slot of a cluster. They expire at the same millisecond.
 Files are written before the commit that refers to them; each commit deletes those to which nothing refers.
 """
 
@@ -24,7 +25,14 @@ from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings,
 from bot.runtime.engines.redis.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
-from bot.runtime.state.record import Limits, Message, UserRecord, decode_record
+from bot.runtime.state.record import (
+    HOME,
+    Limits,
+    Message,
+    UserRecord,
+    decode_conversations,
+    decode_record,
+)
 from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FILE_SECONDS,
@@ -49,6 +57,7 @@ PAGE = 500
 FSM = "fsm:"
 OUTBOX = "outbox:"
 MARK = "mark:"
+TALK = "talk:"
 
 FOLDER = Path(__file__).parent
 LOAD = Script((FOLDER / "load.lua").read_bytes())
@@ -135,10 +144,13 @@ class RedisStore:
                 f"namespace {self._namespace} belongs to bot {other}, not to {bot_id}: set another NAMESPACE"
             )
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record. See `StateStore.load`."""
-        reply, _ = await self.connection.evaluate(LOAD, self._keys(user_id), user_id=user_id)
-        return read_record(user_id, *reply)
+        keys, wanted = self._keys(user_id), [conversation] if conversation else []
+        if conversation == HOME:
+            keys = keys[:-1]
+        reply, _ = await self.connection.evaluate(LOAD, keys, wanted, user_id=user_id)
+        return read_record(user_id, conversation, *reply)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`."""
@@ -195,7 +207,7 @@ class RedisStore:
         return f"{self._namespace}:user:{{{user_id}}}:{part}"
 
     def _keys(self, user_id: str) -> list[str]:
-        return [self._key(user_id, part) for part in ("state", "history", "meta", "applied")]
+        return [self._key(user_id, part) for part in ("state", "history", "meta", "applied", "talks")]
 
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)
@@ -263,22 +275,36 @@ class RedisStore:
 
 
 def read_record(
-    user_id: str, state: list[bytes], history: list[bytes], meta: list[bytes], applied: bytes | None
+    user_id: str,
+    conversation: str | None,
+    state: list[bytes],
+    history: list[bytes],
+    meta: list[bytes],
+    applied: bytes | None,
+    others: list[bytes],
 ) -> UserRecord:
-    """Make a record of what the keys hold.
+    """Make a record of what the keys hold, as far as they were read for a conversation.
 
     Raises:
         StateCorrupt: that is no record, or not the whole of one.
     """
     if not (state or history or meta or applied):
-        return UserRecord(user_id)
+        return UserRecord(user_id, conversation=conversation or HOME)
     try:
         fields = dict(pairs_of(meta))
         parts = {"state": state, "history": history, "applied": applied}
         missing = [part for part in fields["parts"].decode().split() if part in parts and not parts[part]]
+        if conversation and "history" in missing:
+            missing.remove("history")  # it was not read
         if missing:
             raise StateCorrupt(f"its {' and '.join(missing)} is gone, evicted or deleted", user_id)
-        messages = loads(b"[" + b",".join(history) + b"]")
+        talks = {name: _messages(said.splitlines()) for name, said in pairs_of(others)}
+        notes = with_prefix(TALK, fields)
+        conversations = decode_conversations({name: loads(note) for name, note in notes.items()})
+        for name, (first, following, *_) in conversations.items():
+            if name and (conversation in (name, None)) and len(talks.get(name, ())) != following - first:
+                raise StateCorrupt("a conversation is gone, evicted or deleted", user_id)
+        messages = talks[conversation] if conversation else _messages(history)
         ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
         if not {int}.issuperset(map(type, ids)):
             raise TypeError("not ids")
@@ -290,11 +316,14 @@ def read_record(
             token=fields["token"].decode(),
             state=dict(pairs_of(state)),
             fsm=with_prefix(FSM, fields),
-            history=[Message(each["role"], each["text"], each["at"]) for each in messages],
+            history=messages,
             applied=ids,
             outbox={key: value for key, value in outbox.items() if key in ids or str(key) in marks},
             forgotten=int(fields["forgotten"]),
             marks=marks,
+            conversation=conversation or HOME,
+            conversations=notes,
+            others=talks if conversation is None else {},
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
@@ -313,7 +342,24 @@ def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:
         [dumps(message.to_json(), "history") for message in changes.messages],
         changes.applied,
         _flat(changes.outbox),
+        _talks(changes),
     )
+
+
+def _talks(changes: Changes) -> list[Any]:
+    """The further conversations as `commit.lua` takes them."""
+    items: list[Any] = []
+    for name, change in changes.conversations.items():
+        if change is None:
+            items += (name, "", 0, "")
+        else:
+            said = b"".join(dumps(message.to_json(), "history") + b"\n" for message in change.messages)
+            items += (name, changes.noted[name], change.kept, said)
+    return items
+
+
+def _messages(said: Sequence[bytes]) -> list[Message]:
+    return [Message.from_json(each) for each in loads(b"[" + b",".join(said) + b"]")]
 
 
 def _flat(changed: Mapping[Any, bytes | None]) -> list[Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from bot.runtime.errors import StateConflict, StateForeign
-from bot.runtime.state.record import Limits, Message, UserRecord, decode_record
+from bot.runtime.state.record import HOME, Limits, Message, UserRecord, decode_record
 from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FORGOTTEN_SECONDS,
@@ -39,6 +39,8 @@ class _Row:
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     forgotten: int = 0
     marks: dict[str, bytes] = field(default_factory=dict)
+    conversations: dict[str, bytes] = field(default_factory=dict)
+    others: dict[str, list[Message]] = field(default_factory=dict)
     expires: float | None = None
 
     @property
@@ -48,7 +50,7 @@ class _Row:
     @property
     def is_marker(self) -> bool:
         """Whether all that is left is that the user was forgotten."""
-        return self.forgotten > 0 and not (self.state or self.fsm or self.history)
+        return self.forgotten > 0 and not (self.state or self.fsm or self.history or self.conversations)
 
 
 class MemoryStore:
@@ -102,22 +104,27 @@ class MemoryStore:
             )
         self._bot_id = bot_id
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record. See `StateStore.load`."""
         row = self._live_row(user_id)
         if row is None:
-            return UserRecord(user_id)
+            return UserRecord(user_id, conversation=conversation or HOME)
+        history = row.others.get(conversation, []) if conversation else row.history
+        others = row.others if conversation is None else {}
         return decode_record(
             user_id,
             version=row.version,
             token=row.token,
             state=row.state,
             fsm=row.fsm,
-            history=list(row.history),
+            history=list(history),
             applied=row.applied,
             outbox=row.outbox,
             forgotten=row.forgotten,
             marks=row.marks,
+            conversation=conversation or HOME,
+            conversations=row.conversations,
+            others={name: list(messages) for name, messages in others.items()},
         )
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
@@ -194,6 +201,8 @@ class MemoryStore:
             },
             forgotten=row.forgotten,
             marks=marks,
+            conversations=_merged(row.conversations, changes.noted),
+            others=_with_others(row.others, changes),
         )
         if new.is_marker:
             new.expires = time.time() + FORGOTTEN_SECONDS
@@ -209,6 +218,16 @@ class MemoryStore:
         self._swept = now
         for user_id in [key for key, row in self._rows.items() if row.has_expired]:
             del self._rows[user_id]
+
+
+def _with_others(before: dict[str, list[Message]], changes: Changes) -> dict[str, list[Message]]:
+    dropped = {name for name, change in changes.conversations.items() if change is None}
+    others = {name: messages for name, messages in before.items() if name not in dropped}
+    for name, change in changes.conversations.items():
+        if name and change:
+            messages = [*others.get(name, ()), *change.messages]
+            others[name] = messages[len(messages) - change.kept :]
+    return others
 
 
 def _merged(old: dict[K, bytes], changes: Mapping[K, bytes | None]) -> dict[K, bytes]:

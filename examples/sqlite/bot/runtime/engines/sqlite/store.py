@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -17,7 +17,15 @@ from bot.runtime.engines.sqlite.connection import Database, FileSettings
 from bot.runtime.engines.sqlite.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import loads
-from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, with_marked
+from bot.runtime.state.record import (
+    HOME,
+    Limits,
+    Message,
+    OutboxEntry,
+    UserRecord,
+    decode_conversations,
+    with_marked,
+)
 from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FILE_SECONDS,
@@ -60,9 +68,10 @@ SCHEMA = (
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE message (
         record INTEGER NOT NULL,
+        conversation TEXT NOT NULL,
         number INTEGER NOT NULL,
         message TEXT NOT NULL,
-        PRIMARY KEY (record, number)
+        PRIMARY KEY (record, conversation, number)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE file (
         record INTEGER NOT NULL,
@@ -80,8 +89,9 @@ SCHEMA = (
 """By version, the SQL that makes it of the one before.
 
 A record has a row in `record`, and in `part` one for each key of its state, for each flow, each entry of its
-outbox and each mark (`kind`). The messages of its history are numbered; files of replies are cut. `erasing`
-says from which page on traces of what was deleted are still to be looked for."""
+outbox, each mark, and what is noted of each conversation where there are several (`kind`). The messages of
+each conversation are numbered; that of the record's own place has no name. Files of replies are cut.
+`erasing` says from which page on traces of what was deleted are still to be looked for."""
 
 PAGE = 1_000
 """Users listed by one statement."""
@@ -176,13 +186,17 @@ class SqliteStore:
                 f"{self.database.path} belongs to bot {owner}, not to {bot_id}: set another SQLITE_PATH"
             )
 
-    async def load(self, user_id: str) -> UserRecord:
+    async def load(self, user_id: str, conversation: str | None = HOME) -> UserRecord:
         """Read a record. See `StateStore.load`."""
-        now = time.time()
+        statement = _LOAD_ALL if conversation is None else _LOAD
+        conversation = conversation or HOME
+        arguments = user_id, time.time(), conversation
         row = await self.database.read(
-            lambda connection: connection.execute(_LOAD, (user_id, now)).fetchone(), user_id=user_id
+            lambda connection: connection.execute(statement, arguments).fetchone(), user_id=user_id
         )
-        return UserRecord(user_id) if row is None else _decoded(user_id, row)
+        if row is None:
+            return UserRecord(user_id, conversation=conversation)
+        return _decoded(user_id, row, conversation)
 
     async def commit(self, user_id: str, changes: Changes, *, expect: int | None) -> int:
         """Write changes. See `StateStore.commit`."""
@@ -278,13 +292,24 @@ def _object_of(kind: str) -> str:
 _LOAD = f"""
     SELECT r.version, r.token, r.forgotten, r.applied, {_object_of("state")}, {_object_of("fsm")}, (
             SELECT '[' || coalesce(group_concat(message, ','), '') || ']'
-            FROM (SELECT message FROM message WHERE record = r.id ORDER BY number)
-        ), {_object_of("outbox")}, {_object_of("marks")}
-    FROM record AS r WHERE r.user = ? AND {_IS_LIVE}
+            FROM (SELECT message FROM message WHERE record = r.id AND conversation = ?3 ORDER BY number)
+        ), {_object_of("outbox")}, {_object_of("marks")}, {_object_of("talks")}, '[]'
+    FROM record AS r WHERE r.user = ?1 AND {_IS_LIVE.replace("?", "?2")}
 """
 
+_LOAD_ALL = _LOAD.replace(
+    "'[]'",
+    """(
+        SELECT '[' || coalesce(group_concat('[' || json_quote(name) || ',' || message || ']', ','), '') || ']'
+        FROM (
+            SELECT conversation AS name, message FROM message
+            WHERE record = r.id AND conversation <> '' ORDER BY conversation, number
+        )
+    )""",
+)
+
 _IS_ABOUT_SOMEBODY = """(r.forgotten = 0 OR r.first_message < r.next_message OR EXISTS (
-    SELECT 1 FROM part WHERE record = r.id AND kind IN ('state', 'fsm')
+    SELECT 1 FROM part WHERE record = r.id AND kind IN ('state', 'fsm', 'talks')
 ))"""
 
 _EXISTS = f"SELECT 1 FROM record AS r WHERE r.user = ? AND {_IS_LIVE} AND {_IS_ABOUT_SOMEBODY}"
@@ -374,17 +399,16 @@ def _commit(
     if changes.keep_history is not None:
         first = max(first, following - changes.keep_history)
     if changes.messages:
-        numbered = enumerate(changes.messages, row.next_message)
-        connection.executemany(
-            "INSERT INTO message VALUES (?, ?, ?)",
-            [
-                (row.id, number, orjson.dumps(message.to_json()).decode())
-                for number, message in numbered
-                if number >= first
-            ],
-        )
+        _append(connection, row.id, HOME, changes.messages, row.next_message, first)
     if first > row.first_message:
-        connection.execute("DELETE FROM message WHERE record = ? AND number < ?", (row.id, first))
+        connection.execute(_DROP_MESSAGES, (row.id, HOME, first))
+    for name, change in changes.conversations.items():
+        if change and name:
+            next_number = change.now.next - len(change.messages)
+            _append(connection, row.id, name, change.messages, next_number, change.now.first)
+            connection.execute(_DROP_MESSAGES, (row.id, name, change.now.first))
+        elif name:
+            connection.execute("DELETE FROM message WHERE record = ? AND conversation = ?", (row.id, name))
 
     _write_parts(connection, row.id, changes)
     outbox -= {key for key, value in changes.outbox.items() if value is None}
@@ -405,8 +429,29 @@ def _commit(
 
 
 _IS_SOMEBODY = """
-    SELECT EXISTS (SELECT 1 FROM part WHERE record = ?1 AND kind IN ('state', 'fsm')) OR ?2 < ?3
+    SELECT EXISTS (SELECT 1 FROM part WHERE record = ?1 AND kind IN ('state', 'fsm', 'talks')) OR ?2 < ?3
 """
+
+_DROP_MESSAGES = "DELETE FROM message WHERE record = ? AND conversation = ? AND number < ?"
+
+
+def _append(
+    connection: apsw.Connection,
+    record: int,
+    conversation: str,
+    messages: Sequence[Message],
+    next_number: int,
+    first: int,
+) -> None:
+    """Add those messages to a conversation that are to stay: from the number `first` on."""
+    connection.executemany(
+        "INSERT INTO message VALUES (?, ?, ?, ?)",
+        [
+            (record, conversation, number, orjson.dumps(message.to_json()).decode())
+            for number, message in enumerate(messages, next_number)
+            if number >= first
+        ],
+    )
 
 
 def _kept(user_id: str, row: _Row, changes: Changes) -> tuple[list[int], set[int]]:
@@ -431,6 +476,7 @@ def _write_parts(connection: apsw.Connection, record: int, changes: Changes) -> 
         ("fsm", changes.fsm),
         ("outbox", changes.outbox),
         ("marks", changes.marks),
+        ("talks", changes.noted),
     ):
         for key, value in part.items():
             if value is None:
@@ -507,7 +553,7 @@ def _rows(query: str, arguments: tuple[Any, ...], connection: apsw.Connection) -
     return connection.execute(query, arguments).fetchall()
 
 
-def _decoded(user_id: str, row: tuple[Any, ...]) -> UserRecord:
+def _decoded(user_id: str, row: tuple[Any, ...], conversation: str) -> UserRecord:
     """Make a record of a row.
 
     Raises:
@@ -515,7 +561,10 @@ def _decoded(user_id: str, row: tuple[Any, ...]) -> UserRecord:
     """
     version, token, forgotten, *texts = row
     try:
-        applied, state, fsm, history, outbox, marks = map(loads, texts)
+        applied, state, fsm, history, outbox, marks, talks, said = map(loads, texts)
+        others: dict[str, list[Message]] = {}
+        for name, message in said:
+            others.setdefault(name, []).append(Message.from_json(message))
         return UserRecord(
             user_id=user_id,
             version=version,
@@ -527,6 +576,9 @@ def _decoded(user_id: str, row: tuple[Any, ...]) -> UserRecord:
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in outbox.items()},
             forgotten=forgotten,
             marks=marks,
+            conversation=conversation,
+            conversations=decode_conversations(talks),
+            others=others,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

@@ -273,11 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
         async def listed() -> set[str]:
             return {user_id async for user_id in self.store.users()}
 
-        expected = {
-            user_id
-            for user_id, model in self.models.items()
-            if model.exists and not model.is_marker
-        }
+        expected = {user_id for user_id, model in self.models.items() if model.exists and not model.is_marker}
         assert self.runner.run(listed()) == expected
 
 

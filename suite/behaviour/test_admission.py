@@ -37,9 +37,9 @@ def loads(store: OperatorStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     loaded: list[str] = []
     load = store.load
 
-    async def counted(user_id: str) -> UserRecord:
+    async def counted(user_id: str, conversation: str | None = "") -> UserRecord:
         loaded.append(user_id)
-        return await load(user_id)
+        return await load(user_id, conversation)
 
     monkeypatch.setattr(store, "load", counted)
     return loaded

@@ -221,7 +221,7 @@ async def test_one_that_is_too_late_is_given_up(
     monkeypatch.setattr(processor, "QUERY_LIFE", 0.3)
     async with shop("polling") as bot:
 
-        async def away(_: str) -> Any:
+        async def away(*_: Any) -> Any:
             raise StateUnavailable("away")
 
         with pytest.MonkeyPatch.context() as outage:

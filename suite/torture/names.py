@@ -10,7 +10,7 @@ ASK = "/what-the-torture-noted"
 SHARED = (-500, -501)
 """Groups that have a record of their own, in which everybody writes."""
 
-TELL = "tell"
+TELL = "/tell"
 """The message at which the bot sends what it keeps about such a group."""
 
 FILE_BYTES = 300_000

@@ -97,14 +97,14 @@ async def test_killed_again_and_again_they_lose_nothing(open_store: Open, path: 
 
 async def test_many_begin_at_once_with_a_file_that_is_not_there(path: Path) -> None:
     """Each makes it, or finds it made."""
-    stores = [SqliteStore(Database(path, SCHEMA)) for _ in range(8)]
-    await asyncio.gather(*(store.connect() for store in stores))
-    await asyncio.gather(*(store.commit(str(n), Changes(), expect=0) for n, store in enumerate(stores)))
+    for attempt in range(10):
+        stores = [SqliteStore(Database(path.with_name(str(attempt)), SCHEMA)) for _ in range(8)]
+        await asyncio.gather(*(store.connect() for store in stores))
+        await asyncio.gather(*(store.commit(str(n), Changes(), expect=0) for n, store in enumerate(stores)))
+        await asyncio.gather(*(store.close() for store in stores))
     processes = [await started(path.with_name("other"), f"p{number}", 0.1) for number in range(4)]
     for process in processes:
         await told(process)
-    for store in stores:
-        await store.close()
 
 
 @pytest.mark.clause("engine.outage")

@@ -231,8 +231,8 @@ class Database:
         return connection
 
     def _check(self, connection: apsw.Connection) -> None:
-        owner, version = connection.pragma("application_id"), _version(connection)
-        if owner != APPLICATION_ID and (version or connection.execute("SELECT 1 FROM sqlite_schema").get):
+        owner, version, has_tables = connection.execute(_HEAD).get
+        if owner != APPLICATION_ID and (version or has_tables):
             raise StateError(f"{self.path} is the database of another program: set SQLITE_PATH")
         if version > len(self._schema):
             raise StateError(
@@ -259,6 +259,8 @@ class Database:
     def _migrate(self, connection: apsw.Connection) -> str:
         """Bring the schema to what this code needs."""
         version, newest = _version(connection), len(self._schema)
+        if version == newest:  # another process was faster
+            return f"nothing to do: {self.path} is at version {version}"
         for script in self._schema[version:]:
             connection.execute(script)
         connection.pragma("application_id", APPLICATION_ID)
@@ -318,6 +320,12 @@ class Database:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
+
+_HEAD = """
+    SELECT application_id, user_version, EXISTS (SELECT 1 FROM sqlite_schema)
+    FROM pragma_application_id, pragma_user_version
+"""
+"""Whose the file is, all at one moment: another process may be making it."""
 
 MEANINGS: dict[type[apsw.Error], str] = {
     apsw.FullError: "the disk that {file} is on is full: make room",

@@ -61,7 +61,7 @@ CLAUSES: dict[str, str] = {
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "record.shared": "A group with a record of its own keeps all members' updates in one order, each once.",
     "admission": "What groups say among themselves, and who may not use the bot, costs next to nothing.",
-    "queries": "A query with a deadline is answered while the same person's agent thinks, and keeps nothing.",
+    "queries": "A query with a deadline is answered while its person's agent thinks, and keeps nothing.",
     "what-comes-in": "Every kind of update and content ends as the table says; none is lost silently.",
     "incoming": "The agent sees the message, its place and its files, and only what it accepts.",
     "commands": "/start, /help, /reset, /export and /forget do what they say.",

@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 import pytest
+from aiogram.fsm.storage.base import StorageKey
 from aiogram.types import Update
 
 from bot.agent_adapter import Author, Message, Place, RecordId, TelegramAgentAdapter, Texts, Turn, chat
 from bot.runtime.errors import StateUnavailable
-from bot.runtime.state.fsm import upgrade_group
+from bot.runtime.state.fsm import RecordStorage, upgrade_group
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import mutate
@@ -406,3 +407,26 @@ async def test_a_group_moves_once_though_killed_in_between(store: OperatorStore,
         record = await store.load(old, None)
         assert (record.state, record.history, list(record.fsm)) == ({}, [], ["upgraded_to"])
     await mutate(store, new, clear)
+
+
+@pytest.mark.clause("fsm.storage")
+async def test_flows_of_a_chat_with_a_record_are_part_of_its_turns(store: OperatorStore) -> None:
+    """Those of its members, each their own, and the one of the whole chat: inside a turn and outside."""
+    storage = RecordStorage(store, record_of=Listing("").record_at)
+    of_chat = StorageKey(bot_id=42, chat_id=GROUP, user_id=GROUP)
+    of_ann, of_bob = (StorageKey(bot_id=42, chat_id=GROUP, user_id=user_id) for user_id in (1, 2))
+
+    async def change(turn: Turn) -> None:
+        for key in (of_chat, of_ann, of_bob):
+            await storage.set_data(key, {"whose": key.user_id})
+        assert (await store.load(chat(GROUP))).fsm == {}, "not before the turn is committed"
+
+    await mutate(store, chat(GROUP), change)
+    assert [user async for user in store.users()] == [chat(GROUP)]
+    for key in (of_chat, of_ann, of_bob):
+        assert await storage.get_data(key) == {"whose": key.user_id}
+        assert await storage.update_data(key, {"more": 1}) == {"whose": key.user_id, "more": 1}
+    private = StorageKey(bot_id=42, chat_id=1, user_id=1)
+    assert await storage.get_data(private) == {}
+    await storage.set_data(private, {"a": 1})
+    assert len((await store.load("1")).fsm) == 1

@@ -130,7 +130,7 @@ async def test_when_a_record_is_full_the_conversation_used_least_recently_gives_
     await say(store, HOME, "p" * 80 + "5")
     before = await all_said(store)
     assert {name: len(texts) for name, texts in before.items()} == {HOME: 6, GROUP: 5, TOPIC: 5}
-    for number in range(1, 4):
+    for _ in range(3):
         await say(store, TOPIC, "t" * 300)
     after = await all_said(store)
     assert after[TOPIC] == before[TOPIC] + ["t" * 300] * 3

@@ -146,8 +146,9 @@ class Transaction:
                 replies = replies_of(entry) if entry else []
                 return "seen", self._deliver(update, sender, replies, entry=entry)
             if (supergroup := moved_to(record)) and sender.place.chat:
-                # Telegram brings late what was said in the group before.
-                await upgrade_group(self._store, sender.place.chat, supergroup, self.lanes, sender.lock_key)
+                # Telegram brings late what was said in the group before. It waits for no lane: who moves the
+                # group from the new one's may be waiting for this one.
+                await upgrade_group(self._store, sender.place.chat, supergroup)
                 sender = replace(
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )

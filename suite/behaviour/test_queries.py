@@ -12,7 +12,7 @@ from aiogram.fsm.state import State, StatesGroup
 from aiogram.methods import TelegramMethod
 from aiogram.types import InlineQuery, PreCheckoutQuery, ShippingQuery
 
-from bot.agent_adapter import StateError, TelegramAgentAdapter, Texts, Turn
+from bot.agent_adapter import Message, StateError, TelegramAgentAdapter, Texts, Turn
 from bot.runtime.app import Owner
 from bot.runtime.config import Settings
 from bot.runtime.errors import StateUnavailable
@@ -147,7 +147,7 @@ CHANGES: dict[str, Do] = {
     "clear": lambda agent, _: agent.turn.state.clear(),
     "inside": lambda agent, _: agent.turn.state["list"].append(1),
     "remember": lambda agent, _: agent.turn.remember("user", "x"),
-    "history": lambda agent, _: agent.turn.history.clear(),
+    "history": lambda agent, _: agent.turn.history.append(Message("user", "x", 0)),
     "reset": lambda agent, _: agent.turn.reset(),
     "forget": lambda agent, _: agent.turn.forget(),
     "flow": lambda _, state: state.set_state(Steps.one),

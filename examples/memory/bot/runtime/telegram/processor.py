@@ -178,6 +178,8 @@ class Processor:
         """Show the owner's agent what nobody else can read. Telegram would only bring the same again."""
         if raw["update_id"] in self._done:
             return
+        if self._draining.is_set():
+            raise NotAcknowledged("the bot is shutting down")
         try:
             async with asyncio.timeout(ON_ERROR_SECONDS):
                 await self._agent.on_unknown(raw)

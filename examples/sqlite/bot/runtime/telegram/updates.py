@@ -158,9 +158,11 @@ def upgrade_in(update: Update) -> tuple[int, int] | None:
     The old chat ends with such a message, and the new one begins with another: either may come first.
     """
     message = update.message
-    if message and message.migrate_to_chat_id:
+    if message is None or message.chat.id > 0:
+        return None
+    if message.migrate_to_chat_id:
         return message.chat.id, message.migrate_to_chat_id
-    if message and message.migrate_from_chat_id:
+    if message.migrate_from_chat_id:
         return message.migrate_from_chat_id, message.chat.id
     return None
 

@@ -207,6 +207,7 @@ class TelegramAgentAdapter:
         except Exception:
             log.exception("record_of failed: the person's record is used")
             return TelegramAgentAdapter.record_of(self, place)
+
     async def on_unknown(self, update: dict[str, Any]) -> None:
         """An update came that aiogram does not know, or a message with content that it does not know.
 

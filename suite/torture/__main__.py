@@ -72,7 +72,7 @@ def main() -> int:
     print(table({f"{ENGINE}, {name}": outcome.balance for name, outcome in outcomes.items()}))
     print(f"\n{felt({name: outcome.felt for name, outcome in outcomes.items()})}")
     total = sum(outcomes.values(), Outcome())
-    if not (chosen.short or chosen.owner) and len(wanted) == len(possible):  # each has its share of everything
+    if not (chosen.short or chosen.owner) and len(wanted) == len(possible):  # each has its share
         never = [name for name, times in total.felt.items() if not times]
         total.problems += [f"this never happened: {name}" for name in never]
     print(f"\n{total.faults} faults, {total.kills} of them kill -9 of the bot", *total.problems, sep="\n")

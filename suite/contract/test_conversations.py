@@ -6,10 +6,20 @@ import pytest
 from orjson import dumps
 
 from bot.runtime.errors import StateConflict
-from bot.runtime.state.record import HOME, Author, Limits, Message, Place, UserRecord, identity, topic
+from bot.runtime.state.record import (
+    HOME,
+    Author,
+    Conversation,
+    Limits,
+    Message,
+    Place,
+    UserRecord,
+    identity,
+    topic,
+)
 from bot.runtime.state.record import chat as chat_
 from bot.runtime.state.record import person as person_
-from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.store import Changes, ConversationChange, OperatorStore
 from bot.runtime.state.transfer import export_lines, import_lines
 from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
@@ -72,6 +82,17 @@ async def test_a_record_of_one_conversation_is_as_it_always_was(store: OperatorS
     record = await store.load("1", None)
     assert (record.conversations, record.others) == ({}, {})
     assert set(record.to_json()) == {"user_id", "state", "history", "fsm", "applied", "outbox", "marks"}
+
+
+@pytest.mark.clause("history.apart")
+async def test_of_more_messages_than_are_kept_the_oldest_are_dropped(store: OperatorStore) -> None:
+    version = 0
+    for first in (7, 8, 11):
+        messages = tuple(Message("user", f"{first}.{n}", 1.0) for n in range(3))
+        change = ConversationChange(Conversation(first, first + 2, 9, 1.0), messages)
+        version = await store.commit("1", Changes(conversations={GROUP: change}), expect=version)
+        assert (await said(store, GROUP))[-2:] == [f"{first}.1", f"{first}.2"]
+        assert len(await said(store, GROUP)) == 2
 
 
 @pytest.mark.clause("history.apart")

@@ -397,10 +397,11 @@ def _encode(changes: Changes, ttl: timedelta | None) -> tuple[Any, ...]:
 def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
     """The parameters of a commit that changes further conversations from the 21st on; see `statements`."""
     rows = [
-        (name, change.now.next - len(change.messages) + place, message)
+        (name, number, message)
         for name, change in changes.conversations.items()
         if change and name
-        for place, message in enumerate(change.messages)
+        for number, message in enumerate(change.messages, change.now.next - len(change.messages))
+        if number >= change.now.first
     ]
     return (
         *merge_of(changes.noted),

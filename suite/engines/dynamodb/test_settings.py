@@ -99,12 +99,15 @@ PROCESS = f"credential_process = echo '{json.dumps(EXPIRED)}'"
 ROLE = "role_arn = arn:aws:iam::123456789012:role/bot\nsource_profile = person"
 
 
+ADVICE = "is it running, is its address right? `bot doctor` shows more"
+
+
 @pytest.mark.parametrize(
     ("profile", "reason"),
     [
         (LOGIN, "the login at AWS is over: run `aws sso login`, or `aws login`"),
-        (PROCESS, "the credentials have expired, and no newer ones are to be had"),
-        (ROLE, "there are no credentials: AWS refuses AssumeRole (AccessDenied)"),
+        (PROCESS, f"the credentials have expired, and no newer ones are to be had; {ADVICE}"),
+        (ROLE, f"there are no credentials: AWS refuses AssumeRole (AccessDenied); {ADVICE}"),
     ],
     ids=["login", "process", "role"],
 )
@@ -116,7 +119,8 @@ async def test_credentials_that_cannot_be_had(tmp_path: Path, profile: str, reas
     async with answering(web.Response(status=403, text=denial, content_type="text/xml")) as sts:
         settings = {"AWS_PROFILE": "bot", "AWS_ENDPOINT_URL_STS": sts, "AWS_ENDPOINT_URL_DYNAMODB": sts}
         result = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", f"error: {reason}\n")
+    expected = f"error: the dynamodb store cannot be used: {reason}\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", expected)
 
 
 @asynccontextmanager

@@ -96,7 +96,7 @@ async def test_the_command(tmp_path: Path, url: str, fresh: str) -> None:
     missing = await asyncio.to_thread(run, tmp_path, "state", "show", "1", **settings)
     assert (missing.returncode, missing.stderr) == (
         1,
-        f"error: the table {fresh} does not exist: run `bot migrate`\n",
+        f"error: the dynamodb store cannot be used: the table {fresh} does not exist: run `bot migrate`\n",
     )
     made = await asyncio.to_thread(run, tmp_path, "migrate", **settings)
     assert (made.returncode, made.stdout, made.stderr) == (0, f"{CREATED.format(fresh)}\n", "")

@@ -197,6 +197,7 @@ def test_one_that_does_not_even_begin_has_no_log_to_look_at(folder: Path) -> Non
     with pytest.raises(OperatorError) as raised:
         PostgresDevServer(folder).start_now()
     assert "exists but is not empty" in str(raised.value), "it says why"
+    assert (folder / "mine.txt").read_text() == "something else"
     assert not (folder / "log").exists()
     assert str(folder / "log") not in str(raised.value)
 

@@ -30,7 +30,7 @@ def unusable(store: str, error: StateError) -> OperatorError:
         error: why.
     """
     advice = ""
-    if isinstance(error, StateUnavailable):
+    if isinstance(error, StateUnavailable) and "`" not in str(error):  # else it names a command itself
         advice = "; is it running, is its address right? `bot doctor` shows more"
     elif isinstance(error, StateCorrupt):
         advice = f"; `bot state show --raw {error.user_id}` shows what is stored"

@@ -126,7 +126,7 @@ class PostgresDevServer:
                 if unfinished.exists():  # whoever made it was killed: nobody has used it
                     shutil.rmtree(self._folder)
                     self._folder.mkdir()
-                if not (self._folder / "PG_VERSION").exists():
+                if not any(self._folder.iterdir()):  # PostgreSQL refuses others, and they stay as they are
                     unfinished.touch()
                 server.ensure_pgdata_inited()
                 unfinished.unlink(missing_ok=True)

@@ -87,8 +87,8 @@ def test_what_no_query_goes_by_is_not_indexed() -> None:
     assert all(each["indexes"] == [] for each in deployed["fieldOverrides"])
     exempt = {each["fieldPath"] for each in deployed["fieldOverrides"]}
     assert exempt >= set(EXEMPT)
-    beside = {"marks": {"a": ""}, "said": {"a": ""}, "talks": {"a": ""}}
-    everything = Document("t", {"a": ""}, {"a": ""}, {1: ""}, (1,), {1: ""}, 1, **beside).fields()
+    one = {"a": ""}
+    everything = Document("t", one, one, {1: ""}, (1,), {1: ""}, 1, marks=one, said=one, talks=one).fields()
     marker = Document("t", forgotten=1, expires=datetime.now(UTC)).fields()
     assert exempt == {path[0] for path in everything | marker} | {"content"}  # of files
 

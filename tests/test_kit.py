@@ -16,7 +16,7 @@ Record = Callable[[str, object], None]
 A_FEW = 3
 """So many tests of a part may be tried again; when more fail, it is no accident."""
 
-SECONDS = {"contract": 60, "durability": 40, "engines": 60, "torture": 30, "behaviour": 180, "providers": 30}
+SECONDS = {"contract": 60, "durability": 70, "engines": 170, "torture": 30, "behaviour": 180, "providers": 30}
 """About how long each part takes, so that the longest begin first."""
 
 LEFT_OUT = {

@@ -88,7 +88,7 @@ def test_kept(
     else:
         arguments = [*arguments, "-m", "not rarely"]
     printed, code = prove(folder, *arguments)
-    failed = re.findall(r"^(?:FAILED|ERROR) (suite/\S+?)(?: - .*)?$", printed, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (suite/.+?)(?: - .*)?$", printed, re.MULTILINE)
     if code == 1 and 0 < len(failed) <= A_FEW:
         record_property(SECOND_TRY, " ".join(failed))
         again, code = prove(folder, *failed)

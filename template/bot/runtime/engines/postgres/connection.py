@@ -5,7 +5,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -267,8 +266,11 @@ class Database:
             StateUnavailable: as `run`.
         """
         outage = Outage("waiting for PostgreSQL", "PostgreSQL answers")
-        tell = partial(outage.goes_on, address=self.address)
-        result = await self.run(work, seconds=START_SECONDS, before_retry=lambda reason: tell(reason=reason))
+
+        def tell(reason: str) -> None:
+            outage.goes_on(address=self.address, reason=reason)
+
+        result = await self.run(work, seconds=START_SECONDS, before_retry=tell)
         outage.ends()
         return result
 

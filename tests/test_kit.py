@@ -16,6 +16,9 @@ Record = Callable[[str, object], None]
 A_FEW = 3
 """So many tests of a part may be tried again; when more fail, it is no accident."""
 
+NOT_BALANCED = "assert outcome.balance.is_clean"
+"""What pytest shows of the torture's failure."""
+
 SECONDS = {"contract": 60, "durability": 70, "engines": 170, "torture": 30, "behaviour": 180, "providers": 30}
 """About how long each part takes, so that the longest begin first."""
 
@@ -79,7 +82,8 @@ def test_kept(
 ) -> None:
     """The tests pass; what was skipped, and their number, is shown in the end.
 
-    A machine with much else to do may break one: what fails runs once more, alone, and is named.
+    A machine with much else to do may break one: what fails runs once more, alone, and is named. But it makes
+    no books of the torture come out wrong.
     """
     folder = render(**answers)
     if pytestconfig.getoption("full"):
@@ -89,17 +93,17 @@ def test_kept(
         arguments = [*arguments, "-m", "not rarely"]
     printed, code = prove(folder, *arguments)
     failed = re.findall(r"^(?:FAILED|ERROR) (suite/.+?)(?: - .*)?$", printed, re.MULTILINE)
-    if code == 1 and 0 < len(failed) <= A_FEW:
+    if code == 1 and 0 < len(failed) <= A_FEW and NOT_BALANCED not in printed:
         record_property(SECOND_TRY, " ".join(failed))
         again, code = prove(folder, *failed)
-        assert code == 0, printed + again
+        printed += again
     assert code == 0, printed
-    summary = re.search(r"^.*\b[1-9]\d* passed.*$", printed, re.MULTILINE)
-    assert summary, printed
+    summaries = re.findall(r"^.*\b[1-9]\d* passed.*$", printed, re.MULTILINE)
+    assert summaries, printed
     skipped = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
     if os.environ.get("FIRESTORE_EMULATOR_INSTALLED"):  # .ci/run found it
         assert not [line for line in skipped if "emulator" in line], printed
-    record_property("kit", "\n".join([summary[0].strip("= "), *skipped]))
+    record_property("kit", "\n".join([summaries[0].strip("= "), *skipped]))
 
 
 def prove(folder: object, *arguments: str) -> tuple[str, int]:

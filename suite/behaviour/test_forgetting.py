@@ -16,6 +16,7 @@ from bot.runtime.app import Owner
 from bot.runtime.errors import StateUnavailable
 from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import OperatorStore
+from bot.runtime.telegram import outbox
 from suite.agents import CountingAgent, Gate
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
@@ -142,6 +143,45 @@ async def test_a_turn_that_another_replica_began_before_it_has_no_effect(
         elsewhere.message("hi", user_id=1, chat_id=-100)
         await elsewhere.settled()
         assert elsewhere.texts(-100) == ["Processed: hi (#1)"]
+
+
+async def test_a_reply_that_another_replica_tries_again_is_not_sent_after_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
+    async with (
+        make_runtime("webhook") as bot,
+        another_replica(make_runtime, telegram) as (_, elsewhere),
+    ):
+        failing = elsewhere.fail("sendMessage", status=500, times=1)
+        elsewhere.message("my secret", user_id=1)
+        await elsewhere.wait_for(lambda: failing.felt)
+        telegram.callback(FORGET, user_id=1)
+        await telegram.settled()
+        await elsewhere.settled()
+        assert (await bot.record(1)).is_empty
+        assert elsewhere.texts(1) == []
+
+
+async def test_nor_is_one_behind_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "SHORT_WAIT", 0.1)
+    monkeypatch.setattr(outbox, "HOLD_SECONDS", 0.1)  # then Telegram brings the next one
+    async with (
+        make_runtime("webhook") as bot,
+        another_replica(make_runtime, telegram) as (_, elsewhere),
+    ):
+        elsewhere.fail("sendMessage", status=500, times=1)
+        elsewhere.message("my secret", user_id=1)
+        elsewhere.message("another secret", user_id=1)
+        while len((await bot.record(1)).outbox) < 2:
+            await asyncio.sleep(0.01)
+        telegram.callback(FORGET, user_id=1)
+        await telegram.settled()
+        await elsewhere.settled()
+        await asyncio.sleep(1)
+        assert (await bot.record(1)).is_empty
+        assert elsewhere.texts(1) == []
 
 
 async def test_what_an_operator_forgot_counts_for_what_runs(

@@ -199,9 +199,18 @@ class Ledger:
         return certain - set(_answered(said))
 
     def _disorder(self, place: Place, names: Iterable[str]) -> list[str]:
-        """Those that came, for the first time, after one that was written later."""
+        """Those that came, for the first time, after one that was written later.
+
+        A process that is stopped just before it sends may send what was forgotten meanwhile.
+        """
         updates = self.written[place]
-        came = [name for name in dict.fromkeys(names) if updates.get(name, 0) not in self.shuffled | {0}]
+        came, is_after = list[str](), False
+        for name in dict.fromkeys(names):
+            if updates.get(name, 0) not in self.shuffled | {0}:
+                is_gone = self.is_gone(place, name)
+                if not (is_gone and is_after):
+                    came.append(name)
+                is_after |= not is_gone
         return [
             f"{later} after {earlier} of user {place.user_id}, {updates[later]}, {updates[earlier]}"
             for earlier, later in pairwise(came)

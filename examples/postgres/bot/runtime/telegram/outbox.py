@@ -335,7 +335,8 @@ class Outbox:
                 is_behind = delivery.moved.is_set() or delivery.place in self._left
                 if is_behind and self._closing.is_set():
                     raise _Left
-                await self._send_all(delivery)
+                if not delivery.moved.is_set() or await self._is_wanted(delivery):
+                    await self._send_all(delivery)
                 self._sent.set(delivery.update_id, ALL)
             delivery.is_over = True
             delivery.then()
@@ -428,7 +429,7 @@ class Outbox:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
             raise _Left
-        if seconds > SHORT_WAIT and delivery.user_id and not await self._is_wanted(delivery):
+        if not await self._is_wanted(delivery):
             raise _Gone
 
     def _put_off(self, delivery: Delivery) -> None:
@@ -440,9 +441,10 @@ class Outbox:
             delivery.hurry.set()
 
     async def _is_wanted(self, delivery: Delivery) -> bool:
-        """Whether the record still has the replies, as far as it can be read."""
+        """Whether the record still has the replies, as far as it can be read, or never had them."""
         try:
-            return delivery.update_id in (await self._store.load(delivery.user_id or "")).outbox
+            user_id = delivery.user_id
+            return user_id is None or delivery.update_id in (await self._store.load(user_id)).outbox
         except Exception:  # whatever a driver raises
             return True
 

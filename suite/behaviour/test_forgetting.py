@@ -174,7 +174,7 @@ async def test_nor_is_one_behind_it(
         elsewhere.fail("sendMessage", status=500, times=1)
         elsewhere.message("my secret", user_id=1)
         elsewhere.message("another secret", user_id=1)
-        while len((await bot.record(1)).outbox) < 2:
+        while len((await bot.record(1)).outbox) < 2:  # noqa: ASYNC110 - the store tells nobody
             await asyncio.sleep(0.01)
         telegram.callback(FORGET, user_id=1)
         await telegram.settled()

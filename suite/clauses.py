@@ -8,6 +8,7 @@ CLAUSES: dict[str, str] = {
     "commit.only-changes": "A commit writes what it names and leaves everything else as it was.",
     "store.model": "After any sequence of operations a store holds what a plain dict would hold.",
     "store.apart": "Records of different users, and of different bots on one server, never mix.",
+    "store.due": "What a record has to do is found when it is due, and by one process at a time.",
     "store.versions": "Versions grow with every change and are never used twice, not even after /forget.",
     "json.round-trip": "A JSON value comes back equal and of the same type, or is refused at the commit.",
     "history.newest": "Of a conversation the newest messages are kept, and they give way to the state.",

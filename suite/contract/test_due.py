@@ -99,8 +99,12 @@ async def test_one_claims_it(store: OperatorStore) -> None:
     assert await listed(store) == []
     assert (await store.due(7_200, 9)).due == [("1", until)], "again, when the claim ends"
     assert await store.claim("1", seen, until + 1) == 0
-    assert await store.claim("1", until, until + 1) == 2, "prolonged, or taken over when it ended"
-    assert await store.claim("1", until + 1, seen) == 3, "given back"
+    assert await store.claim("1", until, until + 1) == 2, "taken over when it ended"
+    assert await store.claim("1", until + 1, until + 2, 0) == 2, "prolonged"
+    assert await store.claim("1", until + 2, until + 3, -1) == 1
+    assert await store.claim("1", until + 3, seen, -1) == 1, (
+        "given back: at least 1, to tell it from a failure"
+    )
     assert await listed(store) == ["1"]
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,6 +75,18 @@ class Chat(LocalChat):
         """
         before = len(self.texts)
         await self._bot.app.agent.drain(seconds)
+        return self.texts[before:]
+
+    async def wait(self, time: timedelta) -> list[str]:
+        """Have so much time pass for jobs, and those that become due run.
+
+        Returns:
+            What the bot showed in this chat meanwhile.
+        """
+        before = len(self.texts)
+        app = self._bot.app
+        app.agent.timetable.shift += time // timedelta(microseconds=1)
+        await app.jobs.run_once()
         return self.texts[before:]
 
     def _side_of(self, user: Json, chat: Json | None) -> Self:

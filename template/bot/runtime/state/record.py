@@ -92,6 +92,15 @@ def address_of(record: str) -> tuple[int, int | None]:
     return int(ids[0]), int(ids[1]) if kind == "topic" else None
 
 
+def place_of(record: str) -> Place:
+    """Where a record is at home: the private chat of a person, or the chat or topic that it is of."""
+    try:
+        chat_id, topic_id = address_of(record)
+    except ValueError:
+        return Place()
+    return Place(chat_id, topic_id, person=chat_id if is_person(record) else None)
+
+
 class Author(NamedTuple):
     """Who wrote a message, where several people may have.
 

@@ -134,6 +134,8 @@ class StateStore(Protocol):
     """The engine's name."""
     survives_exit: ClassVar[bool]
     """Whether records outlive the process."""
+    due_seconds: ClassVar[float]
+    """Seconds between two looks for what is due, unless `JOBS_SECONDS` says otherwise."""
     limits: Limits
 
     async def connect(self) -> None:
@@ -215,7 +217,7 @@ class StateStore(Protocol):
             StateUnavailable: the backend did not answer.
         """
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do: until then, nobody else finds it due. Its version stays.
 
         Args:
@@ -223,10 +225,11 @@ class StateStore(Protocol):
             seen: when it was due, as `due` or the last claim said.
             until: when it is due again, unless a commit says otherwise first; `NEVER` notes that the record
                 turned out to have nothing to do.
+            counts: 0 to prolong a claim, and -1 to give it back as if it had not been.
 
         Returns:
-            How often it was claimed since a commit last said when it is due, with this time; 0 when it is
-            no longer due then: another process was first. Nothing is claimed then.
+            How often it was claimed since a commit last said when it is due, with this time, and at least 1;
+            0 when it is no longer due then: another process was first. Nothing is claimed then.
 
         Raises:
             StateUnavailable: nobody knows whether it was claimed.

@@ -216,11 +216,12 @@ class Processor:
                 raise NotAcknowledged("the bot is shutting down") from None
             raise
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, after: Awaitable[None] | None = None) -> None:
         """Shut down gracefully: refuse new updates, finish those that have begun, cancel the rest.
 
         Args:
             timeout: seconds after which running updates are cancelled; Telegram delivers them again.
+            after: what else has to end before no more is sent.
         """
         deadline = time.monotonic() + timeout
         self._draining.set()
@@ -233,6 +234,8 @@ class Processor:
             await asyncio.gather(*tasks, return_exceptions=True)
             if late:
                 log.warning("cancelled; Telegram will deliver them again", updates=len(late))
+        if after:
+            await after
         await self._outbox.close(deadline - time.monotonic())
 
     def _ended(self, update_id: int) -> None:

@@ -108,7 +108,7 @@ class Transaction:
         self._texts = texts
         self._settings = settings
         self.lanes = agent.lanes
-        self.outbox = Outbox(bot, store, self.lanes)
+        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         self._began: LruDict[int] = LruDict()
 
     def sender_of(self, update: Update) -> Sender:
@@ -212,22 +212,25 @@ class Transaction:
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
             kept = replace(changes, outbox=owed, files=files_of(replies))
-            noted = _noted(kept, record, update, queue)
+            noted = with_applied(kept, record, update.update_id, queue, date_of(update))
             with metrics.COMMIT_SECONDS.time():
                 await self._store.commit(record.user_id, noted, expect=record.version)
+            owes = owed.get(update.update_id) is not None
+            self._agent.timetable.note_commit(record.user_id, noted.due, owes=owes)
 
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
             owed, entry = owing(replies)
-            await write(Changes(), replies, owed)
+            due = turn.due({}, owed, owes=is_owed(entry))
+            await write(Changes(due=due), replies, owed)
             return "forgotten", self._deliver(update, sender, replies, entry=entry)
         failure: Exception
         try:
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             owed, entry = owing(replies)
-            changes = await turn.fitted_changes(self._store, owed)
+            changes = await turn.fitted_changes(self._store, owed, owes=is_owed(entry))
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
@@ -236,7 +239,9 @@ class Transaction:
             try:
                 # What it says or begins is noted, too, though nothing changed: it is not to be run again.
                 if changes or replies or turn.begins_work:
-                    await write(changes or Changes(), replies, owed)
+                    if changes is None:
+                        changes = Changes(due=turn.due({}, owed, owes=is_owed(entry)))
+                    await write(changes, replies, owed)
                 return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
             except StateTooLarge as error:
                 failure = error
@@ -249,7 +254,8 @@ class Transaction:
         owed, owing_apology = owing(replies)
         entry = None
         with contextlib.suppress(StateTooLarge):
-            await write(Changes(marks=turn.counter_changes()), replies, owed)
+            due = turn.due({}, owed, owes=is_owed(owing_apology))
+            await write(Changes(marks=turn.counter_changes(), due=due), replies, owed)
             entry = owing_apology
         return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
@@ -279,6 +285,7 @@ class Transaction:
             incoming=incoming(update, sender, self._bot, self._settings),
             is_anonymous=sender.user_id is None,
             is_read_only=is_read_only,
+            timetable=self._agent.timetable,
         )
 
     async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
@@ -304,7 +311,7 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await _limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        result = await limited(handle(), min(seconds, self._settings.agent_timeout), turn)
         if result is not UNHANDLED:
             return "handled"
         if turn.is_read_only:
@@ -327,7 +334,7 @@ class Transaction:
                 with aside.active():
                     return await self._agent.on_error(error)
 
-            chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
+            chosen = await limited(ask(), ON_ERROR_SECONDS, aside)
             begin = aside.committed
             if chosen is not None:
                 text = clean(chosen)
@@ -375,8 +382,15 @@ class Transaction:
         return self._texts.of(sender.language).sorry_undelivered
 
 
-def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> Changes:
-    """The changes, and that the update is applied.
+def is_owed(entry: OutboxEntry | None) -> bool:
+    """Whether nothing but this entry tells of its replies."""
+    return entry is not None and entry.is_owed
+
+
+def with_applied(
+    changes: Changes, record: UserRecord, update_id: int, queue: int, sent: float | None
+) -> Changes:
+    """The changes, and that an update, or a job, is applied.
 
     Its id stays until it is known to be acknowledged, because another one came from the same queue, and its
     replies are out; or until Telegram has dropped it. Of the ids that are acknowledged the newest stay.
@@ -385,14 +399,14 @@ def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> 
     noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
     waiting = {key for key in record.outbox if changes.outbox.get(key, b"") is not None}
     over = [
-        update_id
-        for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
-        if (its_queue == queue and update_id not in waiting) or at < commit - FORGOTTEN_SECONDS
+        key
+        for key, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
+        if (its_queue == queue and key not in waiting) or at < commit - FORGOTTEN_SECONDS
     ]
     # A clock that is wrong may have an id stay for longer, but not for less.
-    at = int(max(time.time(), commit, date_of(update) or 0))
+    at = int(max(time.time(), commit, sent or 0))
     own = dumps([at, FORGETS if changes.forget else queue], "marks")
-    marks = {**changes.marks, **{str(update_id): None for update_id in over}, str(update.update_id): own}
+    marks = {**changes.marks, **dict.fromkeys(map(str, over)), str(update_id): own}
     return replace(changes, applied=tuple(over), marks=marks)
 
 
@@ -444,7 +458,7 @@ def _watched(
 setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
 
 
-async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
+async def limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
     """Run the owner's code for so long, and take it for an error when it cancels itself.
 
     It runs in a task of its own, which can be left behind: code that catches every exception catches its

@@ -78,6 +78,7 @@ class DynamodbStore:
 
     name: ClassVar[str] = "dynamodb"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 5.0
 
     def __init__(
         self,

@@ -115,6 +115,7 @@ class FirestoreStore:
 
     name: ClassVar[str] = "firestore"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 5.0
 
     def __init__(
         self,

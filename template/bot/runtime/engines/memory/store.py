@@ -63,6 +63,7 @@ class MemoryStore:
 
     name: ClassVar[str] = "memory"
     survives_exit: ClassVar[bool] = False
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(self, limits: Limits | None = None, ttl: float | None = None) -> None:
         """Make an empty store.
@@ -167,15 +168,15 @@ class MemoryStore:
         due = ((row.due, user_id) for user_id, row in self._waiting.items() if row.due <= latest)
         return Agenda(now, [(user_id, at) for at, user_id in heapq.nsmallest(most, due)])
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
         row = self._waiting.get(user_id)
         if row is None or row.due != seen:
             return 0
-        row.due, row.claims = until, row.claims + 1 if until else 0
+        row.due, row.claims = until, row.claims + counts if until else 0
         if not until:
             del self._waiting[user_id]
-        return row.claims or 1
+        return max(row.claims, 1)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""

@@ -115,6 +115,7 @@ class SqliteStore:
 
     name: ClassVar[str] = "sqlite"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(self, database: Database, *, limits: Limits | None = None, ttl: float | None = None) -> None:
         """Make a store; `connect` opens it.
@@ -219,10 +220,11 @@ class SqliteStore:
         arguments = now + int(within * 1e6), most
         return Agenda(now, await self.database.read(partial(_rows, _DUE, arguments)))
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
         return await self.database.write(
-            lambda connection: connection.execute(_CLAIM, (until, user_id, seen)).get or 0, user_id=user_id
+            lambda connection: connection.execute(_CLAIM, (until, user_id, seen, counts)).get or 0,
+            user_id=user_id,
         )
 
     async def forget(self, user_id: str) -> bool:
@@ -339,7 +341,7 @@ _USERS = f"""
 _DUE = "SELECT user, due FROM record WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
 
 _CLAIM = """
-    UPDATE record SET due = ?1, claims = iif(?1 > 0, claims + 1, 0) WHERE user = ?2 AND due = ?3 AND due > 0
+    UPDATE record SET due = ?1, claims = iif(?1 > 0, claims + ?4, 0) WHERE user = ?2 AND due = ?3 AND due > 0
     RETURNING max(claims, 1)
 """
 

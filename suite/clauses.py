@@ -59,6 +59,7 @@ CLAUSES: dict[str, str] = {
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time and in its record, after kills and restarts.",
+    "deferred.once": "What is acknowledged at once is handled once, in order, after kills, however long it takes.",
     "agent.errors": "An agent that raises or is too slow changes nothing, and its user gets an apology.",
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "record.shared": "A group with a record of its own keeps all members' updates in one order, each once.",

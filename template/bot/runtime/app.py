@@ -156,6 +156,7 @@ async def open_app(
                 poll=settings.jobs_seconds or store.due_seconds,
                 most=most,
                 is_ours=is_ours,
+                empty=processor.empty_inbox,
             )
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:

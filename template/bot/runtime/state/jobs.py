@@ -4,20 +4,22 @@ A job is noted among the record's flows, so it is committed, exported and forgot
 When it runs, the commit that keeps its effect takes it away: both happen, or neither.
 """
 
+import asyncio
 import inspect
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from bot.runtime.errors import StateError
+from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER
+from bot.runtime.state.store import NEVER, StateStore
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -35,6 +37,9 @@ OWED_SECONDS = 60
 
 OWN_SECONDS = 20
 """Seconds before that at which the process looks that owes them, and has the others wait on."""
+
+CLAIM_SECONDS = 30.0
+"""Seconds after which another process goes on where this one was killed; prolonged while it runs."""
 
 DAY = 86_400
 MICROSECONDS = 1_000_000
@@ -327,3 +332,51 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
 def first_due(flows: Mapping[str, Any]) -> int:
     """When the first of a record's jobs is due; `NEVER` if none is."""
     return min((each.at for each in jobs_in(flows) if not each.stopped), default=NEVER)
+
+
+class Claim:
+    """What this process has taken of a record, and until when."""
+
+    def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
+        self._store, self._now = store, now
+        self.record = record
+        self.seen = self.until = seen
+        self.count = 0
+        self.is_held = False
+        self._lock = asyncio.Lock()
+
+    async def take(self, counts: int) -> bool:
+        """Claim it, or prolong that; whether it is this process'."""
+        async with self._lock:
+            until = self._end()
+            count = await self._store.claim(self.record, self.until, until, counts)
+            if count:
+                self.until, self.count = until, count
+            self.is_held = count > 0
+            return self.is_held
+
+    async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
+        """Prolong it by a commit, which begins to count anew.
+
+        Args:
+            commit: is given when the record is due then.
+        """
+        async with self._lock:
+            await commit(until := self._end())
+            self.until, self.count = until, 1
+
+    def _end(self) -> int:
+        return max(self._now() + int(CLAIM_SECONDS * MICROSECONDS), self.until + 1)
+
+    async def prolong(self) -> None:
+        """Keep it until cancelled, or until it is somebody else's."""
+        while True:
+            await asyncio.sleep(CLAIM_SECONDS / 3)
+            with suppress(StateUnavailable):
+                if not await self.take(0):
+                    return
+
+    async def leave(self, due: int, counts: int = 0) -> None:
+        """Say when the record has something to do instead."""
+        with suppress(StateUnavailable):  # then the claim ends by itself
+            await self._store.claim(self.record, self.until, due, counts)

@@ -49,9 +49,12 @@ class TelegramAgentAdapter:
             such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
             edited, that customers of a business write, and where the bot is a guest. What nobody else takes
             of the rest is answered with `Texts.only_text`.
+        deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
+            an agent that takes longer than the minute for which Telegram waits.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
+    deferred: ClassVar[bool] = False
 
     bot: Bot
 

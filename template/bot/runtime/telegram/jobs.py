@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,8 +29,8 @@ from bot.runtime.errors import (
     WrongReply,
 )
 from bot.runtime.state.codec import clean
-from bot.runtime.state.jobs import JOB, MICROSECONDS, Job, JobOptions, jobs_in, put_job
-from bot.runtime.state.record import UserRecord
+from bot.runtime.state.jobs import MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job
+from bot.runtime.state.record import UserRecord, is_waiting
 from bot.runtime.state.store import NEVER, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
 from bot.runtime.telegram.agent import TelegramAgentAdapter
@@ -40,9 +40,6 @@ from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, limited, with_app
 
 LOOKS_AHEAD = 5.0
 """Seconds ahead of which it is noted what will be due, so that it begins on time."""
-
-CLAIM_SECONDS = 30.0
-"""Seconds after which another process goes on where this one was killed; prolonged while it runs."""
 
 MOST_CLAIMS = 3
 """How often a job may end the process that runs it, as far as one can tell."""
@@ -80,36 +77,6 @@ def jobs_of(agent: type) -> dict[str, str]:
     return found
 
 
-class _Claim:
-    """What this process has taken of a record, and until when."""
-
-    def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
-        self._store, self._now = store, now
-        self.record = record
-        self.seen = self.until = seen
-        self.count = 0
-
-    async def take(self, counts: int) -> bool:
-        """Claim it, or prolong that; whether it is this process'."""
-        until = max(self._now() + int(CLAIM_SECONDS * MICROSECONDS), self.until + 1)
-        if count := await self._store.claim(self.record, self.until, until, counts):
-            self.until, self.count = until, count
-        return count > 0
-
-    async def prolong(self) -> None:
-        """Keep it until cancelled, or until it is somebody else's."""
-        while True:
-            await asyncio.sleep(CLAIM_SECONDS / 3)
-            with suppress(StateUnavailable):
-                if not await self.take(0):
-                    return
-
-    async def leave(self, due: int, counts: int = 0) -> None:
-        """Say when the record has something to do instead."""
-        with suppress(StateUnavailable):  # then the claim ends by itself
-            await self._store.claim(self.record, self.until, due, counts)
-
-
 class JobRunner:
     """Looks for what is due, and does it."""
 
@@ -124,6 +91,7 @@ class JobRunner:
         poll: float,
         most: int,
         is_ours: Callable[[str], bool] = lambda _: True,
+        empty: Callable[[Claim], Awaitable[None]] | None = None,
     ) -> None:
         """Make it; nothing runs yet.
 
@@ -136,6 +104,7 @@ class JobRunner:
             poll: seconds between two looks at the store.
             most: jobs that run at the same time.
             is_ours: which records to look after.
+            empty: handles the updates that wait for a record.
 
         Raises:
             OperatorError: two of the agent's jobs have one name.
@@ -144,7 +113,7 @@ class JobRunner:
         self._methods = jobs_of(type(agent))
         self._timetable = agent.timetable
         self._seconds, self._poll, self._most = seconds, poll, most
-        self._is_ours = is_ours
+        self._is_ours, self._empty = is_ours, empty
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._is_closing = False
@@ -223,12 +192,15 @@ class JobRunner:
 
     async def _work(self, record: str, seen: int) -> None:
         structlog.contextvars.bind_contextvars(user_id=record)
-        claim = _Claim(self._store, self._timetable.now, record, seen)
+        claim = Claim(self._store, self._timetable.now, record, seen)
         try:
             if await claim.take(1):
                 prolonging = asyncio.create_task(claim.prolong())
                 try:
-                    await self._do_next(claim)
+                    if self._empty and is_waiting(record):
+                        await self._empty(claim)
+                    else:
+                        await self._do_next(claim)
                 finally:
                     prolonging.cancel()
         except asyncio.CancelledError:
@@ -236,6 +208,8 @@ class JobRunner:
         except StateUnavailable as error:
             self._outbox.outage.goes_on(reason=str(error))
         except Exception as error:  # whatever a driver raises: it is due again when the claim ends
+            if self._is_closing:
+                await claim.leave(seen, -1)
             log.warning(
                 "job not done yet", reason=str(error) if isinstance(error, StateError) else repr(type(error))
             )
@@ -243,7 +217,7 @@ class JobRunner:
             del self._running[record]
             self._wake.set()
 
-    async def _do_next(self, claim: _Claim) -> None:
+    async def _do_next(self, claim: Claim) -> None:
         """Do what the record has to do first."""
         tells: Job | None = None
         async with self._agent.lanes.hold(claim.record):

@@ -544,7 +544,12 @@ def _place_of(update: Update) -> dict[str, str]:
 
 
 def outbox_changes(
-    record: UserRecord, update: Update, replies: Sequence[Reply], is_delivered: Callable[[int], bool]
+    record: UserRecord,
+    update: Update,
+    replies: Sequence[Reply],
+    is_delivered: Callable[[int], bool],
+    *,
+    is_kept: bool = False,
 ) -> tuple[Mapping[int, bytes | None], OutboxEntry | None]:
     """What the record's outbox gains and loses with an update.
 
@@ -553,6 +558,7 @@ def outbox_changes(
         update: the update.
         replies: its replies.
         is_delivered: tells of an update whether this process delivered its replies.
+        is_kept: whether Telegram has its acknowledgement.
 
     Returns:
         The changes, and what the outbox has of this update then.
@@ -566,7 +572,7 @@ def outbox_changes(
     if not replies:
         return changes, None
     # What has no date, such as a pressed button, is brought again for two and a half minutes only.
-    entry = OutboxEntry([reply.to_json() for reply in replies], now, is_owed=now is None)
+    entry = OutboxEntry([reply.to_json() for reply in replies], now, is_owed=is_kept or now is None)
     changes[update.update_id] = encode_entry(entry)
     return changes, entry
 

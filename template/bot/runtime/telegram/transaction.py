@@ -79,6 +79,7 @@ class Transaction:
 
     Attributes:
         outbox: sends them.
+        store: where records are.
         lanes: the agent's: one per user, in which what changes the user's record runs.
     """
 
@@ -103,7 +104,7 @@ class Transaction:
         """
         self._bot = bot
         self._dispatcher = dispatcher
-        self._store = store
+        self.store = store
         self._agent = agent
         self._texts = texts
         self._settings = settings
@@ -115,8 +116,21 @@ class Transaction:
         """Who an update is from, and which record it changes."""
         return sender_of(update, self._agent.record_at)
 
-    async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+    async def run(
+        self,
+        update: Update,
+        sender: Sender,
+        *,
+        is_kept: bool = False,
+        failure: Exception | None = None,
+    ) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
+
+        Args:
+            update: the update.
+            sender: who it is from.
+            is_kept: whether Telegram has its acknowledgement, and will not bring it again.
+            failure: why it is not to be handled: it is apologised for.
 
         Returns:
             The outcome, in one or two words, and the replies on their way.
@@ -126,13 +140,13 @@ class Transaction:
             StateConflict: others committed first, too often in a row.
         """
         if upgrade := upgrade_in(update):
-            await upgrade_group(self._store, *upgrade, self.lanes, sender.lock_key)
+            await upgrade_group(self.store, *upgrade, self.lanes, sender.lock_key)
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 with metrics.LOAD_SECONDS.time():
-                    record = await self._store.load(sender.user_id, sender.conversation)
+                    record = await self.store.load(sender.user_id, sender.conversation)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
                 turn = self._turn(UserRecord(sender.user_id), update, sender)
@@ -148,7 +162,7 @@ class Transaction:
             if (supergroup := moved_to(record)) and sender.place.chat:
                 # Telegram brings late what was said in the group before. It waits for no lane: who moves the
                 # group from the new one's may be waiting for this one.
-                await upgrade_group(self._store, sender.place.chat, supergroup)
+                await upgrade_group(self.store, sender.place.chat, supergroup)
                 sender = replace(
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )
@@ -157,7 +171,9 @@ class Transaction:
                 self._began.set(update.update_id, began := record.version)
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
-                return await self._commit(update, sender, record, is_late=is_late)
+                return await self._commit(
+                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure
+                )
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
@@ -178,7 +194,7 @@ class Transaction:
         turn = self._turn(UserRecord(sender.user_id or ""), update, sender, is_read_only=True)
         try:
             with metrics.LOAD_SECONDS.time():
-                record = await self._store.load(sender.user_id or "", sender.conversation)
+                record = await self.store.load(sender.user_id or "", sender.conversation)
             turn = self._turn(record, update, sender, is_read_only=True)
             outcome = await self._handle(turn, update, seconds=QUERY_SECONDS)
             turn.check_unchanged()
@@ -197,8 +213,22 @@ class Transaction:
         methods = turned_down(update, self._texts.of(sender.language).not_allowed)
         return self._deliver(update, sender, await self.outbox.prepare(update, methods))
 
+    async def tell_full(self, update: Update, sender: Sender) -> Delivery | None:
+        """Tell somebody that no more is taken for now. Nothing is kept."""
+        said = said_in(update)
+        text = self._texts.of(sender.language).inbox_full
+        methods = [answer(said, text)] if said and text else []
+        return self._deliver(update, sender, await self.outbox.prepare(update, methods))
+
     async def _commit(
-        self, update: Update, sender: Sender, record: UserRecord, *, is_late: bool
+        self,
+        update: Update,
+        sender: Sender,
+        record: UserRecord,
+        *,
+        is_late: bool,
+        is_kept: bool,
+        failure: Exception | None,
     ) -> tuple[str, Delivery | None]:
         """Handle the update and commit what it changed or, where it failed, an apology.
 
@@ -208,13 +238,15 @@ class Transaction:
         turn = self._turn(record, update, sender)
         queue = queue_of(update, sender, self._bot.token)
 
-        owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
+        owing = functools.partial(
+            outbox_changes, record, update, is_delivered=self.outbox.is_delivered, is_kept=is_kept
+        )
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
             kept = replace(changes, outbox=owed, files=files_of(replies))
             noted = with_applied(kept, record, update.update_id, queue, date_of(update))
             with metrics.COMMIT_SECONDS.time():
-                await self._store.commit(record.user_id, noted, expect=record.version)
+                await self.store.commit(record.user_id, noted, expect=record.version)
             owes = owed.get(update.update_id) is not None
             self._agent.timetable.note_commit(record.user_id, noted.due, owes=owes)
 
@@ -225,12 +257,13 @@ class Transaction:
             due = turn.due({}, owed, owes=is_owed(entry))
             await write(Changes(due=due), replies, owed)
             return "forgotten", self._deliver(update, sender, replies, entry=entry)
-        failure: Exception
         try:
+            if failure:
+                raise failure
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             owed, entry = owing(replies)
-            changes = await turn.fitted_changes(self._store, owed, owes=is_owed(entry))
+            changes = await turn.fitted_changes(self.store, owed, owes=is_owed(entry))
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
@@ -281,7 +314,7 @@ class Transaction:
         """A turn on a record that was loaded for an update."""
         return Turn(
             record,
-            self._store.limits,
+            self.store.limits,
             incoming=incoming(update, sender, self._bot, self._settings),
             is_anonymous=sender.user_id is None,
             is_read_only=is_read_only,

@@ -124,6 +124,19 @@ def is_later(update_id: int, than: int) -> bool:
     return 0 < update_id - than < IDS_A_DAY
 
 
+def is_forgetting(update: Update) -> bool:
+    """Whether somebody confirms that they want to be forgotten."""
+    query = update.callback_query
+    return bool(query and query.data and re.fullmatch(r"forget:\d+:1", query.data))
+
+
+def is_about_forgetting(update: Update) -> bool:
+    """Whether somebody asks in private to be forgotten."""
+    message = update.message
+    is_private = message is not None and message.chat.type == ChatType.PRIVATE
+    return is_private and bool(message and re.match(r"/forget(@\w+)?\b", message.text or ""))
+
+
 def queue_of(update: Update, sender: "Sender", secret: str) -> int:
     """A number for the queue in which Telegram keeps an update; never 0.
 

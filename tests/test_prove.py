@@ -187,7 +187,7 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
 def test_a_runtime_that_forgets_what_it_applied_fails_under_fire(edited: Callable[[str], Path]) -> None:
     """Whatever the agent says: effects that count twice are found."""
     folder = edited("redis")
-    break_runtime(folder, "_noted(kept, record, update, queue)", "kept")
+    break_runtime(folder, "with_applied(kept, record, update.update_id, queue, date_of(update))", "kept")
     done = kit("torture", folder, "--short", "--seed", "1", "--mode", "webhook")
     assert done.returncode == 1, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("redis, webhook")][-1:]

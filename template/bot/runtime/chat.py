@@ -17,6 +17,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
+from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.calls import Reply, run_alongside
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
@@ -120,10 +121,13 @@ async def chat(settings: Settings, user_id: int) -> None:
     telegram.watch = screen.watch
     person = LocalChat(telegram, telegram.person("You", user_id))
     opening = open_app(
-        settings, session=telegram.session, token=TOKEN, is_ours=lambda record: record == str(user_id)
+        settings,
+        session=telegram.session,
+        token=TOKEN,
+        is_ours=lambda record: record in (str(user_id), waiting_for(str(user_id))),
     )
     async with opening as app, _running(app.jobs):
-        telegram.bring_to(app.bot, app.processor)
+        telegram.bring_to(app.bot, app.processor, app.jobs)
         if is_terminal:
             print("Write to your bot. /help lists its commands, /file PATH sends a file, Ctrl-D leaves.")
             if not app.store.survives_exit:

@@ -130,13 +130,14 @@ class _RunningBot:
             owner=self._owner,
         )
         self.app = await self._stack.enter_async_context(opening)
-        self.telegram.bring_to(self.app.bot, self.app.processor)
+        self.telegram.bring_to(self.app.bot, self.app.processor, self.app.jobs)
 
     async def stop(self) -> None:
         await self.app.drain()
         await self._stack.aclose()
 
     async def cut_off(self) -> None:
+        await self.app.jobs.drain(0)
         await self.app.processor.drain(0)
         await self.app.agent.drain(0)
         await self._stack.aclose()

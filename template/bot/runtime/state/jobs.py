@@ -26,6 +26,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 JOB = "job:"
 """How the names of jobs begin among a record's flows."""
 
+UPDATE = "update:"
+"""How the names of updates begin among the flows of a record in which they wait."""
+
 MOST_JOBS = 100
 """Most jobs of one record that wait."""
 
@@ -40,6 +43,8 @@ OWN_SECONDS = 20
 
 CLAIM_SECONDS = 30.0
 """Seconds after which another process goes on where this one was killed; prolonged while it runs."""
+
+NOWHERE = Place()
 
 DAY = 86_400
 MICROSECONDS = 1_000_000
@@ -115,7 +120,7 @@ class Job:
     every: float | None = None
     zone: str = ""
     tries: int = 0
-    place: Place = Place()
+    place: Place = NOWHERE
     to: str = ""
     stopped: str = ""
 
@@ -181,7 +186,7 @@ class Timetable:
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
         self._ahead = int((time.time() - time.monotonic()) * MICROSECONDS)
-        self._due: dict[str, int] = {}
+        self._due: dict[str, tuple[int, int]] = {}
 
     def now(self) -> int:
         """The store's time, in microseconds since 1970."""
@@ -330,17 +335,33 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
 
 
 def first_due(flows: Mapping[str, Any]) -> int:
-    """When the first of a record's jobs is due; `NEVER` if none is."""
-    return min((each.at for each in jobs_in(flows) if not each.stopped), default=NEVER)
+    """When the first of a record's jobs, or of the updates in it, is due; `NEVER` if none is."""
+    updates = [flow["data"]["at"] for name, flow in flows.items() if name.startswith(UPDATE)]
+    return min([*updates, *(each.at for each in jobs_in(flows) if not each.stopped)], default=NEVER)
 
 
 class Claim:
-    """What this process has taken of a record, and until when."""
+    """What this process has taken of a record, and until when.
+
+    Attributes:
+        record: the record.
+        until: when it is due again, in microseconds since 1970.
+        count: how often it was claimed, with this time, since a commit said when it is due.
+        is_held: whether it is still this process'.
+    """
 
     def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
+        """Make it; nothing is claimed yet.
+
+        Args:
+            store: where the record is.
+            now: tells the store's time.
+            record: the record.
+            seen: when it was due.
+        """
         self._store, self._now = store, now
         self.record = record
-        self.seen = self.until = seen
+        self.until = seen
         self.count = 0
         self.is_held = False
         self._lock = asyncio.Lock()

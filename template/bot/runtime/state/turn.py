@@ -19,6 +19,8 @@ from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateFo
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import (
     JOB,
+    NOWHERE,
+    UPDATE,
     Job,
     Timetable,
     jobs_in,
@@ -58,8 +60,6 @@ AUTHOR_BYTES = len(',"author":{"id":,"name":}')
 
 CONVERSATION_BYTES = len('"":[1764115200123456,1764115200123456,10000,1764115200.123456],')
 """What a record notes of each conversation takes besides its name, when there are several."""
-
-NOWHERE = Place()
 
 _current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
 
@@ -564,7 +564,7 @@ class Turn:
         """
         before = {} if self._forget else self._record.outbox
         owed = {key for key, entry in before.items() if entry.is_owed}
-        if not (owed or owes or any(name.startswith(JOB) for name in fsm)):
+        if not (owed or owes or any(name.startswith((JOB, UPDATE)) for name in fsm)):
             return None
         still_owes = owes or bool(owed - {key for key, entry in outbox.items() if entry is None})
         flows = self.fsm if fsm else _thawed(self._loaded_fsm)

@@ -1,4 +1,4 @@
-"""The inbox: updates of an agent that takes its time are kept, acknowledged, and handled when their turn comes.
+"""The inbox: updates of a slow agent are kept, acknowledged, and handled when their turn comes.
 
 They wait in a record beside the one that they change, so that what comes in gives a running agent no reason
 to run again. They are taken out when the record itself says that they were applied.
@@ -17,14 +17,11 @@ from aiogram.types import Update
 
 from bot.runtime.errors import JobStopped, StateConflict, StateError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import Claim, Timetable
+from bot.runtime.state.jobs import UPDATE, Claim, Timetable
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS
 from bot.runtime.telegram.updates import parse_update
-
-UPDATE = "update:"
-"""How the names begin under which updates are kept."""
 
 FULL = "full"
 """Noted in the place of updates when a person was told that no more are taken."""

@@ -1,15 +1,15 @@
 """Runs jobs when they are due, and sends what records owe: each by one of the bot's processes.
 
 The store's index says which records have something to do; a claim has one process look at a record. Killed
-there, it leaves the claim to end, and another one goes on. What counts is the record: a job's commit takes the
-job away and names the version that it was computed from, so its effect is kept once, whoever else ran it.
+there, it leaves the claim to end, and another one goes on. What counts is the record: a job's commit takes
+the job away and names the version that it was computed from, so its effect is kept once, whoever else ran it.
 """
 
 import asyncio
 import inspect
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,16 +24,16 @@ from bot.runtime.errors import (
     OperatorError,
     StateConflict,
     StateError,
-    StateTooLarge,
     StateUnavailable,
     WrongReply,
 )
 from bot.runtime.state.codec import clean
 from bot.runtime.state.jobs import MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job
 from bot.runtime.state.record import UserRecord, is_waiting
-from bot.runtime.state.store import NEVER, Changes, StateStore, next_version
+from bot.runtime.state.store import Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
 from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes_of
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, limited, with_applied
@@ -68,12 +68,9 @@ def jobs_of(agent: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for attribute in dir(agent):
         options = getattr(inspect.getattr_static(agent, attribute), "__job__", None)
-        if isinstance(options, JobOptions):
-            if found.setdefault(options.name, attribute) != attribute:
-                both = f"{found[options.name]} and {attribute}"
-                raise OperatorError(
-                    f"two jobs are called {options.name}, {both}: give one another @job(name=)"
-                )
+        if isinstance(options, JobOptions) and found.setdefault(options.name, attribute) != attribute:
+            both = f"{found[options.name]} and {attribute}"
+            raise OperatorError(f"two jobs are called {options.name}, {both}: give one another @job(name=)")
     return found
 
 
@@ -289,12 +286,12 @@ class JobRunner:
                     outcome = "expired"
                 else:
                     await self._run(turn, work)
-                changes, replies, outbox = await self._changes(turn, record, key)
+                changes, replies = await self._changes(turn, record, key)
             except (StateUnavailable, StateConflict):
                 raise
             except Exception as error:
                 outcome, turn = await self._failed(without, job, error)
-                changes, replies, outbox = await self._changes(turn, record, key)
+                changes, replies = await self._changes(turn, record, key)
             metrics_seconds = max(0, late) / MICROSECONDS
             if changes is not None:
                 if replies:
@@ -377,23 +374,22 @@ class JobRunner:
                 return await self._agent.on_error(error)
 
         try:
-            if text := clean(await limited(ask(), ON_ERROR_SECONDS, aside) or ""):
-                turn.reply(_message(turn, text))
+            chosen: str | None = await limited(ask(), ON_ERROR_SECONDS, aside)
+            if chosen:
+                turn.reply(_message(turn, clean(chosen)))
         except Exception:
             log.exception("on_error failed itself")
         return "failed", turn
 
-    async def _changes(
-        self, turn: Turn, record: UserRecord, key: int
-    ) -> tuple[Changes | None, list[Any], Mapping[int, bytes | None]]:
+    async def _changes(self, turn: Turn, record: UserRecord, key: int) -> tuple[Changes | None, list[Reply]]:
         replies = await self._outbox.prepare_all(turn.replies, key, place=_params(turn))
         outbox = outbox_changes_of(record, key, replies, self._outbox.is_delivered)
         changes = await turn.fitted_changes(self._store, outbox, owes=bool(replies))
         if changes is None and replies:
             changes = Changes(due=turn.due({}, outbox, owes=True))
-        return changes and replace(changes, outbox=outbox, files=files_of(replies)), replies, outbox
+        return changes and replace(changes, outbox=outbox, files=files_of(replies)), replies
 
-    async def _deliver(self, record: str, job: Job, key: int, replies: list[Any], turn: Turn) -> None:
+    async def _deliver(self, record: str, job: Job, key: int, replies: list[Reply], turn: Turn) -> None:
         if not replies:
             return turn.committed()
         delivery = self._outbox.begin(

@@ -159,6 +159,11 @@ class Processor:
         return not self._running and not len(self._lanes) and self._outbox.is_idle
 
     @property
+    def defers(self) -> bool:
+        """Whether updates are kept, to be handled when their turn comes."""
+        return self._agent.deferred
+
+    @property
     def empty_inbox(self) -> Callable[[Claim], Awaitable[None]]:
         """Handles the updates that wait for a record."""
         return self._inbox.empty

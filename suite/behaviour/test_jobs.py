@@ -123,6 +123,16 @@ def bot(make_runtime: MakeRuntime) -> Runtime:
     return bot
 
 
+async def stopped_job(bot: Runtime) -> Job:
+    """The only job, once it is given up."""
+
+    async def is_so() -> bool:
+        return [bool(each.stopped) for each in await jobs(bot)] == [True]
+
+    await until(is_so)
+    return (await jobs(bot))[0]
+
+
 async def no_jobs(bot: Runtime, user_id: int) -> bool:
     return not await jobs(bot, user_id)
 
@@ -256,8 +266,7 @@ async def test_killed_while_it_runs(
         await until(lambda number=number: started >= number)
         await bot.cut_off()
     async with running(make_runtime) as bot:
-        await until(lambda: Forgetful.errors)
-        [stopped] = await jobs(bot)
+        stopped = await stopped_job(bot)
         assert "3 times" in stopped.stopped
         assert isinstance(Forgetful.errors[0], JobStopped)
         assert started == 3
@@ -389,9 +398,7 @@ async def test_one_that_raises_is_kept_to_be_looked_at(
 ) -> None:
     async with running(make_runtime) as bot:
         telegram.message("fail", user_id=1)
-        await until(lambda: Forgetful.errors)
-        await idle(bot)
-        [stopped] = await jobs(bot)
+        stopped = await stopped_job(bot)
         assert stopped.stopped == "ValueError"
         assert (await bot.record(1)).state == {}, "it changed nothing"
         assert telegram.texts(1) == ["ok 0"]
@@ -413,9 +420,7 @@ async def test_one_that_raises_is_tried_again(
 async def test_one_that_takes_too_long_ends(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
     async with running(make_runtime, agent_timeout=0.3) as bot:
         telegram.message("slow", user_id=1)
-        await until(lambda: Forgetful.errors)
-        await idle(bot)
-        [stopped] = await jobs(bot)
+        stopped = await stopped_job(bot)
         assert stopped.stopped == "TimeoutError"
 
 

@@ -60,6 +60,7 @@ CLAUSES: dict[str, str] = {
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time and in its record, after kills and restarts.",
     "deferred.once": "What is acknowledged at once is handled once, in order, after kills, however long it takes.",
+    "parts.one-turn": "An album, or a text that the client has cut, is one turn, whatever happens between its parts.",
     "agent.errors": "An agent that raises or is too slow changes nothing, and its user gets an apology.",
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "record.shared": "A group with a record of its own keeps all members' updates in one order, each once.",

@@ -157,6 +157,7 @@ async def open_app(
                 most=most,
                 is_ours=is_ours,
                 empty=processor.empty_inbox,
+                gather=transaction.gather,
             )
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:

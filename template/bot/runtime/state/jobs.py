@@ -334,10 +334,21 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
     flows[JOB + job.id] = job.to_json()
 
 
+def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
+    """The updates that wait in a record: what each is called there, until when, and it as Telegram sent it."""
+    found = [
+        (name, flow["data"]["at"], flow["data"]["raw"])
+        for name, flow in flows.items()
+        if name.startswith(UPDATE)
+    ]
+    return sorted(found, key=lambda each: (each[1], each[2]["update_id"]))
+
+
 def first_due(flows: Mapping[str, Any]) -> int:
-    """When the first of a record's jobs, or of the updates in it, is due; `NEVER` if none is."""
-    updates = [flow["data"]["at"] for name, flow in flows.items() if name.startswith(UPDATE)]
-    return min([*updates, *(each.at for each in jobs_in(flows) if not each.stopped)], default=NEVER)
+    """When the first of a record's jobs is due, or the updates in it are; `NEVER` if nothing is."""
+    due = [each.at for each in jobs_in(flows) if not each.stopped]
+    due += [at for _, at, _ in updates_in(flows)[-1:]]
+    return min(due, default=NEVER)
 
 
 class Claim:

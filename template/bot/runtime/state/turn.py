@@ -567,7 +567,8 @@ class Turn:
         if not (owed or owes or any(name.startswith((JOB, UPDATE)) for name in fsm)):
             return None
         still_owes = owes or bool(owed - {key for key, entry in outbox.items() if entry is None})
-        flows = self.fsm if fsm else _thawed(self._loaded_fsm)
+        flows = _thawed(self._loaded_fsm) | {key: value and orjson.loads(value) for key, value in fsm.items()}
+        flows = {key: value for key, value in flows.items() if value is not None}
         return self._timetable.due_after(flows, owes=still_owes)
 
     def counter_changes(self) -> dict[str, bytes | None]:

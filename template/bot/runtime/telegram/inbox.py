@@ -17,7 +17,7 @@ from aiogram.types import Update
 
 from bot.runtime.errors import JobStopped, StateConflict, StateError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import UPDATE, Claim, Timetable
+from bot.runtime.state.jobs import UPDATE, Claim, Timetable, updates_in
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS
@@ -156,9 +156,4 @@ class Inbox:
 
 def _updates(kept: UserRecord) -> dict[int, dict[str, Any]]:
     """What waits, by id, in the order in which it was kept."""
-    found = [
-        (flow["data"]["at"], int(name.removeprefix(UPDATE)), flow["data"]["raw"])
-        for name, flow in kept.fsm.items()
-        if name.startswith(UPDATE)
-    ]
-    return {update_id: raw for _, update_id, raw in sorted(found, key=lambda each: each[:2])}
+    return {raw["update_id"]: raw for _, _, raw in updates_in(kept.fsm)}

@@ -28,7 +28,7 @@ from bot.runtime.errors import (
     WrongReply,
 )
 from bot.runtime.state.codec import clean
-from bot.runtime.state.jobs import MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job
+from bot.runtime.state.jobs import MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job, updates_in
 from bot.runtime.state.record import UserRecord, is_waiting
 from bot.runtime.state.store import Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
@@ -87,8 +87,9 @@ class JobRunner:
         seconds: float,
         poll: float,
         most: int,
-        is_ours: Callable[[str], bool] = lambda _: True,
-        empty: Callable[[Claim], Awaitable[None]] | None = None,
+        is_ours: Callable[[str], bool],
+        empty: Callable[[Claim], Awaitable[None]],
+        gather: Callable[[str], Awaitable[Delivery | None]],
     ) -> None:
         """Make it; nothing runs yet.
 
@@ -102,6 +103,7 @@ class JobRunner:
             most: jobs that run at the same time.
             is_ours: which records to look after.
             empty: handles the updates that wait for a record.
+            gather: handles the parts that wait in a record as one update.
 
         Raises:
             OperatorError: two of the agent's jobs have one name.
@@ -110,7 +112,7 @@ class JobRunner:
         self._methods = jobs_of(type(agent))
         self._timetable = agent.timetable
         self._seconds, self._poll, self._most = seconds, poll, most
-        self._is_ours, self._empty = is_ours, empty
+        self._is_ours, self._empty, self._gather = is_ours, empty, gather
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._is_closing = False
@@ -194,7 +196,7 @@ class JobRunner:
             if await claim.take(1):
                 prolonging = asyncio.create_task(claim.prolong())
                 try:
-                    if self._empty and is_waiting(record):
+                    if is_waiting(record):
                         await self._empty(claim)
                     else:
                         await self._do_next(claim)
@@ -221,18 +223,24 @@ class JobRunner:
             for attempt in range(COMMIT_ATTEMPTS):
                 record = await self._store.load(claim.record)
                 self._outbox.take_over(record, None, claim.record, self._texts.of(None).sorry_undelivered)
+                parts = updates_in(record.fsm)
+                are_over = bool(parts) and parts[-1][1] <= self._timetable.now()
                 jobs = [each for each in jobs_in(record.fsm) if not each.stopped]
-                if not jobs or jobs[0].at > self._timetable.now():
+                if not are_over and (not jobs or jobs[0].at > self._timetable.now()):
                     owes = any(entry.is_owed for entry in record.outbox.values())
                     due = self._timetable.due_after(record.fsm, owes=owes)
                     await claim.leave(due)
                     self._timetable.note_commit(claim.record, due, owes=owes)
                     return
-                if jobs[0].to:
+                if not are_over and jobs[0].to:
                     tells = jobs[0]
                     break
                 try:
-                    return await self._do(record, jobs[0], claim.count)
+                    if not are_over:
+                        return await self._do(record, jobs[0], claim.count)
+                    if delivery := await self._gather(claim.record):
+                        await self._outbox.moved(delivery)
+                    return
                 except StateConflict:
                     metrics.CONFLICTS.inc()
                     await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))

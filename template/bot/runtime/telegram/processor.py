@@ -41,6 +41,7 @@ from bot.runtime.telegram.updates import (
     message_in,
     name_of,
     parse_update,
+    raw_of,
     sent_at,
     upgrade_in,
 )
@@ -288,7 +289,7 @@ class Processor:
             self._handling[record] = task
         try:
             with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
-                outcome = await self._in_lane(attempt, update, sender, True)
+                outcome, _ = await self._in_lane(attempt, update, sender, keep_trying=True)
         finally:
             del self._handling[record]
         self._note_done(update, kind, outcome, started)
@@ -323,7 +324,10 @@ class Processor:
                 elif self._agent.deferred and sender.user_id:
                     outcome = await self._defer(update, raw, sender, keep_trying)
                 else:
-                    outcome = await self._in_lane(self._transaction.run, update, sender, keep_trying)
+                    outcome, delivery = await self._in_lane(
+                        self._transaction.run, update, sender, keep_trying
+                    )
+                    await self._released(delivery)
             self._note_done(update, kind, outcome, started)
         self._done.set(update.update_id, True)
 
@@ -344,21 +348,22 @@ class Processor:
             )
         else:
             if raw is None:
-                raw = update.model_dump(mode="json", by_alias=True, exclude_none=True)
+                raw = raw_of(update)
             keep = functools.partial(self._keep, raw)
             async with self._lanes.hold(waiting_for(sender.lock_key)):  # in the order in which they came
                 outcome, delivery = await self._until(keep, update, sender, keep_trying, self._slots)
         await self._released(delivery)
         return outcome
 
-    async def _in_lane(self, attempt: Attempt, update: Update, sender: Sender, keep_trying: bool) -> str:
+    async def _in_lane(
+        self, attempt: Attempt, update: Update, sender: Sender, keep_trying: bool
+    ) -> tuple[str, Delivery | None]:
         """Handle an update when those before it are."""
         async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
             outcome, delivery = await self._until(attempt, update, sender, keep_trying, self._slots)
             if delivery:
                 await self._outbox.moved(delivery)
-        await self._released(delivery)
-        return outcome
+        return outcome, delivery
 
     def _note_done(self, update: Update, kind: str, outcome: str, started: float) -> None:
         seconds = time.monotonic() - started

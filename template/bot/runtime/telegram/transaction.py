@@ -29,21 +29,27 @@ from bot.runtime.errors import (
 )
 from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.jobs import MICROSECONDS, UPDATE, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
-from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
+from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import (
+    MOST_PARTS,
     LruDict,
     Sender,
     answer,
+    belongs_to,
     date_of,
     incoming,
     is_later,
+    is_part,
+    merged,
     queue_of,
+    raw_of,
     said_in,
     sender_of,
     turned_down,
@@ -55,6 +61,9 @@ ON_ERROR_SECONDS = 5.0
 
 QUERY_SECONDS = 8.0
 """How long handling a query may take; Telegram waits for ten: https://core.telegram.org/bots/api#precheckoutquery"""
+
+PART_SECONDS = 1.0
+"""How long the next part of an album, or of a text that was cut, may take to come."""
 
 FORGETS = 0
 """Noted in the place of a queue with an update at which its user was forgotten."""
@@ -167,17 +176,67 @@ class Transaction:
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )
                 continue
+            parts = updates_in(record.fsm)
+            if parts and not belongs_to(update, [raw for _, _, raw in parts]):
+                with contextlib.suppress(StateConflict):
+                    await self.gather(sender.user_id)
+                continue
+            if is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
+                try:
+                    return await self._keep_part(update, sender, record)
+                except StateTooLarge:
+                    log.warning("no room to wait for the rest of an album or text")
+                except StateConflict:
+                    continue
             if (began := self._began.get(update.update_id, -1)) < 0:
                 self._began.set(update.update_id, began := record.version)
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
                 return await self._commit(
-                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure
+                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure, parts=parts
                 )
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
+
+    async def gather(self, record_id: str) -> Delivery | None:
+        """Handle what came in parts, and waits in a record, as one update. The caller is in its lane.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as the store does.
+        """
+        record = await self.store.load(record_id)
+        parts = updates_in(record.fsm)
+        if not parts:
+            return None
+        key = next_version(max(record.version, self._agent.timetable.now()))
+        update = merged(self._bot, [raw for _, _, raw in parts], key)
+        sender = replace(self.sender_of(update), user_id=record_id)
+        if sender.conversation:
+            version, record = record.version, await self.store.load(record_id, sender.conversation)
+            if record.version != version:
+                raise StateConflict("another commit was first", record_id)
+        outcome, delivery = await self._commit(
+            update, sender, record, is_late=False, is_kept=True, failure=None, parts=parts, is_whole=True
+        )
+        log.info("parts handled as one", parts=len(parts), outcome=outcome)
+        return delivery
+
+    async def _keep_part(
+        self, update: Update, sender: Sender, record: UserRecord
+    ) -> tuple[str, Delivery | None]:
+        """Keep a part until the rest is here, or none has come for a moment."""
+        turn = self._turn(record, update, sender)
+        at = self._agent.timetable.now() + int(PART_SECONDS * MICROSECONDS)
+        turn.fsm[f"{UPDATE}{update.update_id}"] = {"data": {"raw": raw_of(update), "at": at}}
+        changes = await turn.fitted_changes(self.store) or Changes()
+        queue = queue_of(update, sender, self._bot.token)
+        noted = with_applied(changes, record, update.update_id, queue, date_of(update))
+        await self.store.commit(record.user_id, noted, expect=record.version)
+        self._agent.timetable.note_commit(record.user_id, changes.due, owes=False)
+        return "part", None
 
     async def answer_query(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle a query that has a deadline, beside whatever else its person's updates are at.
@@ -229,13 +288,24 @@ class Transaction:
         is_late: bool,
         is_kept: bool,
         failure: Exception | None,
+        parts: Sequence[tuple[str, int, dict[str, Any]]] = (),
+        is_whole: bool = False,
     ) -> tuple[str, Delivery | None]:
         """Handle the update and commit what it changed or, where it failed, an apology.
+
+        It is the last part of what waits in `parts` or, if it `is_whole`, made of these.
 
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = self._turn(record, update, sender)
+        pieces = [raw for _, _, raw in parts]
+        if parts and not is_whole:
+            update = merged(self._bot, pieces := [*pieces, raw_of(update)], update.update_id)
+        updates = [merged(self._bot, [piece], update.update_id) for piece in pieces]
+        turn = self._turn(record, update, sender, updates)
+        gone: dict[str, bytes | None] = {name: None for name, _, _ in parts}
+        for name in gone:
+            del turn.fsm[name]
         queue = queue_of(update, sender, self._bot.token)
 
         owing = functools.partial(
@@ -287,8 +357,8 @@ class Transaction:
         owed, owing_apology = owing(replies)
         entry = None
         with contextlib.suppress(StateTooLarge):
-            due = turn.due({}, owed, owes=is_owed(owing_apology))
-            await write(Changes(marks=turn.counter_changes(), due=due), replies, owed)
+            due = turn.due(gone, owed, owes=is_owed(owing_apology))
+            await write(Changes(fsm=gone, marks=turn.counter_changes(), due=due), replies, owed)
             entry = owing_apology
         return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
@@ -309,13 +379,19 @@ class Transaction:
         return outcome, self._deliver(update, sender, replies, begin)
 
     def _turn(
-        self, record: UserRecord, update: Update, sender: Sender, *, is_read_only: bool = False
+        self,
+        record: UserRecord,
+        update: Update,
+        sender: Sender,
+        parts: Sequence[Update] = (),
+        *,
+        is_read_only: bool = False,
     ) -> Turn:
         """A turn on a record that was loaded for an update."""
         return Turn(
             record,
             self.store.limits,
-            incoming=incoming(update, sender, self._bot, self._settings),
+            incoming=incoming(update, sender, self._bot, self._settings, parts),
             is_anonymous=sender.user_id is None,
             is_read_only=is_read_only,
             timetable=self._agent.timetable,

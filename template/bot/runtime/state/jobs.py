@@ -335,7 +335,7 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
 
 
 def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
-    """The updates that wait in a record: what each is called there, until when, and it as Telegram sent it."""
+    """The updates that wait in a record, by name, until when they do, and as Telegram sent them."""
     found = [
         (name, flow["data"]["at"], flow["data"]["raw"])
         for name, flow in flows.items()

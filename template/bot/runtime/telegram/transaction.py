@@ -179,7 +179,7 @@ class Transaction:
             parts = updates_in(record.fsm)
             if parts and not belongs_to(update, [raw for _, _, raw in parts]):
                 with contextlib.suppress(StateConflict):
-                    await self.gather(sender.user_id)
+                    await self.gather(record.user_id)
                 continue
             if is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
                 try:

@@ -318,7 +318,7 @@ def belongs_to(update: Update, parts: Sequence[Mapping[str, Any]]) -> bool:
     if message is None or message.chat.id != last["chat"]["id"]:
         return False
     if group := last.get("media_group_id"):
-        return message.media_group_id == group
+        return message.media_group_id == str(group)
     sender = last.get("from", {}).get("id")
     is_same = message.message_thread_id == last.get("message_thread_id")
     is_same = is_same and bool(message.from_user and message.from_user.id == sender)

@@ -61,6 +61,7 @@ CLAUSES: dict[str, str] = {
     "jobs.once": "What is to be done later is done once, on time and in its record, after kills and restarts.",
     "deferred.once": "What is acknowledged at once is handled once, in order, after kills, however long it takes.",
     "parts.one-turn": "An album, or a text that the client has cut, is one turn, whatever happens between its parts.",
+    "broadcast.everybody": "A broadcast reaches everybody, and few twice, however often it is killed.",
     "agent.errors": "An agent that raises or is too slow changes nothing, and its user gets an apology.",
     "conversation": "Quick messages, many users, groups, edits, buttons and channel posts end as documented.",
     "record.shared": "A group with a record of its own keeps all members' updates in one order, each once.",

@@ -111,6 +111,38 @@ def chat(
 
 
 @cli.command()
+def broadcast(
+    file: Annotated[typer.FileText, typer.Argument(help="The text; - for standard input.")],
+    name: Annotated[str, typer.Option(help="Tells it from others; the same name goes on where it was.")],
+    groups: Annotated[bool, typer.Option("--groups", help="To groups with a record, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Send one text to everybody who has written to the bot: once each, also when this is run again."""
+    import re
+
+    text = file.read().strip()
+    if not text:
+        raise OperatorError("the text is empty: write one")
+    if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
+        raise OperatorError("--name takes up to 64 letters, digits, - and _: choose another")
+    if not yes:
+        typer.confirm("Send this to everybody?", abort=True)
+    from bot.runtime.logs import read_settings
+
+    settings = read_settings(log_level="ERROR")
+    _ = settings.token
+    _import_aiogram()
+    from bot.runtime.broadcast import broadcast as send
+
+    async def work() -> None:
+        done = await send(settings, name, text, groups=groups)
+        if done.failed:
+            raise OperatorError(f"{done.failed:,} were not reached: run the same command again to try them")
+
+    run_async(work())
+
+
+@cli.command()
 def migrate() -> None:
     """Create or upgrade the tables, or whatever else the backend needs."""
     from bot.runtime.engines import create_store

@@ -70,10 +70,10 @@ def list_() -> None:
     """Print the ids of all users about whom something is kept, one to a line."""
 
     async def work(store: "OperatorStore") -> None:
-        from bot.runtime.state.record import is_waiting
+        from bot.runtime.state.record import is_internal
 
         async for user_id in store.users():
-            if not is_waiting(user_id):
+            if not is_internal(user_id):
                 print(user_id)
 
     _with_store(work)

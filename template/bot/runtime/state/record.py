@@ -23,6 +23,9 @@ HOME = ""
 WAITING = "waiting:"
 """How the name begins of the record in which waits what is to change another one."""
 
+BROADCAST = "broadcast:"
+"""How the names of records begin that say who has a broadcast."""
+
 RecordId = NewType("RecordId", str)
 """What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
 
@@ -98,6 +101,11 @@ def address_of(record: str) -> tuple[int, int | None]:
 def waiting_for(record: str) -> str:
     """The record in which waits what is to change this one."""
     return WAITING + record
+
+
+def is_internal(record: str) -> bool:
+    """Whether it is a record of the bot's own, about nobody."""
+    return record.startswith((WAITING, BROADCAST))
 
 
 def is_waiting(record: str) -> bool:

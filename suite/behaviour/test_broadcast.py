@@ -1,0 +1,141 @@
+"""`bot broadcast`: everybody gets it, whatever happens to the command."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bot.runtime.state.store import Changes, OperatorStore
+from suite.bot_api import FakeTelegram
+
+pytestmark = [pytest.mark.clause("broadcast.everybody"), pytest.mark.usefixtures("people")]
+
+PEOPLE = 120
+RUN = """
+from bot.runtime.telegram.fast_import import import_aiogram
+import_aiogram()
+from bot.runtime import broadcast
+broadcast.A_SECOND = 400
+broadcast.LEASE_SECONDS = 1
+broadcast.AT_ONCE = 5
+from bot.runtime.cli import main
+main()
+"""
+
+
+@pytest.fixture
+async def people(store: OperatorStore) -> None:
+    for number in range(1, PEOPLE + 1):
+        await store.commit(str(number), Changes(state={"a": b"1"}), expect=0)
+    for record in ("-100", "waiting:1", "identity:-5", "topic:-100:3"):
+        await store.commit(record, Changes(state={"a": b"1"}), expect=0)
+
+
+class Command:
+    """Runs the command."""
+
+    def __init__(self, telegram: FakeTelegram, folder: Path) -> None:
+        self._telegram, self._folder = telegram, folder
+
+    async def start(
+        self, *arguments: str, text: str = "News!", name: str = "news"
+    ) -> asyncio.subprocess.Process:
+        file = self._folder / "text"
+        file.write_text(text)
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", RUN, "broadcast", str(file), "--name", name, "--yes", *arguments),
+            env={**os.environ, "BOT_TOKEN": self._telegram.token, "TELEGRAM_API_URL": self._telegram.url},
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str, **more: str) -> tuple[int, str]:
+        process = await self.start(*arguments, **more)
+        _, said = await process.communicate()
+        return process.returncode or 0, said.decode()
+
+
+@pytest.fixture
+def command(telegram: FakeTelegram, tmp_path: Path) -> Command:
+    return Command(telegram, tmp_path)
+
+
+def received(telegram: FakeTelegram, text: str = "News!") -> Counter[int]:
+    return Counter(each.chat_id for each in telegram.sent if each.text == text)
+
+
+async def test_everybody_gets_it_once(telegram: FakeTelegram, command: Command, store: OperatorStore) -> None:
+    telegram.fail("sendMessage", status=403, times=1, chat_id=7)
+    telegram.fail("sendMessage", status=429, retry_after=1, times=1, chat_id=9)
+    before = (await store.load("1")).version
+    code, said = await command.run()
+    assert code == 0, said
+    assert f"{PEOPLE - 1} sent, 1 blocked the bot" in said
+    assert received(telegram) == Counter({number: 1 for number in range(1, PEOPLE + 1) if number != 7})
+    assert (await store.load("1")).version == before, "it is no change of theirs"
+    code, said = await command.run()
+    assert code == 1
+    assert "is over" in said
+    code, said = await command.run("--groups", text="More", name="other")
+    assert code == 0, said
+    assert received(telegram, "More").keys() == {*range(1, PEOPLE + 1), -100}
+
+
+async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> None:
+    for kill in range(1, 6):
+        process = await command.start()
+        await telegram.wait_for(lambda kill=kill: len(received(telegram)) >= 15 * kill or process.returncode)
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        await asyncio.sleep(1)
+    code, said = await command.run()
+    assert code == 0, said
+    counts = received(telegram)
+    assert counts.keys() == set(range(1, PEOPLE + 1))
+    assert counts.total() - PEOPLE <= 5 * 5, "no more twice than were under way"
+    assert "had it already" in said
+
+
+async def test_two_at_a_time_are_one_too_many(telegram: FakeTelegram, command: Command) -> None:
+    telegram.delay("sendMessage", 0.5, times=5)
+    process = await command.start()
+    await telegram.wait_for(lambda: received(telegram))
+    code, said = await command.run()
+    assert code == 1
+    assert "another process" in said
+    await process.communicate()
+    assert received(telegram).total() == PEOPLE
+
+
+async def test_who_was_not_reached_is_tried_again(telegram: FakeTelegram, command: Command) -> None:
+    failing = telegram.fail("sendMessage", status=429, retry_after=10**6, times=10**6, chat_id=3)
+    code, said = await command.run()
+    assert code == 1
+    assert "1 were not reached" in said
+    failing.times = 0
+    code, said = await command.run()
+    assert code == 0, said
+    assert received(telegram) == Counter(range(1, PEOPLE + 1))
+
+
+async def test_another_text_needs_another_name(telegram: FakeTelegram, command: Command) -> None:
+    process = await command.start()
+    await telegram.wait_for(lambda: received(telegram))
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+    await asyncio.sleep(1)
+    code, said = await command.run(text="Other news!")
+    assert code == 1
+    assert "something else" in said
+    assert not received(telegram, "Other news!")
+
+
+@pytest.mark.parametrize(("text", "name", "reason"), [(" ", "news", "empty"), ("Hi", "a b", "--name")])
+async def test_nonsense_is_refused(command: Command, text: str, name: str, reason: str) -> None:
+    code, said = await command.run(text=text, name=name)
+    assert code == 1
+    assert reason in said
+    assert "Traceback" not in said

@@ -260,13 +260,13 @@ def write(key: str, old: Item, new: Item, *, says_due: bool) -> tuple[str, dict[
     return operation, parameters
 
 
-def claim(seen: int, until: int) -> dict[str, Any]:
+def claim(seen: int, until: int, counts: int) -> dict[str, Any]:
     """What changes and conditions a claim has, as parameters of `UpdateItem`; see `StateStore.claim`."""
     names = {"#due": DUE, "#claims": CLAIMS}
     values = {":seen": {"N": str(seen)}}
     if until:
-        expression = "SET #due = :until ADD #claims :one"
-        values |= {":until": {"N": str(until)}, ":one": {"N": "1"}}
+        expression = "SET #due = :until ADD #claims :counts"
+        values |= {":until": {"N": str(until)}, ":counts": {"N": str(counts)}}
     else:
         expression = "REMOVE #due, #waiting, #claims"
         names["#waiting"] = WAITING

@@ -270,18 +270,18 @@ class DynamodbStore:
                 break
         return Agenda(now, found[:most])
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
         key = {KEY: {"S": self._user(user_id)}}
         try:
             answer = await self.client.call(
-                "update_item", user_id, Key=key, **dynamodb_item.claim(seen, until)
+                "update_item", user_id, Key=key, **dynamodb_item.claim(seen, until, counts)
             )
         except ConditionFailed as error:
             if error.is_repeated:
                 raise StateUnavailable("nobody knows whether it was claimed", user_id) from None
             return 0
-        return int(answer.get("Attributes", {}).get(CLAIMS, {}).get("N", 1))
+        return max(int(answer.get("Attributes", {}).get(CLAIMS, {}).get("N", 1)), 1)
 
     async def reindex(self) -> int:
         """Count who has something to do: the index is DynamoDB's own. See `OperatorStore.reindex`."""

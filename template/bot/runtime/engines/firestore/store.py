@@ -311,19 +311,19 @@ class FirestoreStore:
             ],
         )
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do: one get, and one write with a precondition. See `StateStore.claim`."""
         name, token = documents.due_id(user_id), secrets.token_hex(8)
         fields, loaded = await self._read_fields(name, user_id)
         if not seen or documents.due_in(fields) != seen:
             return 0
-        claims = (int(fields["claims"].integer_value) if "claims" in fields else 0) + 1
+        claims = (int(fields["claims"].integer_value) if "claims" in fields else 0) + counts
         new: Fields | None = {("due",): until, ("claims",): claims, ("token",): token} if until else None
         try:
             await self._write(name, new, loaded.written, user_id=user_id, token=token)
         except StateConflict:
             return 0
-        return claims
+        return max(claims, 1)
 
     async def reindex(self) -> int:
         """Count who has something to do: the index is Firestore's own. See `OperatorStore.reindex`."""

@@ -231,7 +231,7 @@ class Statements:
 
         self.claim = fill("""
             UPDATE {schema}.user_state
-            SET due = $3::bigint, claims = CASE WHEN $3 > 0 THEN claims + 1 ELSE 0 END
+            SET due = $3::bigint, claims = CASE WHEN $3 > 0 THEN claims + $4::integer ELSE 0 END
             WHERE user_id = $1 AND due = $2 AND due > 0 RETURNING greatest(claims, 1)
         """)
         """No row: it is no longer due then."""

@@ -275,7 +275,7 @@ class PostgresStore:
         )
         return Agenda(rows[0]["now"], [(row["user_id"], row["due"]) for row in rows if row["due"]])
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
         is_lost = False  # whether an earlier attempt may have claimed it without our knowing
 
@@ -283,7 +283,7 @@ class PostgresStore:
             nonlocal is_lost
             was_lost, is_lost = is_lost, True
             try:
-                claims: int | None = await connection.fetchval(self._sql.claim, user_id, seen, until)
+                claims: int | None = await connection.fetchval(self._sql.claim, user_id, seen, until, counts)
             except asyncpg.PostgresError as error:
                 is_lost = was_lost or isinstance(error, _UNCERTAIN)
                 raise

@@ -207,7 +207,7 @@ def kept_files(item: Item) -> set[str]:
     return found
 
 
-def write(key: str, old: Item, new: Item, *, says_due: bool) -> tuple[str, dict[str, Any]]:
+def write(key: str, old: Item, new: Item, *, says_due: bool = False) -> tuple[str, dict[str, Any]]:
     """The request that makes `new` of `old`, on condition that nobody else has committed meanwhile.
 
     Args:
@@ -275,7 +275,7 @@ def claim(seen: int, until: int, counts: int) -> dict[str, Any]:
         "ConditionExpression": "#due = :seen",
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,
-        "ReturnValues": "UPDATED_NEW",
+        "ReturnValues": "ALL_NEW",  # moto's UPDATED_NEW lacks what stays the same
     }
 
 

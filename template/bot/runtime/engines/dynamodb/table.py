@@ -16,7 +16,7 @@ import structlog
 
 from bot.runtime.engines.dynamodb.connection import DynamodbClient, DynamodbRefuses
 from bot.runtime.engines.dynamodb.item import DUE, EXPIRES, KEY, WAITING
-from bot.runtime.errors import OperatorError
+from bot.runtime.errors import OperatorError, StateUnavailable
 
 INDEX = "due"
 _INDEX_KEYS = [{"AttributeName": WAITING, "KeyType": "HASH"}, {"AttributeName": DUE, "KeyType": "RANGE"}]
@@ -166,11 +166,16 @@ async def _make_index(client: DynamodbClient) -> list[str]:
             index["ProvisionedThroughput"] = {
                 name: max(units.get(name, 1), 1) for name in ("ReadCapacityUnits", "WriteCapacityUnits")
             }
-        await client.call(
-            "update_table",
-            AttributeDefinitions=_definitions(table),
-            GlobalSecondaryIndexUpdates=[{"Create": index}],
-        )
+        try:
+            await client.call(
+                "update_table",
+                AttributeDefinitions=_definitions(table),
+                GlobalSecondaryIndexUpdates=[{"Create": index}],
+            )
+        except StateUnavailable as error:
+            # moto fails at one that somebody else has just made.
+            if isinstance(error, DynamodbRefuses) or not await is_made(client):
+                raise
 
     done = await _turn_on(client, is_made, make, f"the index `{INDEX}`")
     began = said = time.monotonic()

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from bot.runtime.engines.dynamodb import connection as dynamodb_client
+from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.errors import StateConflict, StateTooLarge, StateUnavailable
 from bot.runtime.state.record import Message
@@ -54,7 +55,7 @@ async def test_a_claim_that_came_after_the_load_outlives_the_commit(
 ) -> None:
     """It does not change the version; and a whole item that is put would undo it."""
     seen = (await proxied.due(0, 1)).now
-    for number, size in enumerate((1, 500), start=1):
+    for number, size in enumerate((1, AT_ONCE + 1), start=1):
         await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=None)
         version = (await proxied.load("1")).version
         assert await direct.claim("1", seen, seen + 1) == 1

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bot.runtime.engines.dynamodb import table as dynamodb_table
 from bot.runtime.config import Settings
+from bot.runtime.engines.dynamodb import table as dynamodb_table
 from bot.runtime.engines.dynamodb.connection import DynamodbClient
 from bot.runtime.engines.dynamodb.doctor import _clock, _index
 from bot.runtime.engines.dynamodb.store import DynamodbStore

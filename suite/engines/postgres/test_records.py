@@ -177,6 +177,7 @@ async def test_updates_stay_in_their_page(postgres: PostgresHarness, connection:
 async def test_who_is_due_is_found_by_the_index(postgres: PostgresHarness, connection: Connection) -> None:
     """Whether nobody has anything to do or everybody, and whatever the statistics say of that."""
     store = await postgres.open()
+    assert isinstance(store, PostgresStore)
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE who_is_due AS {Statements(schema()).due}")
     for due in (0, 1):

@@ -12,6 +12,7 @@ from bot.runtime.config import Settings
 from bot.runtime.engines.dynamodb.connection import DynamodbSettings
 from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
+from bot.runtime.engines.dynamodb.table import INDEX
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
@@ -74,6 +75,7 @@ async def test_its_role_may_do_what_a_bot_does_and_no_more(
         telegram.press(telegram.sent[-1], 0, 0, user_id=1)
         await telegram.settled()
         assert (await bot.record(1)).is_empty
+        await proxied.due(0, 1)
     permitted = [
         action.removeprefix("dynamodb:")
         for policy in described("Role")["Policies"]
@@ -82,6 +84,16 @@ async def test_its_role_may_do_what_a_bot_does_and_no_more(
         if action.startswith("dynamodb:")
     ]
     assert sorted(throttle.seen) == sorted(permitted)
+
+
+def test_it_may_ask_the_index_that_migrate_makes() -> None:
+    (statement,) = (
+        statement
+        for policy in described("Role")["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == ["dynamodb:Query"]
+    )
+    assert statement["Resource"].endswith(f"table/${{TableName}}/index/{INDEX}")
 
 
 async def test_what_is_frozen_once_it_is_ready_has_told_telegram_everything(

@@ -88,9 +88,12 @@ def test_what_no_query_goes_by_is_not_indexed() -> None:
     exempt = {each["fieldPath"] for each in deployed["fieldOverrides"]}
     assert exempt >= set(EXEMPT)
     one = {"a": ""}
-    everything = Document("t", one, one, {1: ""}, (1,), {1: ""}, 1, marks=one, said=one, talks=one).fields()
+    everything = Document(
+        "t", one, one, {1: ""}, (1,), {1: ""}, 1, marks=one, said=one, talks=one, later=1
+    ).fields()
     marker = Document("t", forgotten=1, expires=datetime.now(UTC)).fields()
-    assert exempt == {path[0] for path in everything | marker} | {"content"}  # of files
+    assert exempt == {path[0] for path in everything | marker} | {"content", "claims"}
+    assert "due" not in exempt
 
 
 def test_expired_records_are_deleted() -> None:

@@ -155,7 +155,9 @@ async def test_an_expression_is_within_4_kb(store: DynamodbStore) -> None:
 async def test_a_commit_sends_what_changed_and_no_more(store: DynamodbStore) -> None:
     await store.commit("1", Changes(state={str(n): b'"x"' for n in range(50)}), expect=0)
     old = await item_of(store)
-    new = dynamodb_item.changed(old, Changes(state={"7": b"1", "8": None}), version=5, now=0, ttl=None)
+    new = dynamodb_item.changed(
+        old, Changes(state={"7": b"1", "8": None}), namespace="test", version=5, now=0, ttl=None
+    )
     _, request = dynamodb_item.write("k", old, new)
     assert sorted(request["ExpressionAttributeNames"].values()) == [
         "state:7",

@@ -2,14 +2,18 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bot.runtime.config import Settings
 from bot.runtime.engines.dynamodb import table as dynamodb_table
 from bot.runtime.engines.dynamodb.connection import DynamodbClient
-from bot.runtime.engines.dynamodb.doctor import _clock
+from bot.runtime.engines.dynamodb.doctor import _clock, _index
 from bot.runtime.engines.dynamodb.store import DynamodbStore
+from bot.runtime.engines.dynamodb.table import _INDEX
 from bot.runtime.errors import OperatorError, StateUnavailable
+from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import Changes, Finding
 from suite.engines.dynamodb.server import environment_of, make_client, make_store, make_table
 from suite.engines.dynamodb.throttle import Throttle
@@ -68,18 +72,13 @@ async def test_one_that_was_cut_off_is_finished(
 async def test_one_that_was_restored_gets_what_it_lacks(url: str, fresh: str) -> None:
     """Restoring makes a table with the items alone. Here it is made by hand, and used as it is."""
     client = await described(url, fresh)
-    await client.call(
-        "create_table",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
+    await make_old_table(client)
     store = make_store(url, table=fresh)
     await store.connect()
     await store.commit("1", Changes(state={"a": b"1"}), expect=0)
     assert await make_table(url, fresh) == (
         f"table {fresh}: protection from deletion turned on, expiry (TTL on `expires`) turned on, "
-        "point-in-time recovery turned on"
+        "point-in-time recovery turned on, the index `due` turned on"
     )
     table = await dynamodb_table.describe(client)
     assert table
@@ -88,6 +87,105 @@ async def test_one_that_was_restored_gets_what_it_lacks(url: str, fresh: str) ->
     assert set(levels(await store.diagnose()).values()) == {"ok"}
     assert (await store.load("1")).state == {"a": 1}
     await store.close()
+    await client.close()
+
+
+async def make_old_table(client: DynamodbClient, **more: Any) -> None:
+    """As `bot migrate` of 1.0.0 makes it, but for expiry, recovery and protection."""
+    options = {"BillingMode": "PAY_PER_REQUEST", **more}
+    await client.call(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        **options,
+    )
+
+
+async def test_one_of_an_older_version_gets_the_index_with_whom_is_due(url: str, fresh: str) -> None:
+    """Until then a bot works, and says what is missing when it looks who is due."""
+    client = await described(url, fresh)
+    await make_old_table(client)
+    store = make_store(url, table=fresh)
+    await store.connect()
+    now = int(client.now() * 1e6)
+    await store.commit("1", Changes(state={"a": b"1"}, due=now), expect=0)
+    await store.commit("2", Changes(state={"a": b"1"}), expect=0)
+    for looking in (store.due(0, 9), store.reindex()):
+        with pytest.raises(StateUnavailable, match=rf"{fresh} has no index `due` yet: run `bot migrate`$"):
+            await looking
+    clients = [make_client(url, fresh, dynamodb_timeout=3) for _ in range(4)]
+    for each in clients:
+        await each.open()
+    said = await asyncio.gather(*map(dynamodb_table.migrate, clients))
+    assert any("the index `due` turned on" in line for line in said)
+    assert await make_table(url, fresh) == f"table {fresh}: nothing to do"
+    for each in clients:
+        await each.close()
+    assert (await store.due(0, 9)).due == [("1", now)]
+    assert await store.reindex() == 1
+    assert (await store.load("1")).state == {"a": 1}
+    await store.close()
+    await client.close()
+
+
+async def test_a_table_with_provisioned_throughput_gives_its_index_as_much(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
+    units = {"ReadCapacityUnits": 3, "WriteCapacityUnits": 4}
+    await make_old_table(client, BillingMode="PROVISIONED", ProvisionedThroughput=units)
+    assert "the index `due` turned on" in await make_table(url, fresh)
+    table = await dynamodb_table.describe(client)
+    assert table
+    (index,) = table["GlobalSecondaryIndexes"]
+    assert {name: index["ProvisionedThroughput"][name] for name in units} == units
+    await client.close()
+
+
+async def test_an_index_of_somebody_else_is_left_alone(url: str, fresh: str) -> None:
+    client = await described(url, fresh)
+    key = [{"AttributeName": "id", "KeyType": "HASH"}]
+    await make_old_table(
+        client,
+        GlobalSecondaryIndexes=[
+            {"IndexName": "due", "KeySchema": key, "Projection": {"ProjectionType": "KEYS_ONLY"}}
+        ],
+    )
+    with pytest.raises(
+        OperatorError, match="has an index `due` of another kind: delete that, or set another"
+    ):
+        await dynamodb_table.migrate(client)
+    store = make_store(url, table=fresh)
+    await store.connect()
+    assert any("of another kind" in finding.text for finding in await store.diagnose())
+    await store.close()
+    await client.close()
+
+
+async def test_an_index_that_is_being_filled_is_waited_for(
+    url: str, fresh: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The servers here have filled it at once, so what they say of it is changed on its way."""
+    client = await described(url, fresh)
+    await make_old_table(client)
+    describe, asked = dynamodb_table.describe, 0
+
+    async def describe_slowly(client: DynamodbClient) -> Any:
+        nonlocal asked
+        table = await describe(client)
+        for index in (table or {}).get("GlobalSecondaryIndexes", ()):
+            asked += 1
+            index["IndexStatus"] = "ACTIVE" if asked > 3 else "CREATING"
+        return table
+
+    monkeypatch.setattr(dynamodb_table, "describe", describe_slowly)
+    monkeypatch.setattr(dynamodb_table, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(dynamodb_table, "PROGRESS_SECONDS", 0)
+    configure_logs(Settings())
+    assert "the index `due` turned on" in await dynamodb_table.migrate(client)
+    assert asked > 3
+    assert "DynamoDB fills the index" in capsys.readouterr().err
+    assert _index(
+        {"TableName": fresh, "GlobalSecondaryIndexes": [{**_INDEX, "IndexStatus": "CREATING"}]}
+    ).level == ("warning")
     await client.close()
 
 
@@ -141,19 +239,17 @@ async def test_the_doctor_is_content_with_what_migrate_makes(direct: DynamodbSto
 
 async def test_the_doctor_names_every_risk(url: str, fresh: str) -> None:
     client = await described(url, fresh)
-    await client.call(
-        "create_table",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PROVISIONED",
-        ProvisionedThroughput={"ReadCapacityUnits": 1, "WriteCapacityUnits": 1},
-    )
+    units = {"ReadCapacityUnits": 1, "WriteCapacityUnits": 1}
+    await make_old_table(client, BillingMode="PROVISIONED", ProvisionedThroughput=units)
     await client.close()
     store = make_store(url, table=fresh)
     await store.connect()
     warnings = [text for text, level in levels(await store.diagnose()).items() if level == "warning"]
     await store.close()
-    for sign in ("provisioned throughput", "not protected from deletion", "(TTL)", "point-in-time recovery"):
+    for sign in (
+        *("provisioned throughput", "not protected from deletion", "(TTL)", "point-in-time recovery"),
+        "no index `due`",
+    ):
         assert sum(sign in text for text in warnings) == 1, sign
 
 

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from bot.runtime.engines.dynamodb import connection as dynamodb_client
+from bot.runtime.engines.dynamodb.item import AT_ONCE
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from bot.runtime.errors import StateConflict, StateTooLarge, StateUnavailable
 from bot.runtime.state.record import Message
@@ -27,6 +28,87 @@ async def test_one_request_to_load_and_one_to_commit(proxied: DynamodbStore, thr
         assert changes
         await proxied.commit("1", changes, expect=turn.version)
         assert throttle.seen == {"GetItem": 1, "UpdateItem": 1}
+
+
+async def test_who_is_due_and_each_claim_are_one_request(proxied: DynamodbStore, throttle: Throttle) -> None:
+    seen = (await proxied.due(0, 1)).now
+    await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=0)
+    throttle.reset()
+    assert (await proxied.due(0, 100)).due == [("1", seen)]
+    assert await proxied.claim("1", seen, seen + 1) == 1
+    assert throttle.seen == {"Query": 1, "UpdateItem": 1}
+    assert throttle.last["Query"]["Limit"] == 100
+
+
+async def test_more_than_a_page_of_them(proxied: DynamodbStore, throttle: Throttle) -> None:
+    """DynamoDB's page has 1 MB at most, whatever was asked for."""
+    now = (await proxied.due(0, 1)).now
+    for n in range(5):
+        await proxied.commit(str(n), Changes(state={"a": b"1"}, due=now + n), expect=0)
+    pages = [page async for page in proxied._waiting(now + 9, Limit=2)]
+    assert [len(page["Items"]) for page in pages][:3] == [2, 2, 1]
+    assert [user for user, _ in (await proxied.due(1, 5)).due] == list("01234")
+
+
+async def test_a_claim_that_came_after_the_load_outlives_the_commit(
+    proxied: DynamodbStore, direct: DynamodbStore, throttle: Throttle
+) -> None:
+    """It does not change the version; and a whole item that is put would undo it."""
+    seen = (await proxied.due(0, 1)).now
+    for number, size in enumerate((1, AT_ONCE + 1), start=1):
+        await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=None)
+        version = (await proxied.load("1")).version
+        assert await direct.claim("1", seen, seen + 1) == 1
+        throttle.reset()
+        version = await proxied.commit(
+            "1", Changes(state={str(n): b"1" for n in range(size)}), expect=version
+        )
+        assert throttle.seen == ({"UpdateItem": 1} if size == 1 else {"PutItem": 2})
+        assert await direct.claim("1", seen + 1, seen + 2) == 2
+        # And one that says when it is due again ends it, also when it says the same as before.
+        await proxied.load("1")
+        await direct.claim("1", seen + 2, seen)
+        await proxied.commit("1", Changes(state={"b": str(number).encode()}, due=seen + 2), expect=version)
+        assert (await direct.due(1, 9)).due == [("1", seen + 2)]
+        assert await direct.claim("1", seen + 2, seen + 3) == 1, "they are counted anew"
+
+
+async def test_a_claim_that_forgetting_overtakes_leaves_nothing(
+    proxied: DynamodbStore, direct: DynamodbStore
+) -> None:
+    seen = (await proxied.due(0, 1)).now
+    await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=0)
+    version = (await proxied.load("1")).version
+    await direct.claim("1", seen, seen + 1)
+    await proxied.commit("1", Changes(forget=True), expect=version)
+    assert not {"due", "waiting", "claims"} & (await direct._read("1")).keys()
+    assert await direct.claim("1", seen + 1, seen + 2) == 0
+
+
+async def test_of_a_claim_whose_answer_is_lost_nobody_knows(
+    proxied: DynamodbStore, throttle: Throttle
+) -> None:
+    """Nobody else has it, so it is not said that another process was first."""
+    seen = (await proxied.due(0, 1)).now
+    await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=0)
+    throttle.lose_answers(1)
+    with pytest.raises(StateUnavailable, match=r"^user 1: nobody knows whether it was claimed"):
+        await proxied.claim("1", seen, seen + 1)
+    assert (await proxied.due(1, 9)).due == [("1", seen + 1)]
+
+
+async def test_a_busy_server_is_asked_again_who_is_due(proxied: DynamodbStore, throttle: Throttle) -> None:
+    throttle.refuse_next(THROTTLED, "InternalServerError")
+    assert (await proxied.due(0, 1)).due == []
+    throttle.refuse_next(*[THROTTLED] * 1_000)
+    with pytest.raises(StateUnavailable, match="the table's throughput is exceeded"):
+        await proxied.due(0, 1)
+
+
+async def test_who_may_not_ask_the_index_is_told(proxied: DynamodbStore, throttle: Throttle) -> None:
+    throttle.refuse_next("AccessDeniedException")
+    with pytest.raises(StateUnavailable, match="do not permit dynamodb:Query on the table"):
+        await proxied.due(0, 1)
 
 
 async def test_what_is_read_is_what_was_written_last(proxied: DynamodbStore, throttle: Throttle) -> None:

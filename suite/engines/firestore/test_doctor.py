@@ -56,7 +56,9 @@ class Administration(grpc.GenericRpcHandler):  # type: ignore[misc]
 @pytest.fixture
 async def administration() -> AsyncIterator[tuple[Administration, str]]:
     """A database as it should be, and where it is."""
-    administration = Administration(GOOD, {"expires_at": Field(ttl_config=ACTIVE)})
+    administration = Administration(
+        GOOD, {"expires_at": Field(ttl_config=ACTIVE), "due": Field(index_config=INDEXED)}
+    )
     server = grpc.aio.server(handlers=[administration])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -81,16 +83,23 @@ async def test_all_is_well(administration: tuple[Administration, str]) -> None:
     findings = await examined(host)
     assert {finding.level for finding in findings} == {"ok"}
     base = "projects/demo-bot/databases/(default)/collectionGroups/my-bot/fields"
-    assert answers.asked == [f"{base}/{name}" for name in EXEMPT]
+    assert answers.asked == [f"{base}/{name}" for name in (*EXEMPT, "due")]
 
 
 async def test_nothing_is_deployed(administration: tuple[Administration, str]) -> None:
     answers, host = administration
-    answers.fields = {name: Field(index_config=INDEXED) for name in EXEMPT}
+    answers.fields = {name: Field(index_config=INDEXED) for name in (*EXEMPT, "due")}
     ttl, indexes = warnings(await examined(host))
     assert "never deleted" in ttl
     assert "state, history, fsm" in indexes
     assert all("firebase deploy --only firestore" in text for text in (ttl, indexes))
+
+
+async def test_what_has_something_to_do_is_not_indexed(administration: tuple[Administration, str]) -> None:
+    answers, host = administration
+    answers.fields.pop("due")
+    (error,) = [finding for finding in await examined(host) if finding.level != "ok"]
+    assert (error.level, error.text[:40]) == ("error", "`due` is not indexed, so what a record h")
 
 
 async def test_a_database_that_risks_records(administration: tuple[Administration, str]) -> None:

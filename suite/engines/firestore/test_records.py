@@ -88,7 +88,14 @@ async def test_any_id_is_a_documents(direct: FirestoreStore, user_id: str) -> No
     await direct.commit("other", Changes(state={"a": b"2"}), expect=0)
     assert (await direct.load(user_id)).state == {"a": 1}
     assert {user async for user in direct.users()} == {user_id, "other"}
+    now = (await direct.due(0, 1)).now
+    await direct.commit(user_id, Changes(due=now), expect=None)
+    assert (await direct.due(0, 9)).due == [(user_id, now)]
+    assert await direct.reindex() == 1
+    assert await direct.claim(user_id, now, now + 1) == 1
+    assert {user async for user in direct.users()} == {user_id, "other"}
     assert await direct.forget(user_id) is True
+    assert await direct.reindex() == 0
     await direct.bind(42)
 
 
@@ -99,6 +106,27 @@ async def test_the_version_is_when_firestore_wrote_it(direct: FirestoreStore, go
     await google.collection("bot").document("1").update({"note": "by hand"})
     with pytest.raises(StateConflict):
         await direct.commit("1", Changes(state={"a": b"2"}), expect=version)
+
+
+async def test_what_a_record_has_to_do_is_a_document_of_its_own(
+    direct: FirestoreStore, google: AsyncClient
+) -> None:
+    """As long as there is something: the field is indexed, and a claim must not be a new version."""
+    due = google.collection("bot").document("_due_1")
+    version = await direct.commit("1", Changes(state={"a": b"1"}, due=5), expect=0)
+    assert (await due.get()).to_dict() == {"due": 5}
+    assert (await raw(direct, "1"))["later"] == {"integerValue": "5"}
+    await direct.claim("1", 5, 6)
+    kept = (await due.get()).to_dict() or {}
+    assert (kept["due"], kept["claims"]) == (6, 1)
+    await direct.commit("1", Changes(state={"b": b"1"}), expect=version)
+    assert (await due.get()).to_dict() == kept
+    await direct.commit("1", Changes(due=0), expect=None)
+    assert not (await due.get()).exists
+    assert "later" not in await raw(direct, "1")
+    await direct.commit("1", Changes(due=5), expect=None)
+    await direct.forget("1")
+    assert not (await due.get()).exists
 
 
 async def test_users_come_in_pages(direct: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:

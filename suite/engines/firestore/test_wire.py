@@ -14,7 +14,7 @@ from bot.runtime.state.store import Changes
 from suite.engines.firestore.proxy import Proxy
 from suite.engines.firestore.server import make_store
 
-LOAD, COMMIT = "BatchGetDocuments", "Commit"
+LOAD, COMMIT, QUERY = "BatchGetDocuments", "Commit", "RunQuery"
 
 FULL = Changes(
     state={f"key {n}": b'"value"' for n in range(30)},
@@ -99,6 +99,37 @@ async def test_a_commit_that_was_applied_and_overtaken_is_no_conflict(
     with pytest.raises(StateUnavailable, match=r"^user 1: "):
         await commit
     assert (await direct.load("1")).applied == (7, 8)
+
+
+async def test_who_is_due_is_one_call_and_a_claim_two(proxied: FirestoreStore, proxy: Proxy) -> None:
+    seen = (await proxied.due(0, 1)).now
+    await proxied.load("1")
+    proxy.reset()
+    await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=0)
+    assert proxy.calls == [COMMIT], "when it is due is written with all else"
+    proxy.reset()
+    assert (await proxied.due(0, 100)).due == [("1", seen)]
+    assert proxy.calls == [QUERY]
+    proxy.reset()
+    assert await proxied.claim("1", seen, seen + 1) == 1
+    assert proxy.calls == [LOAD, COMMIT]
+
+
+@pytest.mark.parametrize("until", [1, 0])
+async def test_a_claim_of_a_record_whose_answer_is_lost(
+    proxied: FirestoreStore, direct: FirestoreStore, proxy: Proxy, until: int
+) -> None:
+    """It recognises itself; and where nothing is left to recognise, nobody knows."""
+    seen = (await proxied.due(0, 1)).now
+    await proxied.commit("1", Changes(state={"a": b"1"}, due=seen), expect=0)
+    proxy.only, proxy.answers_to_lose = COMMIT, 1
+    if until:
+        assert await proxied.claim("1", seen, seen + until) == 1
+    else:
+        with pytest.raises(StateUnavailable, match="nobody knows"):
+            await proxied.claim("1", seen, until)
+    assert proxy.answers_to_lose == 0
+    assert (await direct.due(1, 9)).due == ([("1", seen + 1)] if until else [])
 
 
 async def test_a_claim_whose_answer_is_lost_holds(proxied: FirestoreStore, proxy: Proxy) -> None:

@@ -108,6 +108,41 @@ async def test_messages_of_the_first_layout_are_the_private_conversation(
     await store.close()
 
 
+async def test_a_bot_that_does_not_know_the_new_columns_goes_on_while_they_are_added(
+    database: Database, connection: Connection, empty_schema: str
+) -> None:
+    """Each of its statements names its columns. It has to wait for the migration, not to start anew."""
+    await postgres_schema.migrate(database, empty_schema, "state_0002")
+    known = await connection.fetchval(
+        "SELECT string_agg(column_name, ', ') FROM information_schema.columns"
+        " WHERE table_schema = $1 AND table_name = 'user_state' AND column_name <> 'state'",
+        empty_schema,
+    )
+    write = await connection.prepare(f"""
+        INSERT INTO {empty_schema}.user_state AS u (state, {known})
+        SELECT '{{"n": 1}}', {known} FROM jsonb_populate_record(NULL::{empty_schema}.user_state, $1)
+        ON CONFLICT (user_id) DO UPDATE SET ({known}) = (SELECT {known} FROM (SELECT u.*) AS before),
+            state = jsonb_build_object('n', (u.state ->> 'n')::int + 1)
+        RETURNING state ->> 'n'
+    """)
+    row = {"user_id": "1", "created_at": "2026-01-01", "updated_at": "2026-01-01", "version": 1, "token": ""}
+    row |= {"fsm": {}, "applied": [], "outbox": {}, "marks": {}, "forgotten": 0, "first_message": 1}
+    row |= {"next_message": 1, "conversations": {}}
+    assert await write.fetchval(json.dumps(row)) == "1"
+    await postgres_schema.migrate(database, empty_schema, OURS)
+    assert await write.fetchval(json.dumps(row)) == "2"
+    assert await write.fetchval(json.dumps(row | {"user_id": "2"})) == "1"
+
+    store = PostgresStore(database, schema=empty_schema)
+    await store.connect()
+    assert (await store.due(10**9, 9)).due == []
+    now = (await store.due(0, 1)).now
+    await store.commit("1", Changes(due=now), expect=None)
+    assert await write.fetchval(json.dumps(row)) == "3"
+    assert (await store.due(0, 9)).due == [("1", now)]
+    await store.close()
+
+
 async def test_replicas_that_start_at_once_migrate_once(database: Database, empty_schema: str) -> None:
     said = await asyncio.gather(*(postgres_schema.migrate(database, empty_schema) for _ in range(6)))
     assert sorted(line.split()[0] for line in said) == ["migrated"] + ["nothing"] * 5

@@ -54,6 +54,11 @@ async def test_everything_else_too(pooled: OperatorStore) -> None:
     await asyncio.gather(*(pooled.commit("1", Changes(state={str(n): b"1"}), expect=None) for n in range(10)))
     assert len((await pooled.load("1")).state) == 10
     assert "1" in [user async for user in pooled.users()]
+    now = (await pooled.due(0, 1)).now
+    await pooled.commit("1", Changes(due=now), expect=None)
+    claims = await asyncio.gather(*(pooled.claim("1", now, now + n) for n in range(1, 9)))
+    assert sorted(claims) == [0] * 7 + [1]
+    assert len((await pooled.due(1, 9)).due) == 1
     found = await pooled.diagnose()
     assert "PostgreSQL" in found[0].text
     assert not any("connections left" in finding.text for finding in found), "they are the pooler's"

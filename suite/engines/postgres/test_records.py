@@ -6,6 +6,7 @@ import json
 import pytest
 
 from bot.runtime.engines.postgres.connection import Connection
+from bot.runtime.engines.postgres.statements import Statements
 from bot.runtime.engines.postgres.store import PostgresStore
 from bot.runtime.errors import StateConflict
 from bot.runtime.state.record import Message, OutboxEntry, encode_entry
@@ -171,3 +172,26 @@ async def test_updates_stay_in_their_page(postgres: PostgresHarness, connection:
     )
     assert row["n_tup_upd"] >= 1_900
     assert row["n_tup_hot_upd"] / row["n_tup_upd"] > 0.9
+
+
+async def test_who_is_due_is_found_by_the_index(postgres: PostgresHarness, connection: Connection) -> None:
+    """Whether nobody has anything to do or everybody, and whatever the statistics say of that."""
+    store = await postgres.open()
+    assert isinstance(store, PostgresStore)
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE who_is_due AS {Statements(schema()).due}")
+    for due in (0, 1):
+        await postgres.execute(
+            "INSERT INTO {schema}.user_state (user_id, state, due)"
+            " SELECT number, '{{}}', number * $1 FROM generate_series(1, 20000) AS number"
+            " ON CONFLICT (user_id) DO UPDATE SET due = EXCLUDED.due",
+            due,
+        )
+        for _ in range(2):
+            plan = await connection.fetch("EXPLAIN (COSTS OFF) EXECUTE who_is_due (0, 100)")
+            text = "\n".join(row[0] for row in plan)
+            assert "idx_user_state_due" in text, text
+            await postgres.execute("ANALYZE {schema}.user_state")
+    assert "Index Scan using idx_user_state_due" in text, "a page of it: not all are read and sorted"
+    assert [due for _, due in (await store.due(0, 3)).due] == [1, 2, 3]
+    assert await store.reindex() == 20_000

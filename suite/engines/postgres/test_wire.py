@@ -114,3 +114,27 @@ async def test_a_lost_load_is_tried_again(far_store: PostgresStore, proxy: Proxy
     await far_store.load("lost and found")
     proxy.lose_answer_to(b"lost and found")
     assert (await far_store.load("lost and found")).state == {"n": 1}
+
+
+async def test_who_is_due_and_each_claim_are_one_round_trip(far_store: PostgresStore, proxy: Proxy) -> None:
+    seen = (await far_store.due(0, 1)).now
+    await far_store.commit("1", Changes(due=seen), expect=0)
+    await far_store.claim("2", seen, seen + 1)
+    before = proxy.round_trips
+    assert (await far_store.due(0, 100)).due == [("1", seen)]
+    assert proxy.round_trips - before == 1
+    assert await far_store.claim("1", seen, seen + 1) == 1
+    assert proxy.round_trips - before == 2
+
+
+@pytest.mark.clause("wire.lost-answer")
+async def test_of_a_claim_whose_answer_is_lost_nobody_knows(far_store: PostgresStore, proxy: Proxy) -> None:
+    """Nobody else has it, so it is not said that another process was first."""
+    seen = (await far_store.due(0, 1)).now
+    await far_store.commit("lost and found", Changes(due=seen), expect=0)
+    await far_store.claim("2", seen, seen + 1)
+    proxy.lose_answer_to(b"lost and found")
+    with pytest.raises(StateUnavailable, match="nobody knows"):
+        await far_store.claim("lost and found", seen, seen + 1)
+    assert (await far_store.due(1, 1)).due == [("lost and found", seen + 1)]
+    assert await far_store.claim("lost and found", seen, seen + 1) == 0

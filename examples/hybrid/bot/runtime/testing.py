@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +77,18 @@ class Chat(LocalChat):
         await self._bot.app.agent.drain(seconds)
         return self.texts[before:]
 
+    async def wait(self, time: timedelta) -> list[str]:
+        """Have so much time pass for jobs, and those that become due run.
+
+        Returns:
+            What the bot showed in this chat meanwhile.
+        """
+        before = len(self.texts)
+        app = self._bot.app
+        app.agent.timetable.shift += time // timedelta(microseconds=1)
+        await app.jobs.run_once()
+        return self.texts[before:]
+
     def _side_of(self, user: Json, chat: Json | None) -> Self:
         return type(self)(self._bot, user, chat)
 
@@ -117,13 +130,14 @@ class _RunningBot:
             owner=self._owner,
         )
         self.app = await self._stack.enter_async_context(opening)
-        self.telegram.bring_to(self.app.bot, self.app.processor)
+        self.telegram.bring_to(self.app.bot, self.app.processor, self.app.jobs)
 
     async def stop(self) -> None:
         await self.app.drain()
         await self._stack.aclose()
 
     async def cut_off(self) -> None:
+        await self.app.jobs.drain(0)
         await self.app.processor.drain(0)
         await self.app.agent.drain(0)
         await self._stack.aclose()

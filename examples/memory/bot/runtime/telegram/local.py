@@ -17,6 +17,7 @@ from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 
 from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply, with_files
+from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Processor
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class LocalTelegram:
         self.watch: Callable[[Reply, Json | None], None] = lambda call, message: None
         self._bot: Bot | None = None
         self._processor: Processor | None = None
+        self._jobs: JobRunner | None = None
         self._people: dict[str, Json] = {}
         self._chats: dict[int, Json] = {}
         self._messages: dict[tuple[int, int], Json] = {}
@@ -111,9 +113,9 @@ class LocalTelegram:
         # Telegram's ids have 32 bits, so microseconds never meet one that a store has seen.
         self._update_ids = itertools.count(time.time_ns() // 1000)
 
-    def bring_to(self, bot: Bot, processor: Processor) -> None:
-        """Bring updates to this bot from now on."""
-        self._bot, self._processor = bot, processor
+    def bring_to(self, bot: Bot, processor: Processor, jobs: JobRunner) -> None:
+        """Bring updates to this bot from now on, and have what it keeps for later handled at once."""
+        self._bot, self._processor, self._jobs = bot, processor, jobs
 
     def person(self, name: str, user_id: int | None = None, **fields: Any) -> Json:
         """Somebody with a Telegram account; the same name is the same person.
@@ -228,6 +230,8 @@ class LocalTelegram:
         token = _calls.set(calls)
         try:
             await self._processor.process_raw(raw)
+            if self._jobs and self._processor.defers:
+                await self._jobs.run_once()
         finally:
             _calls.reset(token)
 

@@ -385,7 +385,7 @@ def split_text(text: str, limit: int = TEXT_LIMIT, first: int = 0) -> Iterator[t
         if piece.strip():
             yield offset, piece
             first = 0
-        offset += _utf16_length(piece) + following - end
+        offset += utf16_length(piece) + following - end
         start = following
 
 
@@ -524,7 +524,7 @@ def _place_of_rest(
     chat = place.get("chat_id", "")
     if method == "answerCallbackQuery":
         # In a group nobody else sees it: so the rest is not for the group, either.
-        is_longer = _utf16_length(params.get("text", "")) > QUERY_LIMIT
+        is_longer = utf16_length(params.get("text", "")) > QUERY_LIMIT
         return {} if not (is_longer and person) else place if chat == person else {"chat_id": person}
     is_here = method.startswith("edit") and chat == params.get("chat_id")
     return place if is_here and place.keys() > {"chat_id"} else {}
@@ -533,7 +533,7 @@ def _place_of_rest(
 def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
     """Cut a text of a call, or of an object in it, to what fits, and return the rest of it."""
     text, mark = holder.get(name) or "", "entities" if name.endswith("text") else f"{name}_entities"
-    if holder.get("parse_mode") or _utf16_length(text) <= limit:
+    if holder.get("parse_mode") or utf16_length(text) <= limit:
         return []
     given = holder.get(mark) or []
     pieces = list(split_text(text, first=limit))
@@ -547,7 +547,7 @@ def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
 def _shorten(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
     """Cut a text that nothing can follow, which is then seen at its end, and return the whole of it."""
     whole = holder.get(name) or ""
-    if any(key.endswith("parse_mode") for key in holder) or _utf16_length(whole) <= limit:
+    if any(key.endswith("parse_mode") for key in holder) or utf16_length(whole) <= limit:
         return []
     _cut(holder, name, limit - 1)
     holder[name] += "…"
@@ -572,7 +572,7 @@ def _plain(value: Any) -> Any:
 def _entities_of(pieces: list[tuple[int, str]], entities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Of each piece of a text, the entities in it, counted from its start."""
     starts = [start for start, _ in pieces]
-    ends = [start + _utf16_length(piece) for start, piece in pieces]
+    ends = [start + utf16_length(piece) for start, piece in pieces]
     found: list[list[dict[str, Any]]] = [[] for _ in pieces]
     for entity in entities:
         begin, end = entity["offset"], entity["offset"] + entity["length"]
@@ -600,7 +600,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", "_", clean(name))
 
 
-def _utf16_length(text: str) -> int:
+def utf16_length(text: str) -> int:
     """Length in UTF-16 units, as Telegram counts."""
     return len(text) + sum(char > "\uffff" for char in text)
 

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bot.runtime.engines.dynamodb.connection import DynamodbClient, DynamodbRefuses
-from bot.runtime.engines.dynamodb.table import describe, expires, recovers
+from bot.runtime.engines.dynamodb.table import INDEX, describe, expires, index_status, recovers
+from bot.runtime.errors import OperatorError
 from bot.runtime.state.store import Finding
 
 CLOCK_SECONDS = 60
@@ -29,6 +30,7 @@ async def diagnose(client: DynamodbClient, ttl: float | None) -> list[Finding]:
         Finding("ok", f"the table {client.table} is {table['TableStatus'].lower()}, region: {client.region}"),
         _billing(table),
         _protection(table),
+        _index(table),
         await _switch(
             client, expires, "what has expired or was forgotten is deleted (TTL)", "stays in the table"
         ),
@@ -65,6 +67,22 @@ def _protection(table: Mapping[str, Any]) -> Finding:
     return Finding(
         "warning", "the table is not protected from deletion: anybody who may can delete all users at once"
     )
+
+
+def _index(table: Mapping[str, Any]) -> Finding:
+    try:
+        status = index_status(table)
+    except OperatorError as error:
+        return Finding("error", str(error))
+    if status is None:
+        text = (
+            f"the table has no index `{INDEX}`: what a record has to do later is not found: run `bot migrate`"
+        )
+        return Finding("warning", text)
+    if status in ("ACTIVE", "UPDATING"):
+        return Finding("ok", f"what a record has to do later is found by the index `{INDEX}`")
+    text = f"the index `{INDEX}` is {status.lower()}: what a record has to do later waits until it is there"
+    return Finding("warning", text)
 
 
 async def _switch(

@@ -9,6 +9,9 @@
     mark:<name> JSON of bookkeeping that outlives forgetting
     said:<name> JSON of the messages of a further conversation, oldest first
     talk:<name> JSON of what is noted of a conversation, where there are several
+    due         when it has something to do, in microseconds since 1970, if it has
+    waiting     <namespace>, if it has: what has both is in the index `due`
+    claims      how often somebody has begun to do that
     version     grows with every commit
     token       names the commit that wrote this version
     forgotten   the version at which the user was last forgotten
@@ -29,7 +32,7 @@ import orjson
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import HOME, Message, OutboxEntry, UserRecord, decode_record
-from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
+from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, NEVER, Changes
 
 Item = Mapping[str, Mapping[str, Any]]
 """Attributes by name, each with its type, such as `{"version": {"N": "1"}}`."""
@@ -38,6 +41,9 @@ KEY = "id"
 STATE, FSM, OUTBOX, MARK = "state:", "fsm:", "outbox:", "mark:"
 SAID, TALK = "said:", "talk:"
 EXPIRES = "expires"
+DUE, WAITING, CLAIMS = "due", "waiting", "claims"
+OF_DUE = (DUE, WAITING, CLAIMS)
+"""What a claim changes, which is no commit: a record that was loaded may be behind in these alone."""
 
 ITEM_LIMIT = 400 * 1024
 """Most bytes of an item, names included.
@@ -110,12 +116,20 @@ def decode(user_id: str, item: Item, conversation: str | None) -> UserRecord:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
 
 
-def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: float | None) -> Item:
+def due_of(item: Item) -> int:
+    """When it has something to do, in microseconds since 1970; `NEVER` for nothing."""
+    return int(item[DUE]["N"]) if DUE in item else NEVER
+
+
+def changed(
+    item: Item, changes: Changes, *, namespace: str, version: int, now: float, ttl: float | None
+) -> Item:
     """The item after a commit.
 
     Args:
         item: the item before; empty when there is no record, or one that has expired.
         changes: the commit.
+        namespace: whose record it is.
         version: its version.
         now: seconds since 1970.
         ttl: seconds that a record is kept; `None` for no limit.
@@ -130,8 +144,11 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
         for name, value in item.items()
         if name.startswith(MARK if changes.forget else (STATE, FSM, OUTBOX, MARK, SAID, TALK))
     }
-    if "forgotten" in old:
-        new["forgotten"] = old["forgotten"]
+    for name in ("forgotten", *(OF_DUE if changes.due is None else ())):
+        if name in old:
+            new[name] = old[name]
+    if changes.due:
+        new[DUE], new[WAITING] = {"N": str(changes.due)}, {"S": namespace}
     changed = (
         (STATE, changes.state),
         (FSM, changes.fsm),
@@ -172,12 +189,12 @@ def changed(item: Item, changes: Changes, *, version: int, now: float, ttl: floa
     if changes.forget:
         new["forgotten"] = new["version"]
     has_content = "history" in new or any(name.startswith((STATE, FSM, TALK)) for name in new)
-    lifetime = ttl
+    expires = None if ttl is None else max(now, due_of(new) / 1e6) + ttl
     if "forgotten" in new and not has_content:
         new["marker"] = {"BOOL": True}
-        lifetime = FORGOTTEN_SECONDS
-    if lifetime is not None:
-        new[EXPIRES] = {"N": str(math.ceil(now + lifetime))}
+        expires = now + FORGOTTEN_SECONDS
+    if expires is not None:
+        new[EXPIRES] = {"N": str(math.ceil(expires))}
     return new
 
 
@@ -190,8 +207,15 @@ def kept_files(item: Item) -> set[str]:
     return found
 
 
-def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:
-    """The request that makes `new` of `old`, on condition that nobody else has written meanwhile.
+def write(key: str, old: Item, new: Item, *, says_due: bool = False) -> tuple[str, dict[str, Any]]:
+    """The request that makes `new` of `old`, on condition that nobody else has committed meanwhile.
+
+    Args:
+        key: the item's.
+        old: the item before.
+        new: the item after.
+        says_due: whether it ends any claim. Otherwise one that was made since `old` was read stays; the
+            condition has it that a whole item which is put ends none.
 
     Returns:
         The operation, and its parameters without the table.
@@ -206,13 +230,14 @@ def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:
         names["#expires"], values[":expires"] = EXPIRES, old[EXPIRES]
         condition += " AND #expires = :expires"
 
-    written = {name: value for name, value in new.items() if old.get(name) != value}
-    removed = [name for name in old if name not in new and name != KEY]
-    parameters: dict[str, Any] = {
-        "ConditionExpression": condition,
-        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-    }
+    said = OF_DUE if says_due else ()
+    written = {name: value for name, value in new.items() if old.get(name) != value or name in said}
+    removed = [name for name in {**old, **dict.fromkeys(said)} if name not in new and name != KEY]
+    parameters: dict[str, Any] = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
     if len(written) + len(removed) > AT_ONCE:
+        if DUE in old and not says_due:
+            names["#due"], values[":due"] = DUE, old[DUE]
+            condition += " AND #due = :due"
         operation = "put_item"
         parameters["Item"] = {KEY: {"S": key}, **new}
     else:
@@ -228,10 +253,30 @@ def write(key: str, old: Item, new: Item) -> tuple[str, dict[str, Any]]:
         parameters["UpdateExpression"] = f"SET {', '.join(sets)}" + (
             f" REMOVE {', '.join(removes)}" if removes else ""
         )
+    parameters["ConditionExpression"] = condition
     parameters["ExpressionAttributeNames"] = names
     if values:
         parameters["ExpressionAttributeValues"] = values
     return operation, parameters
+
+
+def claim(seen: int, until: int, counts: int) -> dict[str, Any]:
+    """What changes and conditions a claim has, as parameters of `UpdateItem`; see `StateStore.claim`."""
+    names = {"#due": DUE, "#claims": CLAIMS}
+    values = {":seen": {"N": str(seen)}}
+    if until:
+        expression = "SET #due = :until ADD #claims :counts"
+        values |= {":until": {"N": str(until)}, ":counts": {"N": str(counts)}}
+    else:
+        expression = "REMOVE #due, #waiting, #claims"
+        names["#waiting"] = WAITING
+    return {
+        "UpdateExpression": expression,
+        "ConditionExpression": "#due = :seen",
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ReturnValues": "ALL_NEW",  # moto's UPDATED_NEW lacks what stays the same
+    }
 
 
 def _said(name: str, item: Item) -> list[Any]:

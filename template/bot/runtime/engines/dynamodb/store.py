@@ -22,6 +22,8 @@ from bot.runtime.engines.dynamodb.connection import (
 )
 from bot.runtime.engines.dynamodb.doctor import diagnose
 from bot.runtime.engines.dynamodb.item import (
+    CLAIMS,
+    DUE,
     ITEM_LIMIT,
     KEY,
     Item,
@@ -41,6 +43,7 @@ from bot.runtime.errors import (
 from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import (
     FILE_SECONDS,
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -253,6 +256,60 @@ class DynamodbStore:
     def _file_expires(self) -> dict[str, str]:
         return {"N": str(math.ceil(self.client.now() + FILE_SECONDS))}
 
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do: the index follows the table within moments.
+
+        See `StateStore.due`. Its time is that of versions.
+        """
+        now = int(self.client.now() * 1e6)
+        found: list[tuple[str, int]] = []
+        async for page in self._waiting(now + int(within * 1e6), Limit=most):
+            for item in page["Items"]:
+                found.append((item[KEY]["S"].removeprefix(self._user("")), dynamodb_item.due_of(item)))
+            if len(found) >= most:
+                break
+        return Agenda(now, found[:most])
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do. See `StateStore.claim`."""
+        key = {KEY: {"S": self._user(user_id)}}
+        try:
+            answer = await self.client.call(
+                "update_item", user_id, Key=key, **dynamodb_item.claim(seen, until, counts)
+            )
+        except ConditionFailed as error:
+            if error.is_repeated:
+                raise StateUnavailable("nobody knows whether it was claimed", user_id) from None
+            return 0
+        return max(int(answer.get("Attributes", {}).get(CLAIMS, {}).get("N", 1)), 1)
+
+    async def reindex(self) -> int:
+        """Count who has something to do: the index is DynamoDB's own. See `OperatorStore.reindex`."""
+        return sum([page["Count"] async for page in self._waiting(None, Select="COUNT")])
+
+    async def _waiting(self, latest: int | None, **request: Any) -> AsyncIterator[dict[str, Any]]:
+        """Pages of the index, those that are due first at first, up to a time in microseconds since 1970."""
+        request["IndexName"] = dynamodb_table.INDEX
+        request["KeyConditionExpression"] = "#waiting = :namespace"
+        request["ExpressionAttributeNames"] = {"#waiting": dynamodb_item.WAITING}
+        request["ExpressionAttributeValues"] = {":namespace": {"S": self._namespace}}
+        if latest is not None:
+            request["KeyConditionExpression"] += " AND #due <= :latest"
+            request["ExpressionAttributeNames"]["#due"] = DUE
+            request["ExpressionAttributeValues"][":latest"] = {"N": str(latest)}
+        while True:
+            try:
+                page = await self.client.call("query", **request)
+            except DynamodbRefuses as error:
+                if error.code not in dynamodb_table.NO_INDEX:
+                    raise
+                reason = f"the table {self.client.table} has no index `due` yet: run `bot migrate`"
+                raise StateUnavailable(reason) from None
+            yield page
+            if "LastEvaluatedKey" not in page:
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         _, item = await self._merge(user_id, Changes(forget=True))
@@ -317,7 +374,9 @@ class DynamodbStore:
         previous = self._version(user_id, old, is_forgiving=True)
         version = max(previous + 1, int(now * 1e6))
         try:
-            new = dynamodb_item.changed(live, changes, version=version, now=now, ttl=self._ttl)
+            new = dynamodb_item.changed(
+                live, changes, namespace=self._namespace, version=version, now=now, ttl=self._ttl
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
         key = self._user(user_id)
@@ -329,7 +388,8 @@ class DynamodbStore:
         dropped = dynamodb_item.kept_files(old) - dynamodb_item.kept_files(new)
         if changes.forget:
             dropped |= await self._listed_files(user_id)
-        operation, request = dynamodb_item.write(key, old, new)
+        says_due = changes.due is not None or changes.forget or bool(old and not live)
+        operation, request = dynamodb_item.write(key, old, new, says_due=says_due)
         try:
             await self.client.call(operation, user_id, **request)
         except DynamodbRefuses as error:
@@ -346,6 +406,8 @@ class DynamodbStore:
             if error.is_repeated:
                 reason = "the answer was lost, and somebody else has committed since"
                 raise StateUnavailable(reason, user_id) from None
+            if live and found.get("version") == old["version"] and found.get(DUE) != old.get(DUE):
+                return await self._write(user_id, found, changes, expect)  # a claim was first, no commit
             raise StateConflict("another commit was first", user_id) from None
         await self._drop_soon(user_id, dropped)
         return version

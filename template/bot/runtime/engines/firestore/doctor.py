@@ -29,7 +29,7 @@ async def diagnose(client: FirestoreClient, collection: str, limits: Limits) -> 
         findings += _diagnose_database(database)
         fields = {
             name: await admin.get_field(name=f"{base}/{name}", retry=None, timeout=ATTEMPT_SECONDS)
-            for name in EXEMPT
+            for name in (*EXEMPT, "due")
         }
         findings += _diagnose_fields(fields)
     except (GoogleAPICallError, RpcError) as error:  # what was found before stands
@@ -73,6 +73,9 @@ def _diagnose_database(database: Database) -> list[Finding]:
 
 def _diagnose_fields(fields: dict[str, Field]) -> list[Finding]:
     findings = []
+    if not fields.pop("due").index_config.indexes:
+        text = f"`due` is not indexed, so what a record has to do later is not found: {DEPLOY}"
+        findings.append(Finding("error", text))
     states = Field.TtlConfig.State
     match fields["expires_at"].ttl_config.state:
         case states.ACTIVE | states.CREATING:

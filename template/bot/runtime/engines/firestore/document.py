@@ -8,6 +8,7 @@ Its fields are
     said                 map: JSON of all messages of each further conversation, oldest first
     talks                map: JSON of what is noted of each conversation, where there are several
     applied              JSON: ids of the updates applied last
+    later                when it has something to do, as a commit said last, in microseconds since 1970
     token                names the commit that wrote the document
     forgotten            the version at which the user was last forgotten; -1: this very one
     marker               true when that is all there is to know
@@ -15,6 +16,13 @@ Its fields are
 
 The version is no field: it is the time at which the server says it last wrote the document. The files of
 replies are documents of their own: `content` and `expires_at`.
+
+So is what a record has to do, since a claim must not change the version. It is there as long as there is
+something, and written by the commit that says so, or by a claim:
+
+    due                  when, in microseconds since 1970; the one field that queries go by
+    claims               how often somebody has begun to do it
+    token                names the claim that wrote the document
 """
 
 from collections.abc import Mapping
@@ -29,7 +37,7 @@ from google.cloud.firestore_v1.field_path import FieldPath
 from bot.runtime.errors import StateCorrupt, StateTooLarge
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import HOME, Message, OutboxEntry, UserRecord, decode_record
-from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, Changes
+from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, NEVER, Changes
 
 K = TypeVar("K")
 Path = tuple[str, ...]
@@ -41,7 +49,9 @@ MAX_DOCUMENT_BYTES = 1_048_576
 MAX_FIELD_PATH_BYTES = 1_500
 """https://cloud.google.com/firestore/quotas"""
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _FORGOTTEN_NOW = -1
+_DUE = "_due_"  # no user's id has a second line
 _BEGINS = "%"
 """Before a key that Firestore takes for no field's name."""
 
@@ -61,6 +71,7 @@ class Document:
     marks: Mapping[str, str] = field(default_factory=dict)
     said: Mapping[str, str] = field(default_factory=dict)
     talks: Mapping[str, str] = field(default_factory=dict)
+    later: int = NEVER
 
     @property
     def is_marker(self) -> bool:
@@ -122,9 +133,15 @@ class Document:
             marks=marks,
             said=_said_after(before.said, changes),
             talks=_merged(before.talks, changes.noted),
+            later=before.later if changes.due is None else changes.due,
         )
-        life = timedelta(seconds=FORGOTTEN_SECONDS) if after.is_marker else ttl
-        return after if life is None else after._until(now + life)
+        if after.is_marker:
+            return after._until(now + timedelta(seconds=FORGOTTEN_SECONDS))
+        return (
+            after
+            if ttl is None
+            else after._until(max(now, _EPOCH + timedelta(microseconds=after.later)) + ttl)
+        )
 
     def fields(self) -> Fields:
         """The document as Firestore holds it."""
@@ -141,6 +158,8 @@ class Document:
             fields |= {(name, str(number)): text for number, text in entries.items()}
         if self.forgotten:
             fields["forgotten",] = self.forgotten
+        if self.later:
+            fields["later",] = self.later
         if self.is_marker:
             fields["marker",] = True
         if self.expires:
@@ -173,6 +192,7 @@ def read(user_id: str, fields: Mapping[str, Any]) -> Document:
             marks=_marks(fields),
             said={_key_of(name): text for name, text in _texts(fields, "said").items()},
             talks={_key_of(name): text for name, text in _texts(fields, "talks").items()},
+            later=fields["later"].integer_value if "later" in fields else NEVER,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(user_id, error) from None
@@ -287,6 +307,21 @@ def part_id(user_id: str, name: str) -> str:
     All of a user's stand together, between that of no name and that of `~`.
     """
     return f"_{document_id(user_id)} {quote(name, safe='')}"
+
+
+def due_id(user_id: str) -> str:
+    """The id of the document that says when a user's record has something to do."""
+    return f"{_DUE}{document_id(user_id)}"
+
+
+def due_in(fields: Mapping[str, Any]) -> int:
+    """When that is, in microseconds since 1970; `NEVER` where there is no such document."""
+    return int(fields["due"].integer_value) if "due" in fields else NEVER
+
+
+def user_due(document_id: str) -> str:
+    """Whose document of that kind it is."""
+    return user_of(document_id.removeprefix(_DUE)) or ""
 
 
 def user_of(document_id: str) -> str | None:

@@ -7,6 +7,7 @@ transaction and no lock. What a commit needs to know of the document, the load b
 
 import asyncio
 import random
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -23,6 +24,8 @@ from google.cloud.firestore_v1.types import (
     BatchGetDocumentsResponse,
     CommitRequest,
     CommitResponse,
+    RunAggregationQueryRequest,
+    RunAggregationQueryResponse,
     RunQueryRequest,
     RunQueryResponse,
     Write,
@@ -55,6 +58,8 @@ from bot.runtime.errors import (
 from bot.runtime.state.record import HOME, Limits, UserRecord
 from bot.runtime.state.store import (
     FILE_SECONDS,
+    NEVER,
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -71,6 +76,8 @@ PAGE = 500
 
 FILE_BYTES = 1024 * 1024
 """What `REPLY_FILE_BYTES` is unless it is set: each 256 KB of it is a paid write of its own."""
+
+_EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
 
 OWNER = "_bot"
 """The document that says whose the others are."""
@@ -141,6 +148,7 @@ class FirestoreStore:
         self._ttl = None if ttl is None else timedelta(seconds=ttl)
         self._turns = turns
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._clock = _Loaded(0, datetime.now(UTC))  # until Firestore has told the time
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
@@ -166,7 +174,7 @@ class FirestoreStore:
         """
         try:
             await self._client.open()
-            await self._get(OWNER, seconds=START_SECONDS)
+            await self._read_fields(OWNER, seconds=START_SECONDS)
         except BaseException:
             await self.close()
             raise
@@ -281,6 +289,65 @@ class FirestoreStore:
 
         await client.call(work, user_id=user_id)
 
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do, by the clock of the server, as it told the time last.
+
+        See `StateStore.due`. One query, of what is due alone: each document that it finds is paid for.
+        """
+        now = round((self._clock.now - _EPOCH) / _MICROSECOND)
+        query = {
+            **self._waiting("LESS_THAN_OR_EQUAL", now + int(within * 1e6)),
+            "order_by": [{"field": {"field_path": "due"}, "direction": "ASCENDING"}],
+            "limit": most,
+        }
+        answers = await self._query(query)
+        self._clock = _Loaded(0, answers[-1].read_time.ToDatetime(tzinfo=UTC))
+        found = [each.document for each in answers if each.HasField("document")]
+        return Agenda(
+            now,
+            [
+                (documents.user_due(each.name.rpartition("/")[2]), documents.due_in(each.fields))
+                for each in found
+            ],
+        )
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do: one get, and one write with a precondition. See `StateStore.claim`."""
+        name, token = documents.due_id(user_id), secrets.token_hex(8)
+        fields, loaded = await self._read_fields(name, user_id)
+        if not seen or documents.due_in(fields) != seen:
+            return 0
+        claims = (int(fields["claims"].integer_value) if "claims" in fields else 0) + counts
+        new: Fields | None = {("due",): until, ("claims",): claims, ("token",): token} if until else None
+        try:
+            await self._write(name, new, loaded.written, user_id=user_id, token=token)
+        except StateConflict:
+            return 0
+        return max(claims, 1)
+
+    async def reindex(self) -> int:
+        """Count who has something to do: the index is Firestore's own. See `OperatorStore.reindex`."""
+        client = self._client
+        count = {"structured_query": self._waiting("GREATER_THAN", 0), "aggregations": [{"count": {}}]}
+        request = RunAggregationQueryRequest(
+            parent=f"{client.database}/documents", structured_aggregation_query=count
+        )
+
+        async def work(api: FirestoreAsyncClient, seconds: float) -> int:
+            answers = await api.run_aggregation_query(
+                request, retry=None, timeout=seconds, metadata=client.metadata
+            )
+            (answer,) = [RunAggregationQueryResponse.pb(each) async for each in answers]
+            (value,) = answer.result.aggregate_fields.values()
+            return int(value.integer_value)
+
+        return await client.call(work)
+
+    def _waiting(self, operator: str, due: int) -> dict[str, Any]:
+        """A query for the documents of what is due then."""
+        field_filter = {"field": {"field_path": "due"}, "op": operator, "value": {"integer_value": due}}
+        return {"from_": [{"collection_id": self._namespace}], "where": {"field_filter": field_filter}}
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         _, existed = await self._merge(user_id, Changes(forget=True))
@@ -322,6 +389,7 @@ class FirestoreStore:
         """A document's fields, as Firestore's own message has them, and when they were written and read."""
         answer = await self._get(name, user_id=user_id, seconds=seconds)
         read_at = answer.read_time.ToDatetime(tzinfo=UTC)
+        self._clock = _Loaded(0, read_at)
         if not answer.HasField("found"):
             return {}, _Loaded(0, read_at)
         fields = answer.found.fields
@@ -370,12 +438,30 @@ class FirestoreStore:
         mask = None
         if expect and not changes.forget:
             fields, mask = documents.difference(old.fields(), fields)
-        version = await self._write(name, fields, before.written, mask, user_id=user_id, token=changes.token)
+        version = await self._write(
+            name,
+            fields,
+            before.written,
+            mask,
+            self._due_after(user_id, before, old, changes),
+            user_id=user_id,
+            token=changes.token,
+        )
         await self._drop_soon(user_id, before.files - documents.kept_files(new.outbox))
         if changes.forget:
             with suppress(StateUnavailable):  # they expire, too
                 await self._drop_older_parts(user_id, version)
         return version
+
+    def _due_after(self, user_id: str, before: _Loaded, old: Document, changes: Changes) -> list[Any]:
+        """What a commit writes besides where it says when the record is due, or ends what said so."""
+        name = documents.due_id(user_id)
+        if changes.due:
+            return [self._write_message(name, {("due",): changes.due}, None)]
+        has_expired = before.written > 0 and not before.version()
+        if changes.forget or has_expired or (changes.due == NEVER and old.later):
+            return [self._write_message(name, None, None)]
+        return []
 
     async def _drop_older_parts(self, user_id: str, version: int) -> None:
         """Delete all parts of a user's files from before this commit, also such of commits never made."""
@@ -388,9 +474,10 @@ class FirestoreStore:
     async def _write(
         self,
         name: str,
-        fields: Fields,
+        fields: Fields | None,
         written: int,
         mask: list[str] | None = None,
+        more: Iterable[Any] = (),
         *,
         user_id: str | None = None,
         token: str = "",
@@ -400,9 +487,10 @@ class FirestoreStore:
 
         Args:
             name: its id.
-            fields: its content, which replaces all there was, unless there is a mask.
+            fields: its content, which replaces all there was, unless there is a mask; `None` deletes it.
             written: when it was last written, which must still be so; 0: there must be none.
             mask: the paths of what to write; what is not among `fields` is deleted.
+            more: what to write at the same moment, or not at all.
             user_id: for the error.
             token: stands in the document once this write is applied.
             seconds: how long all attempts may take together; `None` for the usual time.
@@ -412,7 +500,7 @@ class FirestoreStore:
         """
         client = self._client
         write = self._write_message(name, fields, written, mask)
-        request = CommitRequest(database=client.database, writes=[write])
+        request = CommitRequest(database=client.database, writes=[write, *more])
         is_lost = False  # whether an earlier attempt may have been applied without our knowing
 
         async def work(api: FirestoreAsyncClient, allowed: float) -> int:
@@ -439,10 +527,16 @@ class FirestoreStore:
 
         return await client.call(work, user_id=user_id, seconds=seconds)
 
-    def _write_message(self, name: str, fields: Fields, written: int, mask: list[str] | None) -> Any:
+    def _write_message(
+        self, name: str, fields: Fields | None, written: int | None, mask: list[str] | None = None
+    ) -> Any:
+        """Firestore's own message for a write; `written` is `None` where anything may have been written."""
         message = Write.pb(Write())
-        message.update.name = self._path(name)
-        for path, value in fields.items():
+        if fields is None:
+            message.delete = self._path(name)
+        else:
+            message.update.name = self._path(name)
+        for path, value in (fields or {}).items():
             into = message.update.fields
             for part in path[:-1]:
                 into = into[part].map_value.fields
@@ -451,13 +545,12 @@ class FirestoreStore:
             message.update_mask.field_paths.extend(mask)
         if written:
             message.current_document.update_time.FromMicroseconds(written)
-        else:
+        elif written is not None:
             message.current_document.exists = False
         return message
 
     async def _page(self, last: str, end: str = "") -> list[Any]:
         """Firestore's answers for documents between two ids, with the fields that tell whether they count."""
-        client = self._client
         query: dict[str, Any] = {
             "from_": [{"collection_id": self._namespace}],
             "select": {"fields": [{"field_path": "marker"}, {"field_path": "expires_at"}]},
@@ -468,13 +561,18 @@ class FirestoreStore:
             query["start_at"] = {"values": [{"reference_value": self._path(last)}], "before": False}
         if end:
             query["end_at"] = {"values": [{"reference_value": self._path(end)}], "before": True}
+        return [each for each in await self._query(query) if each.HasField("document")]
+
+    async def _query(self, query: Mapping[str, Any]) -> list[Any]:
+        """Firestore's own answers to a query: at least one, which has no document when nothing was found."""
+        client = self._client
         request = RunQueryRequest(parent=f"{client.database}/documents", structured_query=query)
 
         async def work(api: FirestoreAsyncClient, seconds: float) -> list[Any]:
             answers = await api.run_query(request, retry=None, timeout=seconds, metadata=client.metadata)
             return [RunQueryResponse.pb(each) async for each in answers]
 
-        return [each for each in await client.call(work) if each.HasField("document")]
+        return await client.call(work)
 
     def _path(self, name: str) -> str:
         return f"{self._client.database}/documents/{self._namespace}/{name}"

@@ -32,6 +32,7 @@ from bot.runtime.state.record import (
     with_marked,
 )
 from bot.runtime.state.store import (
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -62,6 +63,7 @@ class PostgresStore:
 
     name: ClassVar[str] = "postgres"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
     after_migrations: ClassVar[str] = ""
     """SQL that ends every migration, in its transaction."""
 
@@ -266,6 +268,31 @@ class PostgresStore:
             lambda connection: connection.execute(self._sql.drop_parts, user_id, names), user_id=user_id
         )
 
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do. See `StateStore.due`."""
+        rows = await self.database.run(
+            lambda connection: connection.fetch(self._sql.due, int(within * 1e6), most)
+        )
+        return Agenda(rows[0]["now"], [(row["user_id"], row["due"]) for row in rows if row["due"]])
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do. See `StateStore.claim`."""
+        is_lost = False  # whether an earlier attempt may have claimed it without our knowing
+
+        async def work(connection: Connection) -> int:
+            nonlocal is_lost
+            was_lost, is_lost = is_lost, True
+            try:
+                claims: int | None = await connection.fetchval(self._sql.claim, user_id, seen, until, counts)
+            except asyncpg.PostgresError as error:
+                is_lost = was_lost or isinstance(error, _UNCERTAIN)
+                raise
+            if claims is None and was_lost:
+                raise StateUnavailable("nobody knows whether it was claimed", user_id)
+            return claims or 0
+
+        return await self.database.run(work, user_id=user_id)
+
     async def _version(self, user_id: str) -> int:
         """The version to expect, also of a record that is corrupt."""
         version: int | None = await self.database.run(
@@ -296,6 +323,11 @@ class PostgresStore:
 
     async def _page_of_users(self, last: str, connection: Connection) -> list[str]:
         return [row["user_id"] for row in await connection.fetch(self._sql.users, last, PAGE)]
+
+    async def reindex(self) -> int:
+        """Count who has something to do: the index is PostgreSQL's own. See `OperatorStore.reindex`."""
+        waiting: int = await self.database.run(lambda connection: connection.fetchval(self._sql.waiting))
+        return waiting
 
     async def raw(self, user_id: str) -> str:
         """What is stored for a user. See `OperatorStore.raw`."""
@@ -391,11 +423,12 @@ def _encode(changes: Changes, ttl: timedelta | None) -> tuple[Any, ...]:
         ttl,
         *merge_of(changes.marks),
         [_author_of(message) for message in changes.messages],
+        changes.due,
     )
 
 
 def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
-    """The parameters of a commit that changes further conversations from the 21st on; see `statements`."""
+    """The parameters of a commit that changes further conversations from the 22nd on; see `statements`."""
     rows = [
         (name, number, message)
         for name, change in changes.conversations.items()

@@ -5,6 +5,9 @@ is needed against concurrent writers. `user_message` has one row per message, nu
 user's row says which numbers count: from `first_message` up to, but not including, `next_message` or, for
 further conversations, the first two numbers that `conversations` has under their names. `user_file` has one
 row per part of a file of a reply, as long as the reply waits in the outbox.
+
+`due` says in microseconds since 1970 when a record has something to do, or 0, and `claims` how often that was
+begun. Only the rows of which there is something to do are in the index of it.
 """
 
 from bot.runtime.state.store import APPLIED_LIMIT, FILE_SECONDS, FORGOTTEN_SECONDS
@@ -16,14 +19,17 @@ _IS_MARKER = """(
 
 _COLUMNS = """
     created_at, updated_at, version, token, state, fsm, applied, outbox, marks, forgotten,
-    first_message, next_message, conversations, expires_at
+    first_message, next_message, conversations, due, claims, expires_at
 """
+
+_NOW = "(extract(epoch FROM now()) * 1000000)::bigint"
+"""The server's time in microseconds since 1970."""
 
 _NOTHING = """
     SELECT now() AS created_at, 0::bigint AS version, '{}'::jsonb AS state, '{}'::jsonb AS fsm,
         '{}'::bigint[] AS applied, '{}'::jsonb AS outbox, '{}'::jsonb AS marks, 0::bigint AS forgotten,
         1::bigint AS first_message, 1::bigint AS next_message, '{}'::jsonb AS conversations,
-        NULL::timestamptz AS expires_at
+        0::bigint AS due, 0 AS claims, NULL::timestamptz AS expires_at
 """
 """What a record is before its first commit."""
 
@@ -33,10 +39,10 @@ def _committed(before: str, *, with_conversations: bool) -> str:
 
     Parameters: $1 user, $2 expected version, $3 token, $4 and $5 state set and removed, $6 and $7 flows,
     $8, $9 and $10 roles, texts and times of messages, $11 clear the history, $12 how many messages to keep,
-    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks; with
-    further conversations $21 and $22 what is noted of them.
+    $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks,
+    $21 when it is due; with further conversations $22 and $23 what is noted of them.
     """
-    conversations = "(conversations - $22::text[]) || $21::jsonb" if with_conversations else "conversations"
+    conversations = "(conversations - $23::text[]) || $22::jsonb" if with_conversations else "conversations"
     return f"""
     SELECT
         created_at, now(), version, $3::text, state, fsm, applied,
@@ -44,9 +50,10 @@ def _committed(before: str, *, with_conversations: bool) -> str:
             SELECT coalesce(jsonb_object_agg(key, value), '{{}}')
             FROM jsonb_each(outbox) WHERE key::bigint = ANY (applied) OR marks ? key
         ) END,
-        marks, forgotten, first_message, next_message, conversations,
-        now() + CASE
-            WHEN {_IS_MARKER} THEN interval '{FORGOTTEN_SECONDS} seconds' ELSE $17::interval
+        marks, forgotten, first_message, next_message, conversations, due, claims,
+        CASE
+            WHEN {_IS_MARKER} THEN now() + interval '{FORGOTTEN_SECONDS} seconds'
+            ELSE greatest(now(), to_timestamp(due / 1e6)) + $17::interval
         END
     FROM (
         SELECT
@@ -61,11 +68,13 @@ def _committed(before: str, *, with_conversations: bool) -> str:
             CASE WHEN $16::boolean THEN version ELSE forgotten END AS forgotten,
             greatest(first_message, next_message + cardinality($8::text[]) - $12::bigint) AS first_message,
             next_message + cardinality($8) AS next_message,
-            {conversations} AS conversations
+            {conversations} AS conversations,
+            coalesce($21::bigint, due) AS due,
+            CASE WHEN $21 IS NULL THEN claims ELSE 0 END AS claims
         FROM (
             SELECT
                 CASE WHEN is_new THEN now() ELSE created_at END AS created_at,
-                greatest(version + 1, (extract(epoch FROM now()) * 1000000)::bigint) AS version,
+                greatest(version + 1, {_NOW}) AS version,
                 CASE WHEN is_new THEN '{{}}' ELSE state END AS state,
                 CASE WHEN is_new THEN '{{}}' ELSE fsm END AS fsm,
                 CASE WHEN has_expired THEN '{{}}' ELSE applied END AS applied,
@@ -74,7 +83,9 @@ def _committed(before: str, *, with_conversations: bool) -> str:
                 CASE WHEN has_expired THEN 0 ELSE forgotten END AS forgotten,
                 CASE WHEN is_new OR $11::boolean THEN next_message ELSE first_message END AS first_message,
                 next_message,
-                CASE WHEN is_new THEN '{{}}' ELSE conversations END AS conversations
+                CASE WHEN is_new THEN '{{}}' ELSE conversations END AS conversations,
+                CASE WHEN is_new THEN 0 ELSE due END AS due,
+                CASE WHEN is_new THEN 0 ELSE claims END AS claims
             FROM (
                 SELECT *, has_expired OR $16 AS is_new
                 FROM (SELECT *, coalesce(expires_at <= now(), false) AS has_expired FROM ({before}) AS before)
@@ -91,8 +102,8 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     A DELETE does not see what the same statement does, so it goes by number: from where the messages began
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
 
-    Parameters: those of `_committed`, $20 authors of messages; with further conversations $23 to $28: names,
-    numbers, roles, texts, times and authors of their messages; $29 and $30 see `_CONVERSATIONS`.
+    Parameters: those of `_committed`, $20 authors of messages; with further conversations $24 to $29: names,
+    numbers, roles, texts, times and authors of their messages; $30 and $31 see `_CONVERSATIONS`.
     """
     conversations = _CONVERSATIONS if with_conversations else ""
     return f"""
@@ -126,21 +137,21 @@ _CONVERSATIONS = """
     continued AS (
         INSERT INTO {schema}.user_message (user_id, conversation, number, role, text, at, author)
         SELECT $1, m.* FROM changed, unnest(
-            $23::text[], $24::bigint[], $25::text[], $26::text[], $27::float8[], $28::jsonb[]
+            $24::text[], $25::bigint[], $26::text[], $27::text[], $28::float8[], $29::jsonb[]
         ) AS m
     ),
     cut AS (
         DELETE FROM {schema}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.conversation = ANY ($29::text[])
-            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $30::bigint)
+        WHERE m.user_id = $1 AND m.conversation = ANY ($30::text[])
+            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $31::bigint)
     ),
     erased AS (
         DELETE FROM {schema}.user_message AS m USING changed
         WHERE m.user_id = $1 AND m.conversation > '' AND ($16 OR $2 = 0)
-            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $30)
+            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $31)
     ),
 """
-"""Adds and drops messages of further conversations: $29 which ones; $30 a number that none of theirs had."""
+"""Adds and drops messages of further conversations: $30 which ones; $31 a number that none of theirs had."""
 
 
 class Statements:
@@ -209,6 +220,23 @@ class Statements:
             SELECT true FROM {{schema}}.user_state AS u
             WHERE user_id = $1 AND {_LIVE} AND NOT {_IS_MARKER}
         """)
+
+        self.due = fill(f"""
+            SELECT {_NOW} AS now, w.* FROM (SELECT) AS once LEFT JOIN (
+                SELECT user_id, due FROM {{schema}}.user_state
+                WHERE due > 0 AND due <= {_NOW} + $1::bigint ORDER BY due LIMIT $2
+            ) AS w ON true ORDER BY due
+        """)
+        """What is due, and the time. One row without a user: nothing is."""
+
+        self.claim = fill("""
+            UPDATE {schema}.user_state
+            SET due = $3::bigint, claims = CASE WHEN $3 > 0 THEN claims + $4::integer ELSE 0 END
+            WHERE user_id = $1 AND due = $2 AND due > 0 RETURNING greatest(claims, 1)
+        """)
+        """No row: it is no longer due then."""
+
+        self.waiting = fill("SELECT count(*) FROM {schema}.user_state WHERE due > 0")
 
         self.users = fill(f"""
             SELECT user_id FROM {{schema}}.user_state AS u

@@ -23,7 +23,6 @@ from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateU
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import (
     HOME,
-    Author,
     Limits,
     Message,
     OutboxEntry,

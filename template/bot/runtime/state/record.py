@@ -254,7 +254,7 @@ class UserRecord:
             KeyError, TypeError: they are none.
         """
         "".join([text for _, text, _ in map(_message_fields, messages)])  # it takes nothing but texts
-        if any(["author" in each for each in messages]):
+        if any("author" in each for each in messages):
             self.history = [Message.from_json(each) for each in messages]
         else:
             self.unread = messages

@@ -35,7 +35,6 @@ from bot.runtime.state.record import (
     Place,
     RecordId,
     UserRecord,
-    encode_entry,
     place_of,
 )
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version

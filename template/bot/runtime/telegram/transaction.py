@@ -438,7 +438,6 @@ def _watched(
     For aiogram's `wrap_middlewares`, by which it calls everything: so no middleware and no handler of errors,
     at whatever level, can have half a turn kept by catching one.
     """
-
     wrapped = _watch(lambda event, data: handler(event, **data))
     if middlewares:  # to which it is to look like the handler
         functools.update_wrapper(wrapped, handler)

@@ -17,7 +17,7 @@ from proxy import CountingProxy
 from bot.runtime.errors import StateConflict
 from bot.runtime.state.record import Author, OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import KeyedLock, Turn
+from bot.runtime.state.turn import Incoming, KeyedLock, Turn
 
 USERS = 500
 AT_ONCE = 50
@@ -78,7 +78,7 @@ class Ours:
         """See `Keeper`; again, when another came between, as the bot does."""
         while True:
             record = await self.store.load(user_id)
-            turn = Turn(record, self.store.limits, author=self.author)
+            turn = Turn(record, self.store.limits, incoming=Incoming(author=self.author))
             turn.state["message_count"] += 1
             turn.state["last_message"] = f"message {number}"
             turn.remember("user", f"message {number}")

@@ -35,7 +35,7 @@ from turn import (
 from bot.runtime.engines.sqlite import store as engine
 from bot.runtime.engines.sqlite.connection import Database, Patience
 from bot.runtime.engines.sqlite.store import SCHEMA, SqliteStore
-from bot.runtime.state.record import Limits, OutboxEntry, encode_entry
+from bot.runtime.state.record import HOME, Limits, OutboxEntry, encode_entry
 from bot.runtime.state.store import Changes
 from bot.runtime.state.turn import Turn
 
@@ -110,11 +110,11 @@ def without_asyncio(database: Database, at_once: int) -> Rate:
 
 
 def _load(connection: apsw.Connection, user: str) -> Any:
-    return connection.execute(vars(engine)["_LOAD"], (user, time.time())).fetchone()
+    return connection.execute(vars(engine)["_LOAD"], (user, time.time(), HOME)).fetchone()
 
 
 def _turn(connection: apsw.Connection, user: str, row: Any, number: int) -> None:
-    record = vars(engine)["_decoded"](user, row)
+    record = vars(engine)["_decoded"](user, row, HOME)
     delivered = dict.fromkeys(record.outbox)
     turn = Turn(record, Limits())
     turn.state["message_count"] += 1

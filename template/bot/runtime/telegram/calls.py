@@ -12,10 +12,11 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
 
 import orjson
 import structlog
@@ -32,7 +33,7 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
-from aiohttp import ClientError, ClientResponseError, FormData
+from aiohttp import BytesPayload, ClientError, ClientResponseError, FormData
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from bot.runtime.config import Settings
@@ -171,6 +172,18 @@ class StoredCall(TelegramMethod[Any]):
         return self.reply.method
 
 
+class _Form(FormData):
+    """A form without files, which most are: aiohttp's own makes room for some each time."""
+
+    def __init__(self, params: Mapping[str, str]) -> None:
+        self._params = params
+
+    def __call__(self) -> BytesPayload:
+        return BytesPayload(
+            urlencode(self._params).encode(), content_type="application/x-www-form-urlencoded"
+        )
+
+
 class Session(AiohttpSession):
     """aiogram's HTTP session, which also sends stored calls as they are, and uses a proxy if one is set."""
 
@@ -207,6 +220,8 @@ class Session(AiohttpSession):
         """The form of a call."""
         if not isinstance(method, StoredCall):
             return super().build_form_data(bot, method)
+        if not method.reply.files:
+            return _Form(method.reply.params)
         form = FormData(quote_fields=False)
         for key, value in method.reply.params.items():
             form.add_field(key, value)
@@ -261,13 +276,13 @@ async def prepare(
     """
     files: dict[str, InputFile] = {}
     params: dict[str, str] = {}
-    for key, value in method.model_dump(warnings=False).items():
+    for key, value in method.model_dump(warnings=False, exclude_none=True).items():
         prepared = bot.session.prepare_value(value, bot=bot, files=files)
         if prepared:
             params[key] = clean(prepared)
     contents: dict[str, tuple[str, bytes]] = {}
     sources: dict[str, Mapping[str, Any]] = {}
-    async with asyncio.timeout(READ_SECONDS):
+    async with asyncio.timeout(READ_SECONDS) if files else nullcontext():
         for key, file in files.items():
             name = _file_name(file.filename or key)
             if type(file) is URLInputFile:
@@ -291,6 +306,8 @@ async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> 
     Raises:
         FileGone: one cannot be read.
     """
+    if not reply.sources:
+        return reply
     files = dict(reply.files)
     for key, source in reply.sources.items():
         if key not in files:

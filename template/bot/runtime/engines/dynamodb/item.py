@@ -95,22 +95,22 @@ def decode(user_id: str, item: Item, conversation: str | None) -> UserRecord:
     """
     try:
         wanted = (name for name, _ in _after(SAID, item)) if conversation is None else (conversation,)
-        others = {name: _messages(f"{SAID}{name}", item) for name in wanted if name}
-        history = others.pop(conversation) if conversation else _messages("history", item)
+        others = {name: _said(f"{SAID}{name}", item) for name in wanted if name}
+        history = others.pop(conversation) if conversation else _said("history", item)
         return decode_record(
             user_id,
             version=version_of(item),
             token=item["token"]["S"],
             state=dict(_after(STATE, item)),
             fsm=dict(_after(FSM, item)),
-            history=history,
+            unread=history,
             applied=tuple(_applied(item)),
             outbox={int(key): value for key, value in _after(OUTBOX, item)},
             forgotten=_forgotten(item),
             marks=dict(_after(MARK, item)),
             conversation=conversation or HOME,
             conversations=dict(_after(TALK, item)),
-            others=others,
+            others={name: [Message.from_json(each) for each in said] for name, said in others.items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
@@ -281,10 +281,6 @@ def claim(seen: int, until: int, counts: int) -> dict[str, Any]:
 
 def _said(name: str, item: Item) -> list[Any]:
     return list(loads(item[name]["S"])) if name in item else []
-
-
-def _messages(name: str, item: Item) -> list[Message]:
-    return [Message.from_json(each) for each in _said(name, item)]
 
 
 def _fragments(messages: Iterable[Message]) -> list[Any]:

@@ -86,10 +86,11 @@ class Document:
         """
         try:
             wanted = self.said if conversation is None else {conversation} & self.said.keys()
-            others = {name: [Message.from_json(each) for each in loads(self.said[name])] for name in wanted}
-            messages = others.pop(conversation, []) if conversation else []
+            said = {name: loads(self.said[name]) for name in wanted}
+            history = said.pop(conversation, []) if conversation else []
             if not conversation:
-                messages = [Message.from_json(loads(self.history[number])) for number in sorted(self.history)]
+                history = loads(f"[{','.join(self.history[number] for number in sorted(self.history))}]")
+            others = {name: [Message.from_json(each) for each in messages] for name, messages in said.items()}
         except (ValueError, KeyError, TypeError) as error:
             raise _unreadable(user_id, error) from None
         return decode_record(
@@ -98,7 +99,7 @@ class Document:
             token=self.token,
             state=_encoded(self.state),
             fsm=_encoded(self.fsm),
-            history=messages,
+            unread=history,
             applied=self.applied,
             outbox=_encoded(self.outbox),
             forgotten=self._forgotten_at(version),

@@ -212,6 +212,8 @@ class Database:
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.set_busy_handler(patience)
+            # Otherwise SQLite plans a statement anew, each time, when what it looks for is another value.
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             if connection.readonly("main"):
                 raise FileUnusable(MEANINGS[apsw.ReadOnlyError].format(file=self.path))
             self._check(connection)

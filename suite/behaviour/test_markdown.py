@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,7 +23,7 @@ from aiogram.types import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.agent_adapter import TelegramAgentAdapter
+from bot.agent_adapter import TelegramAgentAdapter, job
 from bot.runtime.chat import _Screen
 from bot.runtime.errors import OperatorError
 from bot.runtime.telegram.calls import MARKDOWN, Reply, Session, prepare, split_reply, split_text
@@ -50,7 +51,15 @@ class Echo(TelegramAgentAdapter):
         if message.startswith("tell "):
             await self.send(self.turn.user_id, message.removeprefix("tell "))
             return ""
+        if message.startswith("later "):
+            self.turn.later(timedelta(0), self.remind, text=message.removeprefix("later "))
+            return ""
         return ANSWERS.get(message, message)
+
+    @job
+    async def remind(self, text: str) -> str:
+        """Say what was asked for."""
+        return text
 
 
 @pytest.fixture
@@ -397,9 +406,12 @@ async def test_what_is_told_is_markdown_too_and_other_texts_are_not(
     async with make_runtime(mode, agent_class=Echo) as bot:
         telegram.message("tell **a**", user_id=1)
         await telegram.settled()
+        telegram.message("later `j`", user_id=2)
+        await telegram.wait_for(lambda: telegram.texts(2))
         await bot.agent.send("1", "*b*")
         await bot.agent.send("1", SendMessage(chat_id=1, text="**c**"))
     assert telegram.texts(1) == ["a", "b", "**c**"]
+    assert telegram.texts(2) == ["j"]
 
 
 async def test_plain_is_plain(make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode) -> None:

@@ -51,8 +51,8 @@ class TelegramAgentAdapter:
             of the rest is answered with `Texts.only_text`.
         deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
             an agent that takes longer than the minute for which Telegram waits.
-        format: what the texts that `agent_logic` returns and `send` is given are: `plain`, or `markdown`, as
-            models write it. Markdown is kept as it is written, and rendered when it is sent.
+        format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
+            `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})

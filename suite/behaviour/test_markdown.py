@@ -30,6 +30,7 @@ from bot.runtime.telegram.calls import MARKDOWN, Reply, Session, prepare, split_
 from bot.runtime.telegram.markdown import render
 from bot.runtime.telegram.outbox import send
 from suite.bot_api import FakeTelegram
+from suite.bot_api.call import words
 from suite.bot_api.text import shown, utf16_length
 from suite.durability.test_restart import committed
 from suite.support.runtime import MakeRuntime, Mode
@@ -164,8 +165,8 @@ async def test_all_answers_arrive(make_runtime: MakeRuntime, telegram: FakeTeleg
 
 
 PIECES = [
-    *"** * _ __ ~~ || | ` ``` $ $$ [ ]( ) ](https://a.bc) ![ > \\ &amp; <b> # - 1. --- [x] |-|-|".split(),
-    *"ש 中 é 👨‍👩‍👧 a b_c".split(),
+    *sorted(words("** * _ __ ~~ || | ` ``` $ $$ [ ]( ) ](https://a.bc) ![ > \\ &amp; <b> # - 1. [x] |-|-|")),
+    *sorted(words("ש 中 é 👨‍👩‍👧 a b_c ---")),
     *(" ", "  ", "\n", "\n\n", "    ", "\t", "\r", "| a | b |\n|-|-|\n"),
 ]
 """What Markdown is made of."""

@@ -4,6 +4,7 @@ from bot.runtime.config import Environment, load
 from bot.runtime.errors import (
     AttachmentError,
     AttachmentTooLarge,
+    JobStopped,
     OperatorError,
     StateConflict,
     StateCorrupt,
@@ -12,6 +13,7 @@ from bot.runtime.errors import (
     StateUnavailable,
     StateValueError,
 )
+from bot.runtime.state.jobs import Job, job
 from bot.runtime.state.record import Author, Message, Place, RecordId, chat, identity, person, topic
 from bot.runtime.state.turn import Attachment, Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter, is_admin
@@ -23,6 +25,8 @@ __all__ = [
     "AttachmentTooLarge",
     "Author",
     "Environment",
+    "Job",
+    "JobStopped",
     "Message",
     "OperatorError",
     "Place",
@@ -40,6 +44,7 @@ __all__ = [
     "current_turn",
     "identity",
     "is_admin",
+    "job",
     "load",
     "person",
     "topic",

@@ -22,7 +22,7 @@ from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter
-from bot.runtime.telegram.calls import Session
+from bot.runtime.telegram.calls import Session, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
     FloodProtection,
@@ -30,6 +30,7 @@ from bot.runtime.telegram.commands import (
     conversation,
     remainder,
 )
+from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
@@ -89,12 +90,14 @@ class App:
     agent: TelegramAgentAdapter
     texts: TextTable
     processor: Processor
+    jobs: JobRunner
     outage: Outage
 
     async def drain(self) -> None:
-        """Finish what is under way, updates first, within `SHUTDOWN_TIMEOUT`; give up the rest."""
+        """Finish what is under way, updates and jobs first, within `SHUTDOWN_TIMEOUT`; give up the rest."""
         deadline = time.monotonic() + self.settings.shutdown_timeout
-        await self.processor.drain(self.settings.shutdown_timeout)
+        jobs = asyncio.create_task(self.jobs.drain(self.settings.shutdown_timeout))
+        await self.processor.drain(self.settings.shutdown_timeout, after=jobs)
         await self.agent.drain(deadline - time.monotonic())
 
 
@@ -107,6 +110,7 @@ async def open_app(
     bot_id: int | None = None,
     store: OperatorStore | None = None,
     owner: Owner | None = None,
+    is_ours: Callable[[str], bool] = lambda _: True,
 ) -> AsyncIterator[App]:
     """Open the store and the agent, put everything together, and close it in the end.
 
@@ -119,9 +123,10 @@ async def open_app(
         bot_id: whose records these have to be; anybody's, if `None`.
         store: the store to use instead of the engine's.
         owner: what to use instead of what the owner wrote.
+        is_ours: whose jobs may run here.
 
     Raises:
-        OperatorError: the store cannot be opened, or belongs to another bot.
+        OperatorError: the store cannot be opened, or belongs to another bot; or two jobs have one name.
     """
     store = store or create_store(settings)
     owner = owner or load_owner()
@@ -142,7 +147,19 @@ async def open_app(
             most = settings.max_concurrent_updates
             processor = Processor(bot, transaction, admission, max_concurrent=most)
             outage = transaction.outbox.outage
-            yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, outage)
+            jobs = JobRunner(
+                store,
+                agent,
+                transaction.outbox,
+                owner.texts,
+                seconds=settings.agent_timeout,
+                poll=settings.jobs_seconds or store.due_seconds,
+                most=most,
+                is_ours=is_ours,
+                empty=processor.empty_inbox,
+                gather=transaction.gather,
+            )
+            yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:
             raise unusable(store.name, error) from error
 
@@ -178,7 +195,7 @@ def _make_dispatcher(
         for kind in SAID:
             dispatcher.observers[kind].outer_middleware(flood)
     asked_first = (*owner.before, commands(), *owner.flows)
-    asked_last = (conversation(agent.accepts), *owner.after, remainder(agent.accepts))
+    asked_last = (conversation(agent.accepts, agent.format), *owner.after, remainder(agent.accepts))
     for router in (*asked_first, *asked_last):
         # aiogram attaches a router once, and tests make several dispatchers of the same.
         router._parent_router = None
@@ -229,7 +246,8 @@ async def run(
             log.info("listening", host=settings.host, port=port)
             if listening:
                 listening(port)
-            await _receive_until(stop, receiver)
+            with run_alongside(0, app.jobs.run):
+                await _receive_until(stop, receiver)
         finally:
             await app.drain()
             await receiver.close()

@@ -70,8 +70,11 @@ def list_() -> None:
     """Print the ids of all users about whom something is kept, one to a line."""
 
     async def work(store: "OperatorStore") -> None:
+        from bot.runtime.state.record import is_waiting
+
         async for user_id in store.users():
-            print(user_id)
+            if not is_waiting(user_id):
+                print(user_id)
 
     _with_store(work)
 
@@ -194,7 +197,10 @@ def forget(
         typer.confirm(f"Erase everything kept about user {user}?", abort=True)
 
     async def work(store: "OperatorStore") -> None:
+        from bot.runtime.state.record import waiting_for
+
         existed = await store.forget(user)
+        await store.forget(waiting_for(user))
         print(f"forgot user {user}" if existed else f"nothing was kept about user {user}")
 
     _with_store(work)

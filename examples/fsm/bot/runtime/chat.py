@@ -6,6 +6,7 @@ import mimetypes
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import orjson
@@ -16,9 +17,10 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
-from bot.runtime.telegram.calls import Reply
-from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.state.record import waiting_for
+from bot.runtime.telegram.calls import Reply, run_alongside, without_markup
+from bot.runtime.telegram.jobs import JobRunner
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
 from bot.runtime.telegram.processor import NotAcknowledged
 
 FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
@@ -40,7 +42,8 @@ class _Screen:
         """Show a call of the bot."""
         match call.method:
             case "sendMessage" | "editMessageText":
-                self.show(call.params["text"])
+                plain = without_markup(call) or call  # a terminal shows no link's address
+                self.show(plain.params["text"])
             case "sendDocument":
                 self.show(call.params.get("caption", ""))
                 for name, content in call.files.values():
@@ -117,8 +120,14 @@ async def chat(settings: Settings, user_id: int) -> None:
     telegram = LocalTelegram()
     telegram.watch = screen.watch
     person = LocalChat(telegram, telegram.person("You", user_id))
-    async with open_app(settings, session=telegram.session, token=TOKEN) as app:
-        telegram.bring_to(app.bot, app.processor)
+    opening = open_app(
+        settings,
+        session=telegram.session,
+        token=TOKEN,
+        is_ours=lambda record: record in (str(user_id), waiting_for(str(user_id))),
+    )
+    async with opening as app, _running(app.jobs):
+        telegram.bring_to(app.bot, app.processor, app.jobs)
         if is_terminal:
             print("Write to your bot. /help lists its commands, /file PATH sends a file, Ctrl-D leaves.")
             if not app.store.survives_exit:
@@ -127,6 +136,13 @@ async def chat(settings: Settings, user_id: int) -> None:
             if line.strip():
                 await screen.enter(line, person)
         await app.drain()
+
+
+@asynccontextmanager
+async def _running(jobs: JobRunner) -> AsyncIterator[None]:
+    """Have jobs run meanwhile: those of whoever types, and nobody else's."""
+    with run_alongside(0, jobs.run):
+        yield
 
 
 async def _typed_lines() -> AsyncIterator[str]:

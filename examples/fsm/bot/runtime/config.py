@@ -180,6 +180,11 @@ class Settings(Environment):
     agent_timeout: Seconds = Field(
         50, description="Seconds an agent may take for one message; Telegram waits for 60."
     )
+    jobs_seconds: Seconds | None = Field(
+        None,
+        description="Seconds between two looks for jobs that other processes noted. "
+        "Unset: 1; 5 on DynamoDB and Firestore.",
+    )
     max_concurrent_updates: int = Field(
         256, ge=1, description="Updates of different users handled at the same time."
     )

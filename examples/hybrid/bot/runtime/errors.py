@@ -79,6 +79,10 @@ class TurnGivenUp(Exception):
     """The caller's turn took longer than `AGENT_TIMEOUT`: nothing that it still does counts."""
 
 
+class JobStopped(Exception):
+    """A job cannot be run. It is kept, with this text, to be looked at. The text has no content."""
+
+
 class AttachmentError(Exception):
     """A file that somebody sent cannot be read. The text says why, and nothing of the file."""
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +36,7 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import Message, Place, UserRecord
 from bot.runtime.state.store import OperatorStore
-from bot.runtime.telegram.local import TOKEN, Json, LocalTelegram, Refused
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.local import TOKEN, Json, LocalChat, LocalTelegram, Refused
 from bot.runtime.telegram.processor import NotAcknowledged
 
 __all__ = ["Chat", "NotAcknowledged", "OperatorStore", "Owner", "Refused", "Restart"]
@@ -74,6 +74,18 @@ class Chat(LocalChat):
         """
         before = len(self.texts)
         await self._bot.app.agent.drain(seconds)
+        return self.texts[before:]
+
+    async def wait(self, time: timedelta) -> list[str]:
+        """Have so much time pass for jobs, and those that become due run.
+
+        Returns:
+            What the bot showed in this chat meanwhile.
+        """
+        before = len(self.texts)
+        app = self._bot.app
+        app.agent.timetable.shift += time // timedelta(microseconds=1)
+        await app.jobs.run_once()
         return self.texts[before:]
 
     def _side_of(self, user: Json, chat: Json | None) -> Self:
@@ -117,13 +129,14 @@ class _RunningBot:
             owner=self._owner,
         )
         self.app = await self._stack.enter_async_context(opening)
-        self.telegram.bring_to(self.app.bot, self.app.processor)
+        self.telegram.bring_to(self.app.bot, self.app.processor, self.app.jobs)
 
     async def stop(self) -> None:
         await self.app.drain()
         await self._stack.aclose()
 
     async def cut_off(self) -> None:
+        await self.app.jobs.drain(0)
         await self.app.processor.drain(0)
         await self.app.agent.drain(0)
         await self._stack.aclose()

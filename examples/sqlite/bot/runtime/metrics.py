@@ -26,6 +26,12 @@ CONFLICTS = Counter("bot_conflicts", "Commits that lost against another one and 
 DUPLICATES = Counter("bot_duplicates", "Updates that were delivered again after they had been applied.")
 RETRIES = Counter("bot_retries", "Updates that were retried because the store was away.")
 GIVEN_UP = Counter("bot_replies_given_up", "Replies that could not be sent, by reason.", ["reason"])
+JOBS = Counter("bot_jobs", "Jobs run, by outcome.", ["outcome"])
+JOB_LATE_SECONDS = Histogram(
+    "bot_job_late_seconds",
+    "Seconds by which jobs began after their time.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
 FLOODED = Counter("bot_flooded_messages", "Messages dropped by flood protection.")
 LOOP_LAG = Histogram(
     "bot_loop_lag_seconds",

@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import structlog
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
 from bot.runtime.state.codec import dumps, is_storable
+from bot.runtime.state.jobs import Timetable
 from bot.runtime.state.record import Message, Place, RecordId, address_of, is_person, person
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
@@ -41,14 +43,21 @@ class TelegramAgentAdapter:
         store: where users' records are kept; the running bot puts its own here.
         bot: aiogram's client, once the bot runs.
         lanes: one per user, in which everything that changes the user's record runs, one after another.
+        timetable: the store's time, and what this process knows to be due.
         username: the bot's user name in lower case; `None` until Telegram has told it.
         accepts: the kinds of messages that `agent_logic` is to have, as aiogram's `ContentType` names them,
             such as `photo` or `location`; and `edited`, `business` and `guest` for messages that were
             edited, that customers of a business write, and where the bot is a guest. What nobody else takes
             of the rest is answered with `Texts.only_text`.
+        deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
+            an agent that takes longer than the minute for which Telegram waits.
+        format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
+            `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
+    deferred: ClassVar[bool] = False
+    format: ClassVar[Literal["plain", "markdown"]] = "plain"
 
     bot: Bot
 
@@ -62,6 +71,7 @@ class TelegramAgentAdapter:
         self.bot_token = bot_token
         self.store: StateStore = store or MemoryStore()
         self.lanes = KeyedLock()
+        self.timetable = Timetable()
         self.username: str | None = None
         self._background = _Background()
 
@@ -114,6 +124,7 @@ class TelegramAgentAdapter:
                 user_id,
                 lambda _: self.handle_message(user_id=user_id, message=message),
                 lanes=self.lanes,
+                timetable=self.timetable,
             )
         turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
         reply = await self.process_agent_request(message, user_id)
@@ -283,10 +294,41 @@ class TelegramAgentAdapter:
         _refuse_inside_another_turn(user_id)
         try:
             since = turn.version if turn else None
-            return await mutate(self.store, user_id, change, since=since, lanes=self.lanes)
+            return await mutate(
+                self.store, user_id, change, since=since, lanes=self.lanes, timetable=self.timetable
+            )
         except StateForgotten:
             log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
             return None
+
+    async def later(
+        self,
+        record: RecordId | str,
+        when: timedelta | datetime,
+        method: Callable[..., Any],
+        /,
+        **arguments: Any,
+    ) -> str | None:
+        """Have a method run later as a turn of a record, from outside of turns: a web hook of yours, say.
+
+        Args:
+            record: whose turn it is to be.
+            when: how long from now, or at what time.
+            method: one of the agent's, marked with `@job`.
+            arguments: what it is called with, as JSON.
+
+        Returns:
+            The job's id; `None` when the user was forgotten after the turn that this outlives.
+
+        Raises:
+            StateError: the record could not be changed, or too many jobs wait.
+            TypeError, ValueError: the method, an argument or the time cannot be kept.
+        """
+
+        async def change(turn: Turn) -> str:
+            return turn.later(when, method, **arguments)
+
+        return await self.mutate(record, change)
 
     def background(
         self, work: Callable[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
@@ -327,7 +369,8 @@ class TelegramAgentAdapter:
 
         Args:
             user_id: Telegram's id, as text.
-            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
+            message: a text of the agent's `format`, which is split where it is too long, or an aiogram
+                method, un-awaited.
 
         Raises:
             DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
@@ -336,13 +379,14 @@ class TelegramAgentAdapter:
         # Here, because aiogram takes a while to import and an agent without Telegram can do without.
         from aiogram.methods import SendMessage
 
-        from bot.runtime.telegram.calls import prepare
+        from bot.runtime.telegram.calls import options_of, prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
         method: TelegramMethod[Any]
         if isinstance(message, str):
             chat_id, topic_id = address_of(user_id)
-            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
+            options = options_of(self.format)
+            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message, **options)
         else:
             method = message
         turn = turn_of(user_id)

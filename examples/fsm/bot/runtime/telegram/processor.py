@@ -7,8 +7,9 @@ then tells whether its effect is already there, and the outbox what is still to 
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -20,8 +21,11 @@ from aiogram.types import Update
 from bot.runtime import metrics
 from bot.runtime.config import Settings
 from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.state.jobs import Claim
+from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import run_alongside
+from bot.runtime.telegram.inbox import Inbox, InboxFull
 from bot.runtime.telegram.outbox import Delivery
 from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, Transaction
 from bot.runtime.telegram.updates import (
@@ -29,12 +33,15 @@ from bot.runtime.telegram.updates import (
     LruDict,
     Sender,
     has_to_be_handled,
+    is_about_forgetting,
+    is_forgetting,
     is_known,
     is_listed,
     kind_of,
     message_in,
     name_of,
     parse_update,
+    raw_of,
     sent_at,
     upgrade_in,
 )
@@ -50,6 +57,9 @@ QUERY_LIFE = 10.0
 
 RETRY_DELAYS = (0.5, 30.0)
 """First and longest delay in seconds before an update is tried again."""
+
+Attempt = Callable[[Update, Sender], Awaitable[tuple[str, Delivery | None]]]
+"""One attempt at an update: its outcome, in a word or two, and the replies on their way."""
 
 log = structlog.get_logger()
 
@@ -139,6 +149,8 @@ class Processor:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._waiting_since: dict[int, float] = {}
         self._done: LruDict[bool] = LruDict()
+        self._handling: dict[str, asyncio.Task[Any]] = {}
+        self._inbox = Inbox(bot, transaction.store, self._agent.timetable, self.handle_kept)
         self._draining = asyncio.Event()
         metrics.QUEUE_AGE.set_function(self._queue_age)
 
@@ -146,6 +158,16 @@ class Processor:
     def is_idle(self) -> bool:
         """Whether no update is known to be under way, nor any trace of one left."""
         return not self._running and not len(self._lanes) and self._outbox.is_idle
+
+    @property
+    def defers(self) -> bool:
+        """Whether updates are kept, to be handled when their turn comes."""
+        return self._agent.deferred
+
+    @property
+    def empty_inbox(self) -> Callable[[Claim], Awaitable[None]]:
+        """Handles the updates that wait for a record."""
+        return self._inbox.empty
 
     def set_crowded(self, is_crowded: bool) -> None:
         """Whether updates that wait for their replies keep others from coming in."""
@@ -170,7 +192,7 @@ class Processor:
         if update is None or not is_known(update, kind):
             await self._last_resort(raw)
         if update and kind:
-            await self.process(update, keep_trying=keep_trying)
+            await self.process(update, raw, keep_trying=keep_trying)
         else:
             self._done.set(raw["update_id"], True)
 
@@ -187,11 +209,14 @@ class Processor:
             log.exception("on_unknown failed", update_id=raw["update_id"])
         metrics.UPDATES.labels("unknown", "unknown").inc()
 
-    async def process(self, update: Update, *, keep_trying: bool = False) -> None:
+    async def process(
+        self, update: Update, raw: Mapping[str, Any] | None = None, *, keep_trying: bool = False
+    ) -> None:
         """Process an update, or wait for it when it is already being processed.
 
         Args:
             update: bound to the bot.
+            raw: the same as Telegram sent it.
             keep_trying: wait here while the store is away, keeping the user's place.
 
         Raises:
@@ -205,7 +230,7 @@ class Processor:
         if task is None:
             if self._draining.is_set():
                 raise NotAcknowledged("the bot is shutting down")
-            task = asyncio.create_task(self._in_order(update, keep_trying))
+            task = asyncio.create_task(self._in_order(update, raw, keep_trying))
             self._running[update_id] = task
             self._waiting_since[update_id] = sent_at(update)
             task.add_done_callback(lambda _: self._ended(update_id))
@@ -216,11 +241,12 @@ class Processor:
                 raise NotAcknowledged("the bot is shutting down") from None
             raise
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, after: Awaitable[None] | None = None) -> None:
         """Shut down gracefully: refuse new updates, finish those that have begun, cancel the rest.
 
         Args:
             timeout: seconds after which running updates are cancelled; Telegram delivers them again.
+            after: what else has to end before no more is sent.
         """
         deadline = time.monotonic() + timeout
         self._draining.set()
@@ -233,6 +259,8 @@ class Processor:
             await asyncio.gather(*tasks, return_exceptions=True)
             if late:
                 log.warning("cancelled; Telegram will deliver them again", updates=len(late))
+        if after:
+            await after
         await self._outbox.close(deadline - time.monotonic())
 
     def _ended(self, update_id: int) -> None:
@@ -243,7 +271,41 @@ class Processor:
         now = time.time()
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
-    async def _in_order(self, update: Update, keep_trying: bool) -> None:
+    async def handle_kept(self, update: Update, failure: Exception | None) -> None:
+        """Handle an update that waited, to its end; Telegram no longer knows of it.
+
+        Args:
+            update: bound to the bot.
+            failure: why it is only to be apologised for.
+
+        Raises:
+            NotAcknowledged: the bot is shutting down.
+        """
+        kind, sender = kind_of(update) or "", self._transaction.sender_of(update)
+        structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
+        started, record = time.monotonic(), sender.user_id or ""
+        attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure)
+        if task := asyncio.current_task():
+            self._handling[record] = task
+        try:
+            with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
+                outcome, _ = await self._in_lane(attempt, update, sender, keep_trying=True)
+        finally:
+            del self._handling[record]
+        self._note_done(update, kind, outcome, started)
+
+    async def _keep(
+        self, raw: Mapping[str, Any], update: Update, sender: Sender
+    ) -> tuple[str, Delivery | None]:
+        """Have an update wait for its turn."""
+        try:
+            await self._inbox.put(sender.user_id or "", update.update_id, raw)
+        except InboxFull as error:
+            log.warning("update dropped: too much waits already", is_told=error.is_told)
+            return "dropped", None if error.is_told else await self._transaction.tell_full(update, sender)
+        return "kept", None
+
+    async def _in_order(self, update: Update, raw: Mapping[str, Any] | None, keep_trying: bool) -> None:
         kind, sender = kind_of(update) or "", self._transaction.sender_of(update)
         started = time.monotonic()
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
@@ -258,19 +320,56 @@ class Processor:
             with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
                 if kind in QUERIES:
                     outcome, delivery = await self._until_answered(update, sender, keep_trying)
+                    await self._released(delivery)
+                elif self._agent.deferred and sender.user_id:
+                    outcome = await self._defer(update, raw, sender, keep_trying)
                 else:
-                    async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
-                        outcome, delivery = await self._until(
-                            self._transaction.run, update, sender, keep_trying, self._slots
-                        )
-                        if delivery:
-                            await self._outbox.moved(delivery)
-                await self._released(delivery)
-            seconds = time.monotonic() - started
-            metrics.UPDATES.labels(kind, outcome).inc()
-            metrics.TURN_SECONDS.observe(seconds)
-            log.info("update done", outcome=outcome, seconds=round(seconds, 3))
+                    outcome, delivery = await self._in_lane(
+                        self._transaction.run, update, sender, keep_trying
+                    )
+                    await self._released(delivery)
+            self._note_done(update, kind, outcome, started)
         self._done.set(update.update_id, True)
+
+    async def _defer(
+        self, update: Update, raw: Mapping[str, Any] | None, sender: Sender, keep_trying: bool
+    ) -> str:
+        """Keep an update for later, unless it has to do with what runs."""
+        if is_forgetting(update):
+            outcome, delivery = await self._until(
+                self._transaction.run, update, sender, keep_trying, self._slots
+            )
+            await self._inbox.drop(sender.user_id or "")
+            if task := self._handling.get(sender.user_id or ""):
+                task.cancel()
+        elif is_about_forgetting(update):
+            outcome, delivery = await self._until(
+                self._transaction.answer_query, update, sender, keep_trying, self._slots
+            )
+        else:
+            if raw is None:
+                raw = raw_of(update)
+            keep = functools.partial(self._keep, raw)
+            async with self._lanes.hold(waiting_for(sender.lock_key)):  # in the order in which they came
+                outcome, delivery = await self._until(keep, update, sender, keep_trying, self._slots)
+        await self._released(delivery)
+        return outcome
+
+    async def _in_lane(
+        self, attempt: Attempt, update: Update, sender: Sender, keep_trying: bool
+    ) -> tuple[str, Delivery | None]:
+        """Handle an update when those before it are."""
+        async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
+            outcome, delivery = await self._until(attempt, update, sender, keep_trying, self._slots)
+            if delivery:
+                await self._outbox.moved(delivery)
+        return outcome, delivery
+
+    def _note_done(self, update: Update, kind: str, outcome: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        metrics.UPDATES.labels(kind, outcome).inc()
+        metrics.TURN_SECONDS.observe(seconds)
+        log.info("update done", outcome=outcome, seconds=round(seconds, 3))
 
     async def _turn_down(self, update: Update, sender: Sender) -> None:
         if self.admission.is_told(update, sender):
@@ -300,7 +399,7 @@ class Processor:
 
     async def _until(
         self,
-        attempt: Callable[[Update, Sender], Awaitable[tuple[str, Delivery | None]]],
+        attempt: Attempt,
         update: Update,
         sender: Sender,
         keep_trying: bool,

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -31,7 +31,13 @@ from pydantic import ValidationError
 from bot.runtime.config import Settings
 from bot.runtime.state.record import HOME, Author, Place, RecordId, is_person
 from bot.runtime.state.turn import Attachment, Incoming
-from bot.runtime.telegram.calls import download
+from bot.runtime.telegram.calls import download, utf16_length
+
+TEXT_UNITS = 4096
+"""UTF-16 units at which clients cut a text: https://core.telegram.org/bots/api#sendmessage"""
+
+MOST_PARTS = 10
+"""Most parts of an album: https://core.telegram.org/bots/api#sendmediagroup"""
 
 IDS_A_DAY = 10_000_000
 """More updates than any bot gets in a day. Telegram counts its updates; only after a week without any it
@@ -124,6 +130,19 @@ def is_later(update_id: int, than: int) -> bool:
     return 0 < update_id - than < IDS_A_DAY
 
 
+def is_forgetting(update: Update) -> bool:
+    """Whether somebody confirms that they want to be forgotten."""
+    query = update.callback_query
+    return bool(query and query.data and re.fullmatch(r"forget:\d+:1", query.data))
+
+
+def is_about_forgetting(update: Update) -> bool:
+    """Whether somebody asks in private to be forgotten."""
+    message = update.message
+    is_private = message is not None and message.chat.type == ChatType.PRIVATE
+    return is_private and bool(message and re.match(r"/forget(@\w+)?\b", message.text or ""))
+
+
 def queue_of(update: Update, sender: "Sender", secret: str) -> int:
     """A number for the queue in which Telegram keeps an update; never 0.
 
@@ -213,18 +232,25 @@ def is_addressed(message: Message, bot_id: int, name: str | None) -> bool:
     return bool(names) if name is None else f"@{name}" in names
 
 
-def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | AnswerGuestQuery:
+def answer(
+    message: Message | InaccessibleMessage, text: str, **options: Any
+) -> SendMessage | AnswerGuestQuery:
     """A message to where another one is: the same chat and topic, by the same business connection.
 
     Where the bot is a guest, it is the one answer that a guest gives.
+
+    Args:
+        message: that one.
+        text: what to say.
+        options: the text's `parse_mode`.
     """
     if isinstance(message, Message) and message.guest_query_id:
-        content = InputTextMessageContent(message_text=text)
+        content = InputTextMessageContent(message_text=text, **options)
         return message.answer_guest_query(
             InlineQueryResultArticle(id="answer", title="Answer", input_message_content=content)
         )
     topic = message.direct_messages_topic if isinstance(message, Message) else None
-    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
+    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None, **options)
 
 
 def turned_down(update: Update, text: str) -> list[TelegramMethod[Any]]:
@@ -278,13 +304,73 @@ def message_in(update: Update) -> Message | None:
     return update.message or next(filter(None, (getattr(update, kind) for kind in SAID)), None)
 
 
-def incoming(update: Update, sender: Sender, bot: Bot, settings: Settings) -> Incoming:
-    """What came in, as turns show it."""
+def raw_of(update: Update) -> dict[str, Any]:
+    """An update as Telegram would send it."""
+    return update.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def is_part(update: Update, accepts: Collection[str]) -> bool:
+    """Whether more is to be expected of what the agent takes: an album, or a text that the client has cut."""
+    message = update.message
+    if message is None:
+        return False
+    if message.media_group_id:
+        return message.content_type in accepts
+    return "text" in accepts and _is_text(message) and utf16_length(message.text or "") >= TEXT_UNITS
+
+
+def belongs_to(update: Update, parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an update goes on where these parts end."""
+    message, last = update.message, parts[-1]["message"]
+    if message is None or message.chat.id != last["chat"]["id"]:
+        return False
+    if group := last.get("media_group_id"):
+        return message.media_group_id == str(group)
+    sender = last.get("from", {}).get("id")
+    is_same = message.message_thread_id == last.get("message_thread_id")
+    is_same = is_same and bool(message.from_user and message.from_user.id == sender)
+    return is_same and _is_text(message) and utf16_length(last["text"]) >= TEXT_UNITS
+
+
+def merged(bot: Bot, parts: Sequence[Mapping[str, Any]], update_id: int) -> Update:
+    """One update of its parts: the first message, with all texts or the caption of whichever has one."""
+    message = dict(parts[0]["message"])
+    messages = [part["message"] for part in parts]
+    if "media_group_id" in message:
+        captioned = next((each for each in messages if each.get("caption")), message)
+        names = ("caption", "caption_entities", "show_caption_above_media")
+        message |= {name: captioned[name] for name in names if name in captioned}
+    else:
+        text, entities = "", list[dict[str, Any]]()
+        for each in messages:
+            start = utf16_length(text)
+            entities += [
+                {**entity, "offset": entity["offset"] + start} for entity in each.get("entities", ())
+            ]
+            text += each["text"]
+        message |= {"text": text, **({"entities": entities} if entities else {})}
+    raw = {"update_id": update_id, "message": message}
+    return Update.model_validate(raw, context={"bot": bot})
+
+
+def _is_text(message: Message) -> bool:
+    return bool(message.text) and not (message.text or "").startswith("/")
+
+
+def incoming(
+    update: Update, sender: Sender, bot: Bot, settings: Settings, parts: Sequence[Update] = ()
+) -> Incoming:
+    """What came in, as turns show it; of an album, the files of all its parts."""
     message = message_in(update)
     attachments: Sequence[Attachment] = ()
     title = ""
     if message and not message.text and is_said(message):
-        attachments = attachments_in(message, bot, settings)
+        attachments = [
+            file
+            for each in parts or [update]
+            if (part := message_in(each))
+            for file in attachments_in(part, bot, settings)
+        ]
         names = [f"{file.kind}: {_one_line(file.name)}" if file.name else file.kind for file in attachments]
         title = f"[{', '.join(names) or ContentType(message.content_type).value}]"
     if message and message.edit_date:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 HOME = ""
 """The conversation at the record's own place."""
 
+WAITING = "waiting:"
+"""How the name begins of the record in which waits what is to change another one."""
+
 RecordId = NewType("RecordId", str)
 """What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
 
@@ -90,6 +93,25 @@ def address_of(record: str) -> tuple[int, int | None]:
     """
     kind, *ids = record.split(":") if ":" in record else ("", record)
     return int(ids[0]), int(ids[1]) if kind == "topic" else None
+
+
+def waiting_for(record: str) -> str:
+    """The record in which waits what is to change this one."""
+    return WAITING + record
+
+
+def is_waiting(record: str) -> bool:
+    """Whether it is such a record, and nobody's own."""
+    return record.startswith(WAITING)
+
+
+def place_of(record: str) -> Place:
+    """Where a record is at home: the private chat of a person, or the chat or topic that it is of."""
+    try:
+        chat_id, topic_id = address_of(record)
+    except ValueError:
+        return Place()
+    return Place(chat_id, topic_id, person=chat_id if is_person(record) else None)
 
 
 class Author(NamedTuple):

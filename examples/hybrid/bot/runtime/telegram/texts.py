@@ -33,6 +33,7 @@ class Texts:
         not_allowed: the answer, once, to somebody whom `ALLOWED_USERS` does not name.
         only_text: the answer to a photo or whatever else neither the agent nor a router takes.
         flood: the answer to too many messages; `{limit}`, `{period}` and `{left}` are filled in, in seconds.
+        inbox_full: the answer, once, when so much waits already that a message is dropped.
         sorry: an update failed.
         sorry_too_large: the record would exceed `STATE_MAX_BYTES`.
         sorry_reply_too_large: the reply does not fit, or a file of it exceeds `REPLY_FILE_BYTES`.
@@ -61,6 +62,7 @@ class Texts:
         "That is more than I can take: {limit} messages in {period} seconds. "
         "I do not read on for {left} seconds; please send it again then."
     )
+    inbox_full: str = "That is more than I can keep up with: please wait until I have answered."
     sorry: str = "Sorry, something went wrong with this message. Please try another one."
     sorry_too_large: str = (
         "Sorry, I cannot remember any more. "

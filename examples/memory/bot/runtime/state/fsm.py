@@ -20,6 +20,7 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, StateType, StorageKey
 
+from bot.runtime.state.jobs import JOB
 from bot.runtime.state.record import Place, RecordId, UserRecord, chat, merged_history, merged_others
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
@@ -214,6 +215,8 @@ async def upgrade_group(
         turn.fsm[UPGRADED_FROM] = {"data": {"chat_id": group}}
         for name, flow in before.fsm.items():
             if name != UPGRADED_TO:
+                if name.startswith(JOB) and flow["data"]["place"][0] == group:
+                    flow["data"]["place"][0] = supergroup
                 turn.fsm.setdefault(name.replace(f":{group}:", f":{supergroup}:", 1), flow)
         turn.state |= before.state | turn.state
         turn.history[:] = merged_history(before.history, turn.history)
@@ -225,6 +228,7 @@ async def upgrade_group(
     async def leave(turn: Turn) -> None:
         noted = turn.fsm.get(UPGRADED_TO)
         turn.reset()
+        turn.fsm.clear()
         turn.replace_others({})
         if noted:
             turn.fsm[UPGRADED_TO] = noted
@@ -255,7 +259,7 @@ def _name_in(turn: Turn, key: StorageKey) -> str:
 
 def _is_in_a_group(name: str) -> bool:
     """Whether a flow is in a group that is no supergroup."""
-    return name not in (UPGRADED_FROM, UPGRADED_TO) and SUPERGROUPS < int(name.split(":")[1]) < 0
+    return name.count(":") > 1 and SUPERGROUPS < int(name.split(":")[1]) < 0
 
 
 def _turn_of(key: StorageKey, record: str) -> Turn | None:

@@ -29,21 +29,27 @@ from bot.runtime.errors import (
 )
 from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.jobs import MICROSECONDS, UPDATE, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
-from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
+from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import (
+    MOST_PARTS,
     LruDict,
     Sender,
     answer,
+    belongs_to,
     date_of,
     incoming,
     is_later,
+    is_part,
+    merged,
     queue_of,
+    raw_of,
     said_in,
     sender_of,
     turned_down,
@@ -55,6 +61,9 @@ ON_ERROR_SECONDS = 5.0
 
 QUERY_SECONDS = 8.0
 """How long handling a query may take; Telegram waits for ten: https://core.telegram.org/bots/api#precheckoutquery"""
+
+PART_SECONDS = 1.0
+"""How long the next part of an album, or of a text that was cut, may take to come."""
 
 FORGETS = 0
 """Noted in the place of a queue with an update at which its user was forgotten."""
@@ -79,6 +88,7 @@ class Transaction:
 
     Attributes:
         outbox: sends them.
+        store: where records are.
         lanes: the agent's: one per user, in which what changes the user's record runs.
     """
 
@@ -103,20 +113,33 @@ class Transaction:
         """
         self._bot = bot
         self._dispatcher = dispatcher
-        self._store = store
+        self.store = store
         self._agent = agent
         self._texts = texts
         self._settings = settings
         self.lanes = agent.lanes
-        self.outbox = Outbox(bot, store, self.lanes)
+        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         self._began: LruDict[int] = LruDict()
 
     def sender_of(self, update: Update) -> Sender:
         """Who an update is from, and which record it changes."""
         return sender_of(update, self._agent.record_at)
 
-    async def run(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
+    async def run(
+        self,
+        update: Update,
+        sender: Sender,
+        *,
+        is_kept: bool = False,
+        failure: Exception | None = None,
+    ) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
+
+        Args:
+            update: the update.
+            sender: who it is from.
+            is_kept: whether Telegram has its acknowledgement, and will not bring it again.
+            failure: why it is not to be handled: it is apologised for.
 
         Returns:
             The outcome, in one or two words, and the replies on their way.
@@ -126,13 +149,13 @@ class Transaction:
             StateConflict: others committed first, too often in a row.
         """
         if upgrade := upgrade_in(update):
-            await upgrade_group(self._store, *upgrade, self.lanes, sender.lock_key)
+            await upgrade_group(self.store, *upgrade, self.lanes, sender.lock_key)
         if sender.user_id is None:
             return await self._without_record(update, sender)
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 with metrics.LOAD_SECONDS.time():
-                    record = await self._store.load(sender.user_id, sender.conversation)
+                    record = await self.store.load(sender.user_id, sender.conversation)
             except StateCorrupt as error:
                 log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
                 turn = self._turn(UserRecord(sender.user_id), update, sender)
@@ -148,20 +171,72 @@ class Transaction:
             if (supergroup := moved_to(record)) and sender.place.chat:
                 # Telegram brings late what was said in the group before. It waits for no lane: who moves the
                 # group from the new one's may be waiting for this one.
-                await upgrade_group(self._store, sender.place.chat, supergroup)
+                await upgrade_group(self.store, sender.place.chat, supergroup)
                 sender = replace(
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )
                 continue
+            parts = updates_in(record.fsm)
+            if parts and not belongs_to(update, [raw for _, _, raw in parts]):
+                with contextlib.suppress(StateConflict):
+                    await self.gather(record.user_id)
+                continue
+            if is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
+                try:
+                    return await self._keep_part(update, sender, record)
+                except StateTooLarge:
+                    log.warning("no room to wait for the rest of an album or text")
+                except StateConflict:
+                    continue
             if (began := self._began.get(update.update_id, -1)) < 0:
                 self._began.set(update.update_id, began := record.version)
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
-                return await self._commit(update, sender, record, is_late=is_late)
+                return await self._commit(
+                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure, parts=parts
+                )
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
+
+    async def gather(self, record_id: str) -> Delivery | None:
+        """Handle what came in parts, and waits in a record, as one update. The caller is in its lane.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as the store does.
+        """
+        record = await self.store.load(record_id)
+        parts = updates_in(record.fsm)
+        if not parts:
+            return None
+        key = next_version(max(record.version, self._agent.timetable.now()))
+        update = merged(self._bot, [raw for _, _, raw in parts], key)
+        sender = replace(self.sender_of(update), user_id=record_id)
+        if sender.conversation:
+            version, record = record.version, await self.store.load(record_id, sender.conversation)
+            if record.version != version:
+                raise StateConflict("another commit was first", record_id)
+        outcome, delivery = await self._commit(
+            update, sender, record, is_late=False, is_kept=True, failure=None, parts=parts, is_whole=True
+        )
+        log.info("parts handled as one", parts=len(parts), outcome=outcome)
+        return delivery
+
+    async def _keep_part(
+        self, update: Update, sender: Sender, record: UserRecord
+    ) -> tuple[str, Delivery | None]:
+        """Keep a part until the rest is here, or none has come for a moment."""
+        turn = self._turn(record, update, sender)
+        at = self._agent.timetable.now() + int(PART_SECONDS * MICROSECONDS)
+        turn.fsm[f"{UPDATE}{update.update_id}"] = {"data": {"raw": raw_of(update), "at": at}}
+        changes = await turn.fitted_changes(self.store) or Changes()
+        queue = queue_of(update, sender, self._bot.token)
+        noted = with_applied(changes, record, update.update_id, queue, date_of(update))
+        await self.store.commit(record.user_id, noted, expect=record.version)
+        self._agent.timetable.note_commit(record.user_id, changes.due, owes=False)
+        return "part", None
 
     async def answer_query(self, update: Update, sender: Sender) -> tuple[str, Delivery | None]:
         """Handle a query that has a deadline, beside whatever else its person's updates are at.
@@ -178,7 +253,7 @@ class Transaction:
         turn = self._turn(UserRecord(sender.user_id or ""), update, sender, is_read_only=True)
         try:
             with metrics.LOAD_SECONDS.time():
-                record = await self._store.load(sender.user_id or "", sender.conversation)
+                record = await self.store.load(sender.user_id or "", sender.conversation)
             turn = self._turn(record, update, sender, is_read_only=True)
             outcome = await self._handle(turn, update, seconds=QUERY_SECONDS)
             turn.check_unchanged()
@@ -197,37 +272,68 @@ class Transaction:
         methods = turned_down(update, self._texts.of(sender.language).not_allowed)
         return self._deliver(update, sender, await self.outbox.prepare(update, methods))
 
+    async def tell_full(self, update: Update, sender: Sender) -> Delivery | None:
+        """Tell somebody that no more is taken for now. Nothing is kept."""
+        said = said_in(update)
+        text = self._texts.of(sender.language).inbox_full
+        methods = [answer(said, text)] if said and text else []
+        return self._deliver(update, sender, await self.outbox.prepare(update, methods))
+
     async def _commit(
-        self, update: Update, sender: Sender, record: UserRecord, *, is_late: bool
+        self,
+        update: Update,
+        sender: Sender,
+        record: UserRecord,
+        *,
+        is_late: bool,
+        is_kept: bool,
+        failure: Exception | None,
+        parts: Sequence[tuple[str, int, dict[str, Any]]] = (),
+        is_whole: bool = False,
     ) -> tuple[str, Delivery | None]:
         """Handle the update and commit what it changed or, where it failed, an apology.
+
+        It is the last part of what waits in `parts` or, if it `is_whole`, made of these.
 
         One that is late, because its user has been forgotten since it was sent or begun, is not handled.
         """
         # The turn owns the record's contents from here on; what waits in its outbox stays as it was loaded.
-        turn = self._turn(record, update, sender)
+        pieces = [raw for _, _, raw in parts]
+        if parts and not is_whole:
+            update = merged(self._bot, pieces := [*pieces, raw_of(update)], update.update_id)
+        updates = [merged(self._bot, [piece], update.update_id) for piece in pieces]
+        turn = self._turn(record, update, sender, updates)
+        gone: dict[str, bytes | None] = {name: None for name, _, _ in parts}
+        for name in gone:
+            del turn.fsm[name]
         queue = queue_of(update, sender, self._bot.token)
 
-        owing = functools.partial(outbox_changes, record, update, is_delivered=self.outbox.is_delivered)
+        owing = functools.partial(
+            outbox_changes, record, update, is_delivered=self.outbox.is_delivered, is_kept=is_kept
+        )
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
             kept = replace(changes, outbox=owed, files=files_of(replies))
-            noted = _noted(kept, record, update, queue)
+            noted = with_applied(kept, record, update.update_id, queue, date_of(update))
             with metrics.COMMIT_SECONDS.time():
-                await self._store.commit(record.user_id, noted, expect=record.version)
+                await self.store.commit(record.user_id, noted, expect=record.version)
+            owes = owed.get(update.update_id) is not None
+            self._agent.timetable.note_commit(record.user_id, noted.due, owes=owes)
 
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
             owed, entry = owing(replies)
-            await write(Changes(), replies, owed)
+            due = turn.due({}, owed, owes=is_owed(entry))
+            await write(Changes(due=due), replies, owed)
             return "forgotten", self._deliver(update, sender, replies, entry=entry)
-        failure: Exception
         try:
+            if failure:
+                raise failure
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             owed, entry = owing(replies)
-            changes = await turn.fitted_changes(self._store, owed)
+            changes = await turn.fitted_changes(self.store, owed, owes=is_owed(entry))
         except (StateUnavailable, StateConflict):
             raise
         except Exception as error:
@@ -236,7 +342,9 @@ class Transaction:
             try:
                 # What it says or begins is noted, too, though nothing changed: it is not to be run again.
                 if changes or replies or turn.begins_work:
-                    await write(changes or Changes(), replies, owed)
+                    if changes is None:
+                        changes = Changes(due=turn.due({}, owed, owes=is_owed(entry)))
+                    await write(changes, replies, owed)
                 return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
             except StateTooLarge as error:
                 failure = error
@@ -249,7 +357,8 @@ class Transaction:
         owed, owing_apology = owing(replies)
         entry = None
         with contextlib.suppress(StateTooLarge):
-            await write(Changes(marks=turn.counter_changes()), replies, owed)
+            due = turn.due(gone, owed, owes=is_owed(owing_apology))
+            await write(Changes(fsm=gone, marks=turn.counter_changes(), due=due), replies, owed)
             entry = owing_apology
         return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
@@ -270,15 +379,22 @@ class Transaction:
         return outcome, self._deliver(update, sender, replies, begin)
 
     def _turn(
-        self, record: UserRecord, update: Update, sender: Sender, *, is_read_only: bool = False
+        self,
+        record: UserRecord,
+        update: Update,
+        sender: Sender,
+        parts: Sequence[Update] = (),
+        *,
+        is_read_only: bool = False,
     ) -> Turn:
         """A turn on a record that was loaded for an update."""
         return Turn(
             record,
-            self._store.limits,
-            incoming=incoming(update, sender, self._bot, self._settings),
+            self.store.limits,
+            incoming=incoming(update, sender, self._bot, self._settings, parts),
             is_anonymous=sender.user_id is None,
             is_read_only=is_read_only,
+            timetable=self._agent.timetable,
         )
 
     async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
@@ -304,7 +420,7 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await _limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        result = await limited(handle(), min(seconds, self._settings.agent_timeout), turn)
         if result is not UNHANDLED:
             return "handled"
         if turn.is_read_only:
@@ -327,7 +443,7 @@ class Transaction:
                 with aside.active():
                     return await self._agent.on_error(error)
 
-            chosen = await _limited(ask(), ON_ERROR_SECONDS, aside)
+            chosen = await limited(ask(), ON_ERROR_SECONDS, aside)
             begin = aside.committed
             if chosen is not None:
                 text = clean(chosen)
@@ -375,8 +491,15 @@ class Transaction:
         return self._texts.of(sender.language).sorry_undelivered
 
 
-def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> Changes:
-    """The changes, and that the update is applied.
+def is_owed(entry: OutboxEntry | None) -> bool:
+    """Whether nothing but this entry tells of its replies."""
+    return entry is not None and entry.is_owed
+
+
+def with_applied(
+    changes: Changes, record: UserRecord, update_id: int, queue: int, sent: float | None
+) -> Changes:
+    """The changes, and that an update, or a job, is applied.
 
     Its id stays until it is known to be acknowledged, because another one came from the same queue, and its
     replies are out; or until Telegram has dropped it. Of the ids that are acknowledged the newest stay.
@@ -385,14 +508,14 @@ def _noted(changes: Changes, record: UserRecord, update: Update, queue: int) -> 
     noted = {int(name): mark for name, mark in record.marks.items() if name.isdecimal()}
     waiting = {key for key in record.outbox if changes.outbox.get(key, b"") is not None}
     over = [
-        update_id
-        for update_id, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
-        if (its_queue == queue and update_id not in waiting) or at < commit - FORGOTTEN_SECONDS
+        key
+        for key, (at, its_queue) in sorted(noted.items(), key=lambda each: each[1])
+        if (its_queue == queue and key not in waiting) or at < commit - FORGOTTEN_SECONDS
     ]
     # A clock that is wrong may have an id stay for longer, but not for less.
-    at = int(max(time.time(), commit, date_of(update) or 0))
+    at = int(max(time.time(), commit, sent or 0))
     own = dumps([at, FORGETS if changes.forget else queue], "marks")
-    marks = {**changes.marks, **{str(update_id): None for update_id in over}, str(update.update_id): own}
+    marks = {**changes.marks, **dict.fromkeys(map(str, over)), str(update_id): own}
     return replace(changes, applied=tuple(over), marks=marks)
 
 
@@ -444,7 +567,7 @@ def _watched(
 setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's
 
 
-async def _limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
+async def limited(work: Coroutine[Any, Any, T], seconds: float, turn: Turn) -> T:
     """Run the owner's code for so long, and take it for an error when it cancels itself.
 
     It runs in a task of its own, which can be left behind: code that catches every exception catches its

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from bot.runtime.errors import StateTooLarge
 from bot.runtime.state.codec import dumps
@@ -25,6 +25,9 @@ FORGOTTEN_SECONDS = 25 * 3600
 
 FILE_SECONDS = FORGOTTEN_SECONDS
 """How long the file of a reply stays at most: so long can Telegram make the bot send the reply again."""
+
+NEVER = 0
+"""When a record is due that has nothing to do."""
 
 FILE_PART = 256 * 1024
 """Bytes of a file that are written and read at a time: less than any engine's limit, and soon copied."""
@@ -67,6 +70,9 @@ class Changes:
             names the version it expects.
         marks: JSON of bookkeeping that outlives forgetting, by name; `None` deletes it. One that is named by
             the id of an update keeps this among the applied ones, whatever their number.
+        due: when the record has something to do next, by the store's clock in microseconds since 1970;
+            `NEVER` for nothing, `None` to leave that, and whoever claimed it, as it is. A record stays for
+            its time to live after that, too.
         forget: erase everything first, leaving a marker with the applied ids and marks.
         size: bytes of state, flows, history and outbox after this commit, as far as the writer knows.
         token: names this commit, so that a retry after a lost answer recognises itself.
@@ -82,6 +88,7 @@ class Changes:
     outbox: Mapping[int, bytes | None] = field(default_factory=dict)
     marks: Mapping[str, bytes | None] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    due: int | None = None
     forget: bool = False
     size: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -108,6 +115,18 @@ class Finding:
     text: str
 
 
+class Agenda(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+        now: the store's time, in microseconds since 1970.
+        due: records that have something to do, and when, earliest first.
+    """
+
+    now: int
+    due: list[tuple[str, int]]
+
+
 class StateStore(Protocol):
     """What turns ask of an engine. Every method is safe to call from many tasks at once."""
 
@@ -115,6 +134,8 @@ class StateStore(Protocol):
     """The engine's name."""
     survives_exit: ClassVar[bool]
     """Whether records outlive the process."""
+    due_seconds: ClassVar[float]
+    """Seconds between two looks for what is due, unless `JOBS_SECONDS` says otherwise."""
     limits: Limits
 
     async def connect(self) -> None:
@@ -180,6 +201,38 @@ class StateStore(Protocol):
 
         Raises:
             StateUnavailable: the backend did not answer; they go with their replies, or `FILE_SECONDS` later.
+        """
+
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do, now or soon. It is a hint: the records decide.
+
+        What a claim took is due again when the claim ends. A record may be listed that is gone, or that has
+        nothing to do any more, but none that has is left out.
+
+        Args:
+            within: seconds to look ahead.
+            most: how many records to list; those that are due first.
+
+        Raises:
+            StateUnavailable: the backend did not answer.
+        """
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do: until then, nobody else finds it due. Its version stays.
+
+        Args:
+            user_id: the record.
+            seen: when it was due, as `due` or the last claim said.
+            until: when it is due again, unless a commit says otherwise first; `NEVER` notes that the record
+                turned out to have nothing to do.
+            counts: 0 to prolong a claim, and -1 to give it back as if it had not been.
+
+        Returns:
+            How often it was claimed since a commit last said when it is due, with this time, and at least 1;
+            0 when it is no longer due then: another process was first. Nothing is claimed then.
+
+        Raises:
+            StateUnavailable: nobody knows whether it was claimed.
         """
 
     async def forget(self, user_id: str) -> bool:

@@ -10,12 +10,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
 from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
 from bot.runtime.state.codec import dumps
+from bot.runtime.state.jobs import (
+    JOB,
+    NOWHERE,
+    UPDATE,
+    Job,
+    Timetable,
+    jobs_in,
+    new_job,
+    put_job,
+    repeated,
+)
 from bot.runtime.state.record import (
     HOME,
     Author,
@@ -23,8 +35,10 @@ from bot.runtime.state.record import (
     Limits,
     Message,
     Place,
+    RecordId,
     UserRecord,
     encode_entry,
+    place_of,
 )
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
 
@@ -37,6 +51,7 @@ T = TypeVar("T")
 
 COMMIT_ATTEMPTS = 10
 
+
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
 
@@ -45,8 +60,6 @@ AUTHOR_BYTES = len(',"author":{"id":,"name":}')
 
 CONVERSATION_BYTES = len('"":[1764115200123456,1764115200123456,10000,1764115200.123456],')
 """What a record notes of each conversation takes besides its name, when there are several."""
-
-NOWHERE = Place()
 
 _current: ContextVar["Turn | None"] = ContextVar("turn", default=None)
 
@@ -145,6 +158,7 @@ class Turn:
         is_given_up: whether its time was over before its code was.
         is_anonymous: nobody is behind it (a channel post, an anonymous admin): nothing is kept.
         is_read_only: a query is answered that has a deadline: changing anything raises `StateError`.
+        job: the job that runs; `None` in the turn of an update.
         counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
             clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
         failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
@@ -158,8 +172,12 @@ class Turn:
         incoming: Incoming = NOTHING,
         is_anonymous: bool = False,
         is_read_only: bool = False,
+        timetable: Timetable | None = None,
+        job: Job | None = None,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
+        self.job = job
+        self._timetable = timetable or Timetable()
         self.user_id = record.user_id
         self.version = record.version
         self.state = _Sealed(record.state) if is_read_only else record.state
@@ -216,16 +234,99 @@ class Turn:
         if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
             raise StateError(READ_ONLY)
 
+    @property
+    def jobs(self) -> list[Job]:
+        """What is to be done later, the first first; also what was given up, which says why in `stopped`."""
+        return jobs_in(self.fsm)
+
+    def later(self, when: timedelta | datetime, method: Callable[..., Any], /, **arguments: Any) -> str:
+        """Have a method run later, as a turn of this record: once, after every restart.
+
+        Args:
+            when: how long from now, or at what time.
+            method: one of the agent's, marked with `@job`.
+            arguments: what it is called with, as JSON.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, ValueError: the method, an argument or the time cannot be kept.
+        """
+        return self._put(new_job(method, arguments, at=self._timetable.at(when), place=self.place))
+
+    def every(
+        self,
+        interval: timedelta,
+        method: Callable[..., Any],
+        start: datetime | None = None,
+        /,
+        **arguments: Any,
+    ) -> str:
+        """Have a method run again and again, until it is cancelled. What was missed is left out.
+
+        Args:
+            interval: how long it is from one time to the next, counted in whole days by the clock in the time
+                zone of `start`, if that has a `ZoneInfo`.
+            method: one of the agent's, marked with `@job`.
+            start: when first; after one interval, if it is not given.
+            arguments: what it is called with, as JSON.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, ValueError: the method, an argument or the time cannot be kept.
+        """
+        at, every, zone = repeated(interval, start, self._timetable)
+        return self._put(new_job(method, arguments, at=at, every=every, zone=zone, place=self.place))
+
+    def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
+        """Have a method run as a turn of another record, soon, and once.
+
+        Args:
+            record: whose turn it is to be.
+            method: one of the agent's, marked with `@job`.
+            arguments: what it is called with, as JSON.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, StateValueError: the method or an argument cannot be kept.
+        """
+        place = place_of(record)
+        return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=record))
+
+    def cancel(self, job_id: str) -> bool:
+        """Drop a job.
+
+        Returns:
+            Whether there was one of this id.
+        """
+        self.check_may_change()
+        return self.fsm.pop(JOB + job_id, None) is not None
+
+    def _put(self, job: Job) -> str:
+        self.check_may_change()
+        put_job(self.fsm, job)
+        return job.id
+
     def reset(self) -> None:
-        """Clear state, flows, and the conversation at this place."""
+        """Clear state, flows, and the conversation at this place. Jobs stay."""
         self.check_may_change()
         self.state.clear()
         self.history.clear()
-        self.fsm.clear()
+        for name in [name for name in self.fsm if not name.startswith(JOB)]:
+            del self.fsm[name]
 
     def forget(self) -> None:
         """Erase everything kept about the user when the turn is committed."""
         self.reset()
+        self.fsm.clear()
         self._forget = True
         self._loaded_state = {}
         self._loaded_fsm = {}
@@ -281,7 +382,14 @@ class Turn:
             fsm=_thawed(self._loaded_fsm),
             conversation=self.conversation,
         )
-        return Turn(record, self._limits, incoming=self.incoming, is_anonymous=self.is_anonymous)
+        return Turn(
+            record,
+            self._limits,
+            incoming=self.incoming,
+            is_anonymous=self.is_anonymous,
+            timetable=self._timetable,
+            job=self.job,
+        )
 
     def when_committed(self, begin: Callable[[], None]) -> None:
         """Have `begin` called once the turn is committed and its replies are out; not at all if it fails."""
@@ -322,7 +430,7 @@ class Turn:
                 self._record.conversations[name] = noted
 
     async def fitted_changes(
-        self, store: StateStore, outbox: Mapping[int, bytes | None] | None = None
+        self, store: StateStore, outbox: Mapping[int, bytes | None] | None = None, *, owes: bool = False
     ) -> Changes | None:
         """As `changes`, after reading what that has to know of other conversations when the record is full.
 
@@ -331,6 +439,7 @@ class Turn:
         Args:
             store: where the record is.
             outbox: as for `changes`.
+            owes: as for `changes`.
 
         Raises:
             StateConflict: another commit was first.
@@ -342,7 +451,7 @@ class Turn:
                 size, following = sum(self._sizes[HOME]), len(home.history)
                 self._record.conversations[HOME] = noted_of(home.history, size, following)
         while True:
-            changes = self.changes(outbox)
+            changes = self.changes(outbox, owes=owes)
             if self._unread is None:
                 return changes
             await self._sizes_of(store, self._unread)
@@ -354,7 +463,9 @@ class Turn:
         self._sizes[conversation] = list(map(_message_size, record.history))
         return record
 
-    def changes(self, outbox: Mapping[int, bytes | None] | None = None) -> Changes | None:
+    def changes(
+        self, outbox: Mapping[int, bytes | None] | None = None, *, owes: bool = False
+    ) -> Changes | None:
         """What to commit; `None` when nothing changed.
 
         When the record is full, the oldest messages of the conversation that was not used for longest go
@@ -362,6 +473,7 @@ class Turn:
 
         Args:
             outbox: what the record's outbox gains and loses with it, which alone is no change.
+            owes: whether Telegram will not bring the update again for which it gains an entry.
 
         Raises:
             StateValueError: a value cannot be kept; the text names its key.
@@ -425,6 +537,7 @@ class Turn:
             conversations=conversations,
             marks=self.counter_changes(),
             outbox=outbox or {},
+            due=self.due(fsm, outbox or {}, owes=owes),
             forget=self._forget,
             size=content,
         )
@@ -438,6 +551,25 @@ class Turn:
             or changes.forget
         )
         return None if is_nothing else changes
+
+    def due(
+        self, fsm: Mapping[str, bytes | None], outbox: Mapping[int, bytes | None], *, owes: bool
+    ) -> int | None:
+        """When the record has something to do after a commit; `None` if that is as before.
+
+        Args:
+            fsm: the flows that change with it.
+            outbox: what the outbox gains and loses.
+            owes: whether it gains what Telegram will not cause to be sent again.
+        """
+        before = {} if self._forget else self._record.outbox
+        owed = {key for key, entry in before.items() if entry.is_owed}
+        if not (owed or owes or any(name.startswith((JOB, UPDATE)) for name in fsm)):
+            return None
+        still_owes = owes or bool(owed - {key for key, entry in outbox.items() if entry is None})
+        flows = _thawed(self._loaded_fsm) | {key: value and orjson.loads(value) for key, value in fsm.items()}
+        flows = {key: value for key, value in flows.items() if value is not None}
+        return self._timetable.due_after(flows, owes=still_owes)
 
     def counter_changes(self) -> dict[str, bytes | None]:
         """The counters that changed, or whose time is over, as `Changes.marks`."""
@@ -556,6 +688,7 @@ async def mutate(
     since: int | None = None,
     lanes: KeyedLock | None = None,
     conversation: str | None = HOME,
+    timetable: Timetable | None = None,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -568,6 +701,7 @@ async def mutate(
             there: nothing would be lost otherwise, but what runs in the lane would have to run again. Inside
             of another record's turn it does not wait, as that one may be waiting, too.
         conversation: the one in the turn's history; `None`: that at `HOME`, and all others beside it.
+        timetable: the store's time; told of jobs.
 
     Returns:
         What `change` returned.
@@ -588,7 +722,8 @@ async def mutate(
             since = record.version if since is None else since
             if record.forgotten > since:
                 raise StateForgotten("forgotten meanwhile", user_id)
-            turn = Turn(record, store.limits)
+            place = place_of(user_id)
+            turn = Turn(record, store.limits, incoming=Incoming(place=place), timetable=timetable)
             with turn.active():
                 result = await change(turn)
             _check_time()
@@ -597,6 +732,8 @@ async def mutate(
                 _check_time()
                 if changes is not None:
                     await store.commit(user_id, changes, expect=record.version)
+                    if timetable:
+                        timetable.note_commit(user_id, changes.due, owes=False)
             except StateConflict:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
             else:

@@ -28,6 +28,7 @@ from aiogram.exceptions import (
     TelegramForbiddenError,
     TelegramMigrateToChat,
     TelegramNetworkError,
+    TelegramNotFound,
     TelegramRetryAfter,
     TelegramServerError,
     TelegramUnauthorizedError,
@@ -40,6 +41,7 @@ from bot.runtime import metrics
 from bot.runtime.errors import StateConflict, StateError, StateUnavailable
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import upgrade_group
+from bot.runtime.state.jobs import Timetable
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
@@ -48,7 +50,9 @@ from bot.runtime.telegram.calls import (
     PROXY_FAILED,
     FileGone,
     Reply,
+    Session,
     StoredCall,
+    as_rich,
     instead_of_edit,
     prepare,
     split_reply,
@@ -93,7 +97,7 @@ QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_repl
 """The parameters that make a message the reply to another one."""
 
 NO_QUOTE = re.compile("message to be replied not found|REPLY_MESSAGE_ID_INVALID|QUOTE_TEXT_INVALID")
-NO_MARKUP = re.compile("can't parse (message)?entit|ENTIT(Y|IES)_|too[ _]long", re.IGNORECASE)
+NO_MARKUP = re.compile(r"can't parse (message)?entit|ENTIT(Y|IES)_|\bentity\b|too[ _]long", re.IGNORECASE)
 NO_MESSAGE = re.compile("message to edit not found|message can't be edited|MESSAGE_ID_INVALID")
 NO_CHANGE = re.compile("message is not modified|MESSAGE_NOT_MODIFIED")
 """What Telegram says when the message replied to is gone, it does not understand a text, the message to edit
@@ -186,14 +190,16 @@ class Outbox:
         outage: told when the store does not answer, by whoever notices.
     """
 
-    def __init__(self, bot: Bot, store: StateStore, lanes: KeyedLock) -> None:
+    def __init__(self, bot: Bot, store: StateStore, lanes: KeyedLock, timetable: Timetable) -> None:
         """Make an outbox from which nothing was sent yet.
 
         Args:
             bot: sends them.
             store: where records are.
             lanes: hold one for each record that is being changed; notes in a record take their turn.
+            timetable: the store's time; told of what records owe.
         """
+        self._timetable = timetable
         self._lanes = lanes
         self._bot = bot
         self._store = store
@@ -225,17 +231,29 @@ class Outbox:
         query = update.callback_query
         if query and not any(isinstance(method, AnswerCallbackQuery) for method in methods):
             methods = [*methods, AnswerCallbackQuery(callback_query_id=query.id)]
-        person, most = getattr(update.event, "from_user", None), self._store.limits.file_bytes
+        person = getattr(update.event, "from_user", None)
         place = {} if all(isinstance(method, SendMessage) for method in methods) else _place_of(update)
+        return await self.prepare_all(
+            methods, update.update_id, place=place, person=str(person.id) if person else ""
+        )
+
+    async def prepare_all(
+        self,
+        methods: Sequence[TelegramMethod[Any]],
+        key: int,
+        *,
+        place: Mapping[str, str] | None = None,
+        person: str = "",
+    ) -> list[Reply]:
+        """Turn methods into the replies that wait in a record under `key`.
+
+        Raises:
+            ReplyTooLarge: a file has more bytes than may be kept.
+            TimeoutError: reading a file takes too long.
+        """
+        most = self._store.limits.file_bytes
         return [
-            await prepare(
-                self._bot,
-                method,
-                update_id=update.update_id,
-                file_bytes=most,
-                place=place,
-                person=str(person.id) if person else "",
-            )
+            await prepare(self._bot, method, update_id=key, file_bytes=most, place=place, person=person)
             for method in methods
         ]
 
@@ -253,17 +271,18 @@ class Outbox:
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
 
-    def take_over(self, record: UserRecord, update_id: int, chat: str, sorry: str) -> None:
+    def take_over(self, record: UserRecord, update_id: int | None, chat: str, sorry: str) -> None:
         """Begin to deliver what a record owes and nobody here delivers: the process that did was killed.
 
         What later updates than this one left has to wait for its turn: Telegram may bring others in between
-        again, whose replies go first.
+        again, whose replies go first. Without an update, what Telegram is sure to bring again goes first.
         """
+        expected = [key for key, entry in record.outbox.items() if not entry.is_owed]
         owed = [
             key
             for key, entry in record.outbox.items()
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
-            if not is_later(key, update_id)
+            if not any(is_later(key, each) for each in ([update_id] if update_id is not None else expected))
         ]
         for key in sorted(owed):  # Telegram counts
             entry = record.outbox[key]
@@ -463,9 +482,17 @@ class Outbox:
                     if entry is None:
                         return True
                     noted = replace(entry, is_owed=is_owed or entry.is_owed, failures=delivery.failures)
-                    changes = Changes(outbox={update_id: None if delivery.is_over else encode_entry(noted)})
+                    left = {key: each for key, each in record.outbox.items() if key != update_id}
+                    if not delivery.is_over:
+                        left[update_id] = noted
+                    owes, due = any(each.is_owed for each in left.values()), None
+                    if owes or entry.is_owed:
+                        due = self._timetable.due_after(record.fsm, owes=owes)
+                    kept = None if delivery.is_over else encode_entry(noted)
+                    changes = Changes(outbox={update_id: kept}, due=due)
                     try:
                         await self._store.commit(user_id, changes, expect=record.version)
+                        self._timetable.note_commit(user_id, due, owes=owes)
                     except StateConflict:
                         await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
                     else:
@@ -520,7 +547,12 @@ def _place_of(update: Update) -> dict[str, str]:
 
 
 def outbox_changes(
-    record: UserRecord, update: Update, replies: Sequence[Reply], is_delivered: Callable[[int], bool]
+    record: UserRecord,
+    update: Update,
+    replies: Sequence[Reply],
+    is_delivered: Callable[[int], bool],
+    *,
+    is_kept: bool = False,
 ) -> tuple[Mapping[int, bytes | None], OutboxEntry | None]:
     """What the record's outbox gains and loses with an update.
 
@@ -529,6 +561,7 @@ def outbox_changes(
         update: the update.
         replies: its replies.
         is_delivered: tells of an update whether this process delivered its replies.
+        is_kept: whether Telegram has its acknowledgement.
 
     Returns:
         The changes, and what the outbox has of this update then.
@@ -542,9 +575,26 @@ def outbox_changes(
     if not replies:
         return changes, None
     # What has no date, such as a pressed button, is brought again for two and a half minutes only.
-    entry = OutboxEntry([reply.to_json() for reply in replies], now, is_owed=now is None)
+    entry = OutboxEntry([reply.to_json() for reply in replies], now, is_owed=is_kept or now is None)
     changes[update.update_id] = encode_entry(entry)
     return changes, entry
+
+
+def outbox_changes_of(
+    record: UserRecord, key: int, replies: Sequence[Reply], is_delivered: Callable[[int], bool]
+) -> Mapping[int, bytes | None]:
+    """What the record's outbox gains and loses with a job, of which Telegram knows nothing.
+
+    Args:
+        record: as it was loaded.
+        key: stands for the update.
+        replies: what the job says.
+        is_delivered: tells of an update whether this process delivered its replies.
+    """
+    changes: dict[int, bytes | None] = dict.fromkeys(filter(is_delivered, record.outbox))
+    if replies:
+        changes[key] = encode_entry(OutboxEntry([reply.to_json() for reply in replies], None, is_owed=True))
+    return changes
 
 
 def noting_upgrades(store: StateStore) -> Moved:
@@ -610,6 +660,16 @@ async def deliver(
     Raises:
         DeliveryFailed: it cannot be sent.
     """
+    if rich := as_rich(bot, reply):
+        try:
+            await _deliver_part(bot, rich, pause, failures, moved, is_alone=True)
+            return
+        except DeliveryFailed as error:
+            if error.kind != "refused":
+                raise
+            log.info("rich message refused, sent as text", reason=error.__cause__ or error)
+            if isinstance(error.__cause__, TelegramNotFound) and isinstance(bot.session, Session):
+                bot.session.takes_rich = False
     parts = split_reply(reply)
     for part in parts:
         try:

@@ -81,6 +81,7 @@ class HybridStore:
 
     name: ClassVar[str] = "hybrid"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class PostgresStore:
 
     name: ClassVar[str] = "postgres"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
     after_migrations: ClassVar[str] = ""
     """SQL that ends every migration, in its transaction."""
 

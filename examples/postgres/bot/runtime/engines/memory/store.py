@@ -1,5 +1,6 @@
 """The memory engine: records in a dict, serialised as on every other engine, gone when the bot stops."""
 
+import heapq
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from bot.runtime.state.record import HOME, Limits, Message, UserRecord, decode_r
 from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FORGOTTEN_SECONDS,
+    NEVER,
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -41,6 +44,8 @@ class _Row:
     marks: dict[str, bytes] = field(default_factory=dict)
     conversations: dict[str, bytes] = field(default_factory=dict)
     others: dict[str, list[Message]] = field(default_factory=dict)
+    due: int = NEVER
+    claims: int = 0
     expires: float | None = None
 
     @property
@@ -58,6 +63,7 @@ class MemoryStore:
 
     name: ClassVar[str] = "memory"
     survives_exit: ClassVar[bool] = False
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(self, limits: Limits | None = None, ttl: float | None = None) -> None:
         """Make an empty store.
@@ -69,6 +75,7 @@ class MemoryStore:
         self.limits = limits or Limits()
         self._ttl = ttl
         self._rows: dict[str, _Row] = {}
+        self._waiting: dict[str, _Row] = {}
         self._bot_id: int | None = None
         self._swept = time.time()
         self._newest_version = 0
@@ -135,7 +142,11 @@ class MemoryStore:
         if expect is not None and expect != row.version:
             raise StateConflict("another commit was first", user_id)
         check_size(user_id, changes, self.limits)
-        self._rows[user_id] = self._applied(row, changes)
+        self._rows[user_id] = row = self._applied(row, changes)
+        if row.due:
+            self._waiting[user_id] = row
+        else:
+            self._waiting.pop(user_id, None)
         self._sweep()
         return self._rows[user_id].version
 
@@ -149,6 +160,23 @@ class MemoryStore:
         if row := self._live_row(user_id):
             for file in files:
                 row.files.pop(file, None)
+
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do. See `StateStore.due`."""
+        now = time.time_ns() // 1000
+        latest = now + int(within * 1e6)
+        due = ((row.due, user_id) for user_id, row in self._waiting.items() if row.due <= latest)
+        return Agenda(now, [(user_id, at) for at, user_id in heapq.nsmallest(most, due)])
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do. See `StateStore.claim`."""
+        row = self._waiting.get(user_id)
+        if row is None or row.due != seen:
+            return 0
+        row.due, row.claims = until, row.claims + counts if until else 0
+        if not until:
+            del self._waiting[user_id]
+        return max(row.claims, 1)
 
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
@@ -203,11 +231,13 @@ class MemoryStore:
             marks=marks,
             conversations=_merged(row.conversations, changes.noted),
             others=_with_others(row.others, changes),
+            due=row.due if changes.due is None else changes.due,
+            claims=row.claims if changes.due is None else 0,
         )
         if new.is_marker:
             new.expires = time.time() + FORGOTTEN_SECONDS
         elif self._ttl is not None:
-            new.expires = time.time() + self._ttl
+            new.expires = max(time.time(), new.due / 1e6) + self._ttl
         return new
 
     def _sweep(self) -> None:
@@ -218,6 +248,7 @@ class MemoryStore:
         self._swept = now
         for user_id in [key for key, row in self._rows.items() if row.has_expired]:
             del self._rows[user_id]
+            self._waiting.pop(user_id, None)
 
 
 def _with_others(before: dict[str, list[Message]], changes: Changes) -> dict[str, list[Message]]:

@@ -71,6 +71,7 @@ class RedisStore:
 
     name: ClassVar[str] = "redis"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FILE_SECONDS,
     FORGOTTEN_SECONDS,
+    NEVER,
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -56,8 +58,11 @@ SCHEMA = (
         forgotten INTEGER NOT NULL DEFAULT 0,
         first_message INTEGER NOT NULL DEFAULT 1,
         next_message INTEGER NOT NULL DEFAULT 1,
+        due INTEGER NOT NULL DEFAULT 0,
+        claims INTEGER NOT NULL DEFAULT 0,
         expires_at REAL
     ) STRICT;
+    CREATE INDEX record_due ON record (due) WHERE due > 0;
     CREATE INDEX record_expires_at ON record (expires_at) WHERE expires_at IS NOT NULL;
     CREATE TABLE part (
         record INTEGER NOT NULL,
@@ -110,6 +115,7 @@ class SqliteStore:
 
     name: ClassVar[str] = "sqlite"
     survives_exit: ClassVar[bool] = True
+    due_seconds: ClassVar[float] = 1.0
 
     def __init__(self, database: Database, *, limits: Limits | None = None, ttl: float | None = None) -> None:
         """Make a store; `connect` opens it.
@@ -206,6 +212,19 @@ class SqliteStore:
             user_id=user_id,
             seconds=FILE_SECONDS_ALLOWED if changes.files else 0,
             erases=changes.forget,
+        )
+
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do. See `StateStore.due`."""
+        now = time.time_ns() // 1000
+        arguments = now + int(within * 1e6), most
+        return Agenda(now, await self.database.read(partial(_rows, _DUE, arguments)))
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do. See `StateStore.claim`."""
+        return await self.database.write(
+            lambda connection: connection.execute(_CLAIM, (until, user_id, seen, counts)).get or 0,
+            user_id=user_id,
         )
 
     async def forget(self, user_id: str) -> bool:
@@ -319,11 +338,18 @@ _USERS = f"""
     WHERE r.user > ? AND {_IS_LIVE} AND {_IS_ABOUT_SOMEBODY} ORDER BY r.user LIMIT ?
 """
 
+_DUE = "SELECT user, due FROM record WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
+
+_CLAIM = """
+    UPDATE record SET due = ?1, claims = iif(?1 > 0, claims + ?4, 0) WHERE user = ?2 AND due = ?3 AND due > 0
+    RETURNING max(claims, 1)
+"""
+
 _RAW = """
     SELECT json_pretty(json_object(
         'record', json_object('id', id, 'user', user, 'version', version, 'token', token, 'applied', applied,
             'forgotten', forgotten, 'first_message', first_message, 'next_message', next_message,
-            'expires_at', expires_at),
+            'due', due, 'claims', claims, 'expires_at', expires_at),
         'parts', json((SELECT json_group_array(json_array(kind, key, value)) FROM part WHERE record = r.id)),
         'messages', json((SELECT json_group_array(message) FROM message WHERE record = r.id)),
         'files', json((SELECT json_group_array(name) FROM file WHERE record = r.id))
@@ -339,7 +365,7 @@ _FILE_PART = f"""
 _DROP_PART = "DELETE FROM file WHERE record = (SELECT id FROM record WHERE user = ?) AND name = ?"
 
 _BEFORE = """
-    SELECT id, version, token, applied, forgotten, first_message, next_message, expires_at,
+    SELECT id, version, token, applied, forgotten, first_message, next_message, due, claims, expires_at,
         (SELECT json_group_array(key) FROM part WHERE record = r.id AND kind = 'outbox'),
         EXISTS (SELECT 1 FROM file WHERE record = r.id)
     FROM record AS r WHERE user = ?
@@ -347,7 +373,7 @@ _BEFORE = """
 
 _AFTER = """
     UPDATE record SET version = ?, token = ?, applied = ?, forgotten = ?, first_message = ?, next_message = ?,
-        expires_at = ?
+        due = ?, claims = ?, expires_at = ?
     WHERE id = ?
 """
 
@@ -362,6 +388,8 @@ class _Row(NamedTuple):
     forgotten: int = 0
     first_message: int = 1
     next_message: int = 1
+    due: int = NEVER
+    claims: int = 0
     expires_at: float | None = None
     outbox: str = "[]"
     has_files: int = 0
@@ -419,11 +447,14 @@ def _commit(
     if row.has_files or changes.files:
         _write_files(connection, row.id, changes, outbox.difference(gone), now)
 
-    expires_at = None if ttl is None else now + ttl
+    due, claims = (row.due, row.claims) if is_live and not changes.forget else (NEVER, 0)
+    if changes.due is not None:
+        due, claims = changes.due, 0
+    expires_at = None if ttl is None else max(now, due / 1e6) + ttl
     if forgotten and not connection.execute(_IS_SOMEBODY, (row.id, first, following)).get:
         expires_at = now + FORGOTTEN_SECONDS
     ids = orjson.dumps(applied).decode()
-    after = version, changes.token, ids, forgotten, first, following, expires_at, row.id
+    after = version, changes.token, ids, forgotten, first, following, due, claims, expires_at, row.id
     connection.execute(_AFTER, after)
     return version
 

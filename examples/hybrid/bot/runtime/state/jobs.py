@@ -1,0 +1,414 @@
+"""Jobs: what an agent has to do later. Each lies in the record that it is about, and runs as a turn on it.
+
+A job is noted among the record's flows, so it is committed, exported and forgotten together with all else.
+When it runs, the commit that keeps its effect takes it away: both happen, or neither.
+"""
+
+import asyncio
+import inspect
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypeVar, overload
+from zoneinfo import ZoneInfo
+
+from bot.runtime.errors import StateError, StateUnavailable
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.record import Place
+from bot.runtime.state.store import NEVER, StateStore
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+JOB = "job:"
+"""How the names of jobs begin among a record's flows."""
+
+UPDATE = "update:"
+"""How the names of updates begin among the flows of a record in which they wait."""
+
+MOST_JOBS = 100
+"""Most jobs of one record that wait."""
+
+MOST_STOPPED = 10
+"""Most jobs of one record that are kept to be looked at, because they could not be done."""
+
+OWED_SECONDS = 60
+"""Seconds after which others look after the replies that a record owes."""
+
+OWN_SECONDS = 20
+"""Seconds before that at which the process looks that owes them, and has the others wait on."""
+
+CLAIM_SECONDS = 30.0
+"""Seconds after which another process goes on where this one was killed; prolonged while it runs."""
+
+NOWHERE = Place()
+
+DAY = 86_400
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """How a method runs as a job.
+
+    Attributes:
+        name: what it is called in records; it stays when the method is renamed.
+        retries: how often it is tried again when it raised.
+        expires: seconds after which it is not worth running any more; `None` for never.
+    """
+
+    name: str
+    retries: int
+    expires: float | None
+
+
+@overload
+def job(method: Method, /) -> Method: ...
+
+
+@overload
+def job(
+    *, name: str = "", retries: int = 0, expires: timedelta | None = None
+) -> Callable[[Method], Method]: ...
+
+
+def job(method: Any = None, /, *, name: str = "", retries: int = 0, expires: timedelta | None = None) -> Any:
+    """Mark a method of the agent as one that `later`, `every` and `tell` may call.
+
+    It is a coroutine method; its arguments are JSON. It runs as a turn: `self.turn` has state, history and
+    the place where the job was made. A text that it returns is sent there, and remembered.
+
+    Args:
+        method: the method, where nothing else is to be said.
+        name: what it is called in records, if not as it is; keep it when you rename the method.
+        retries: how often it is tried again, after half a minute, one, two and so on, when it raised.
+        expires: how long after its time it is still worth running.
+    """
+
+    def mark(method: Any) -> Any:
+        seconds = None if expires is None else expires.total_seconds()
+        method.__job__ = JobOptions(name or method.__name__, retries, seconds)
+        return method
+
+    return mark if method is None else mark(method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something to do later.
+
+    Attributes:
+        id: names it within its record.
+        name: of the method, as `job` says.
+        arguments: what the method is called with.
+        at: when, in microseconds since 1970 by the store's clock.
+        every: seconds after which it is to be done again; `None` for once.
+        zone: where its clock is, such as `Europe/Vienna`, if it keeps to the time of day there.
+        tries: how often it raised.
+        place: where it was made.
+        to: the record that is to do it, if that is another one.
+        stopped: why it is not done; empty for one that waits for its time.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    at: int = NEVER
+    every: float | None = None
+    zone: str = ""
+    tries: int = 0
+    place: Place = NOWHERE
+    to: str = ""
+    stopped: str = ""
+
+    @property
+    def when(self) -> datetime:
+        """When, in UTC."""
+        return datetime.fromtimestamp(self.at / MICROSECONDS, UTC)
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as a flow of the record."""
+        place = self.place
+        seldom = {
+            "args": dict(self.arguments),
+            "every": self.every,
+            "zone": self.zone,
+            "tries": self.tries,
+            "to": self.to,
+            "stopped": self.stopped,
+        }
+        where = [place.chat, place.topic, place.business_connection, place.person]
+        noted = {key: value for key, value in seldom.items() if value}
+        return {"data": {"name": self.name, "at": self.at, "place": where, **noted}}
+
+    @classmethod
+    def from_json(cls, job_id: str, flow: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        value = flow["data"]
+        return cls(
+            id=job_id,
+            name=value["name"],
+            arguments=value.get("args", {}),
+            at=value["at"],
+            every=value.get("every"),
+            zone=value.get("zone", ""),
+            tries=value.get("tries", 0),
+            place=Place(*value["place"]),
+            to=value.get("to", ""),
+            stopped=value.get("stopped", ""),
+        )
+
+    def next(self, now: int) -> "Job":
+        """The job as it is to be done next, after `now`: what was missed meanwhile is left out."""
+        assert self.every
+        step = int(self.every * MICROSECONDS)
+        if not self.zone:
+            return replace(self, at=self.at + step * max(1, math.ceil((now + 1 - self.at) / step)), tries=0)
+        days, zone = timedelta(seconds=self.every), ZoneInfo(self.zone)
+        local = self.when.astimezone(zone)
+        while (at := microseconds(local)) <= max(now, self.at):
+            local += days  # by the clock on the wall
+        return replace(self, at=at, tries=0)
+
+
+class Timetable:
+    """The store's time, and what is due soon as far as this process knows.
+
+    Attributes:
+        shift: microseconds by which to be ahead of the store, for tests that do not wait.
+    """
+
+    def __init__(self) -> None:
+        """Take this machine's clock until the store's is known."""
+        self.shift = 0
+        self.noted: Callable[[], None] = lambda: None
+        self._ahead = int((time.time() - time.monotonic()) * MICROSECONDS)
+        self._due: dict[str, tuple[int, int]] = {}
+
+    def now(self) -> int:
+        """The store's time, in microseconds since 1970."""
+        return int(time.monotonic() * MICROSECONDS) + self._ahead + self.shift
+
+    def sync(self, now: int) -> None:
+        """Note what the store's clock says."""
+        self._ahead = now - int(time.monotonic() * MICROSECONDS)
+
+    def at(self, when: timedelta | datetime) -> int:
+        """When that is, in microseconds since 1970.
+
+        Raises:
+            ValueError: a `datetime` without a time zone.
+        """
+        if isinstance(when, timedelta):
+            return self.now() + when // timedelta(microseconds=1)
+        return microseconds(when)
+
+    def note(self, record: str, at: int, *, early: float = 0) -> None:
+        """Note when a record has something to do.
+
+        Args:
+            record: its id.
+            at: when, in microseconds since 1970; `NEVER` for nothing.
+            early: seconds before that to look at it, for others not to be first.
+        """
+        if at:
+            self._due[record] = at, at - int(early * MICROSECONDS)
+            self.noted()
+        else:
+            self._due.pop(record, None)
+
+    def take(self) -> list[tuple[str, int]]:
+        """Those to look at now, and when they are due. They are noted no longer."""
+        now = self.now()
+        due = [(record, at) for record, (at, looks) in self._due.items() if looks <= now]
+        for record, _ in due:
+            del self._due[record]
+        return due
+
+    def seconds_to_next(self) -> float:
+        """How long until there is one to look at."""
+        nearest = min((looks for _, looks in self._due.values()), default=math.inf)
+        return max(0.0, (nearest - self.now()) / MICROSECONDS)
+
+    def due_after(self, flows: Mapping[str, Any], *, owes: bool) -> int:
+        """When a record with these jobs has something to do.
+
+        Args:
+            flows: the record's.
+            owes: whether it owes replies; whoever sends them may be dead.
+        """
+        due = first_due(flows)
+        again = self.now() + OWED_SECONDS * MICROSECONDS if owes else due
+        return min(due, again) if due else again
+
+    def note_commit(self, record: str, due: int | None, *, owes: bool) -> None:
+        """Note what a commit of this process said."""
+        if due is not None:
+            self.note(record, due, early=OWN_SECONDS if owes else 0)
+
+
+def microseconds(when: datetime) -> int:
+    """When that is, in microseconds since 1970.
+
+    Raises:
+        ValueError: it has no time zone.
+    """
+    if when.tzinfo is None:
+        raise ValueError("a time without a time zone is none: datetime.now(UTC), or tzinfo=ZoneInfo(...)")
+    return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def new_job(
+    method: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    at: int,
+    every: float | None = None,
+    zone: str = "",
+    place: Place,
+    to: str = "",
+) -> Job:
+    """Make a job of a call.
+
+    Raises:
+        TypeError: the method is not marked, or does not take these arguments.
+        StateValueError: an argument is not JSON.
+    """
+    options: JobOptions | None = getattr(method, "__job__", None)
+    if options is None:
+        raise TypeError(f"mark {getattr(method, '__name__', method)} with @job: only such methods run later")
+    inspect.signature(method).bind(**arguments)
+    for name, value in arguments.items():
+        dumps(value, f"{options.name}({name}=)")
+    return Job(
+        id=secrets.token_hex(4),
+        name=options.name,
+        arguments=dict(arguments),
+        at=at,
+        every=every,
+        zone=zone,
+        place=place,
+        to=to,
+    )
+
+
+def repeated(interval: timedelta, start: datetime | None, timetable: Timetable) -> tuple[int, float, str]:
+    """When what is done every so often is done first, how many seconds lie between, and whose clock it keeps.
+
+    Raises:
+        ValueError: the interval is less than a second, or `start` has no time zone.
+    """
+    seconds = interval.total_seconds()
+    if seconds < 1:
+        raise ValueError("every needs an interval of a second at least")
+    if start is None:
+        return timetable.at(interval), seconds, ""
+    zone = start.tzinfo.key if isinstance(start.tzinfo, ZoneInfo) and seconds % DAY == 0 else ""
+    return microseconds(start), seconds, zone
+
+
+def jobs_in(flows: Mapping[str, Any]) -> list[Job]:
+    """The jobs of a record, those first that are due first."""
+    found = [
+        Job.from_json(name.removeprefix(JOB), value) for name, value in flows.items() if name.startswith(JOB)
+    ]
+    return sorted(found, key=lambda job: job.at)
+
+
+def put_job(flows: dict[str, Any], job: Job) -> None:
+    """Note a job in a record.
+
+    Raises:
+        StateError: too many wait already.
+    """
+    others = [each for each in jobs_in(flows) if each.id != job.id]
+    stopped = [each for each in others if each.stopped]
+    if job.stopped:
+        for each in stopped[: max(0, len(stopped) + 1 - MOST_STOPPED)]:
+            del flows[JOB + each.id]
+    elif len(others) - len(stopped) >= MOST_JOBS:
+        raise StateError(f"{MOST_JOBS} jobs wait already: cancel some of turn.jobs first")
+    flows[JOB + job.id] = job.to_json()
+
+
+def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
+    """The updates that wait in a record, by name, until when they do, and as Telegram sent them."""
+    found = [
+        (name, flow["data"]["at"], flow["data"]["raw"])
+        for name, flow in flows.items()
+        if name.startswith(UPDATE)
+    ]
+    return sorted(found, key=lambda each: (each[1], each[2]["update_id"]))
+
+
+def first_due(flows: Mapping[str, Any]) -> int:
+    """When the first of a record's jobs is due, or the updates in it are; `NEVER` if nothing is."""
+    due = [each.at for each in jobs_in(flows) if not each.stopped]
+    due += [at for _, at, _ in updates_in(flows)[-1:]]
+    return min(due, default=NEVER)
+
+
+class Claim:
+    """What this process has taken of a record, and until when.
+
+    Attributes:
+        record: the record.
+        until: when it is due again, in microseconds since 1970.
+        count: how often it was claimed, with this time, since a commit said when it is due.
+        is_held: whether it is still this process'.
+    """
+
+    def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
+        """Make it; nothing is claimed yet.
+
+        Args:
+            store: where the record is.
+            now: tells the store's time.
+            record: the record.
+            seen: when it was due.
+        """
+        self._store, self._now = store, now
+        self.record = record
+        self.until = seen
+        self.count = 0
+        self.is_held = False
+        self._lock = asyncio.Lock()
+
+    async def take(self, counts: int) -> bool:
+        """Claim it, or prolong that; whether it is this process'."""
+        async with self._lock:
+            until = self._end()
+            count = await self._store.claim(self.record, self.until, until, counts)
+            if count:
+                self.until, self.count = until, count
+            self.is_held = count > 0
+            return self.is_held
+
+    async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
+        """Prolong it by a commit, which begins to count anew.
+
+        Args:
+            commit: is given when the record is due then.
+        """
+        async with self._lock:
+            await commit(until := self._end())
+            self.until, self.count = until, 1
+
+    def _end(self) -> int:
+        return max(self._now() + int(CLAIM_SECONDS * MICROSECONDS), self.until + 1)
+
+    async def prolong(self) -> None:
+        """Keep it until cancelled, or until it is somebody else's."""
+        while True:
+            await asyncio.sleep(CLAIM_SECONDS / 3)
+            with suppress(StateUnavailable):
+                if not await self.take(0):
+                    return
+
+    async def leave(self, due: int, counts: int = 0) -> None:
+        """Say when the record has something to do instead."""
+        with suppress(StateUnavailable):  # then the claim ends by itself
+            await self._store.claim(self.record, self.until, due, counts)

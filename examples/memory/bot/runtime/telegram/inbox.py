@@ -1,0 +1,159 @@
+"""The inbox: updates of a slow agent are kept, acknowledged, and handled when their turn comes.
+
+They wait in a record beside the one that they change, so that what comes in gives a running agent no reason
+to run again. They are taken out when the record itself says that they were applied.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import structlog
+from aiogram import Bot
+from aiogram.types import Update
+
+from bot.runtime.errors import JobStopped, StateConflict, StateError
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.jobs import UPDATE, Claim, Timetable, updates_in
+from bot.runtime.state.record import UserRecord, waiting_for
+from bot.runtime.state.store import NEVER, Changes, StateStore
+from bot.runtime.state.turn import COMMIT_ATTEMPTS
+from bot.runtime.telegram.updates import parse_update
+
+FULL = "full"
+"""Noted in the place of updates when a person was told that no more are taken."""
+
+MOST_UPDATES = 100
+MOST_BYTES = 1024 * 1024
+"""Most updates that wait for one record, and most bytes of them as JSON."""
+
+MOST_CLAIMS = 3
+"""How often an update may end the process that handles it, as far as one can tell."""
+
+Handle = Callable[[Update, Exception | None], Awaitable[None]]
+"""Handles an update to its end; with an exception, apologises for it instead."""
+
+log = structlog.get_logger()
+
+
+class InboxFull(Exception):
+    """No more updates of a record are taken.
+
+    Attributes:
+        is_told: whether its person knows.
+    """
+
+    def __init__(self, *, is_told: bool) -> None:
+        """Refuse one."""
+        super().__init__("too much waits already")
+        self.is_told = is_told
+
+
+class Inbox:
+    """Keeps updates until they are handled."""
+
+    def __init__(self, bot: Bot, store: StateStore, timetable: Timetable, handle: Handle) -> None:
+        """Make it.
+
+        Args:
+            bot: whose updates they are.
+            store: where to keep them.
+            timetable: the store's time; told of what waits.
+            handle: called with each when its turn comes.
+        """
+        self._bot, self._store, self._timetable, self._handle = bot, store, timetable, handle
+
+    async def put(self, record: str, update_id: int, raw: Mapping[str, Any]) -> None:
+        """Keep an update. The same one again stays as it is.
+
+        Args:
+            record: which record it changes.
+            update_id: its id.
+            raw: it, as Telegram sent it.
+
+        Raises:
+            InboxFull: so much waits already that it is dropped.
+            StateConflict: others were first, too often in a row.
+            StateUnavailable: nobody knows whether it is kept.
+        """
+        inbox, name = waiting_for(record), f"{UPDATE}{update_id}"
+        for attempt in range(COMMIT_ATTEMPTS):
+            kept = await self._store.load(inbox)
+            waiting = _updates(kept)
+            if update_id in waiting:
+                return
+            entry = {"data": {"raw": raw, "at": self._timetable.now()}}
+            content = dumps(entry, "update")
+            size = len(content) + sum(len(dumps(kept.fsm[f"{UPDATE}{each}"], "update")) for each in waiting)
+            due = None if waiting else self._timetable.now()
+            changes = Changes(fsm={name: content, FULL: None}, due=due, size=size)
+            is_full = len(waiting) >= MOST_UPDATES or size > min(MOST_BYTES, self._store.limits.max_bytes)
+            if is_full and waiting:
+                if is_told := FULL in kept.fsm:
+                    raise InboxFull(is_told=is_told)
+                changes = Changes(fsm={FULL: b'{"data":{}}'})
+            try:
+                await self._store.commit(inbox, changes, expect=kept.version)
+            except StateConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                continue
+            if is_full and waiting:
+                raise InboxFull(is_told=False)
+            self._timetable.note_commit(inbox, due, owes=False)
+            return
+        raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record)
+
+    async def drop(self, record: str) -> None:
+        """Drop what waits for a record whose person was forgotten. What is left would be without effect."""
+        with suppress(StateError):
+            await self._store.forget(waiting_for(record))
+
+    async def empty(self, claim: Claim) -> None:
+        """Handle what waits, one after another, until nothing does or the claim is somebody else's.
+
+        Raises:
+            StateError: as the store does; what is left is due again when the claim ends.
+        """
+        while claim.is_held:
+            kept = await self._store.load(claim.record)
+            waiting = _updates(kept)
+            if not waiting:
+                await claim.leave(NEVER)
+                return
+            update_id = next(iter(waiting))
+            if update := parse_update(self._bot, waiting[update_id]):
+                poison = claim.count > MOST_CLAIMS
+                await self._handle(
+                    update,
+                    JobStopped(f"the process ended {MOST_CLAIMS} times while it ran") if poison else None,
+                )
+            is_last = await self._take_out(claim, kept, update_id)
+            if is_last:
+                return
+
+    async def _take_out(self, claim: Claim, kept: UserRecord, update_id: int) -> bool:
+        """Drop an update that is applied; whether it was the last, so that nothing is to be done any more."""
+        for attempt in range(COMMIT_ATTEMPTS):
+            others = _updates(kept).keys() - {update_id}
+            done: dict[str, bytes | None] = {f"{UPDATE}{update_id}": None}
+            if not others:
+                done[FULL] = None
+            commit = partial(self._commit, kept, done)
+            try:
+                await (claim.renew(commit) if others else commit(NEVER))
+                return not others
+            except StateConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                kept = await self._store.load(kept.user_id)
+        raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", kept.user_id)
+
+    async def _commit(self, kept: UserRecord, done: Mapping[str, bytes | None], due: int) -> None:
+        await self._store.commit(kept.user_id, Changes(fsm=done, due=due), expect=kept.version)
+
+
+def _updates(kept: UserRecord) -> dict[int, dict[str, Any]]:
+    """What waits, by id, in the order in which it was kept."""
+    return {raw["update_id"]: raw for _, _, raw in updates_in(kept.fsm)}

@@ -73,6 +73,7 @@ CLAUSES: dict[str, str] = {
     "flood": "Flood protection counts right, tells once, and is off unless asked for.",
     "fsm.storage": "aiogram's flows are part of the record and of its transaction, under every strategy.",
     "outbox.as-sent": "A reply is split as Telegram demands and kept exactly as it will be sent.",
+    "outbox.markdown": "Markdown of models is rendered when sent, never refused, and loses no word.",
     "outbox.files": "Files of replies are sent as they are, whatever they are called, within bounds.",
     "polling.confirm": "Polling confirms no update before it is done, and gets over Telegram's errors.",
     "webhook.answers": "The webhook acknowledges only what is done, and refuses what is not Telegram's.",

@@ -136,7 +136,7 @@ async def test_markup_that_is_refused_costs_neither_text_nor_order(
 
 async def test_entities_that_are_refused_cost_no_text(telegram: FakeTelegram, bot: Bot) -> None:
     telegram.fail("sendMessage", status=400, description="Bad Request: can't parse MessageEntity")
-    entities = [MessageEntity(type="bold", offset=0, length=9_000)]
+    entities = [MessageEntity(type="bold", offset=0, length=9_002)]
     await send(bot, await prepare(bot, SendMessage(chat_id=CHAT, text=WORDS, entities=entities)))
     assert shown(telegram) == WORDS
     assert len(telegram.calls) == 4

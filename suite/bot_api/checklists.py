@@ -144,6 +144,6 @@ def _text(given: Json, name: str, limit: int, where: str) -> Json:
         raise bad_request(f"can't parse {where}: {name} must be non-empty")
     if utf16_length(text) > limit:
         raise bad_request(f"can't parse {where}: {name} is too long")
-    if unknown := [entity for entity in found if entity.get("type") not in ENTITIES]:
+    if unknown := [entity for entity in (*entities, *found) if entity.get("type") not in ENTITIES]:
         raise bad_request(f"can't parse {where}: entity {json.dumps(unknown[0].get('type'))} is not allowed")
     return {name: text} | ({f"{name}_entities": found} if found else {})

@@ -5,6 +5,7 @@ import re
 from typing import Any, Literal
 
 from suite.bot_api.call import Json, json_list, words
+from suite.bot_api.entities import checked, counted
 from suite.bot_api.errors import bad_request
 
 HTML_TAGS = dict(
@@ -46,21 +47,27 @@ def formatted(
 
 
 def shown(source: str, parse_mode: str, entities: list[Any]) -> tuple[str, list[Json]]:
-    """A text as people see it, without space around it, and its entities.
+    """A text as people see it, without space around it, and its entities, of which Telegram drops some.
 
     HTML is parsed; Markdown is not: it is left as it is.
     """
     mode = parse_mode.lower()
     if mode not in ("", "none", "html", "markdown", "markdownv2"):
         raise bad_request("unsupported parse_mode")
-    text = re.sub(r"[\x00-\x08\x0b-\x1f]", " ", source)
+    text = re.sub(r"[\x00-\x09\x0b-\x1f]", " ", source)
     if mode == "html":
         text, entities = parse_html(text)
-    cut = utf16_length(text) - utf16_length(text.lstrip())
-    try:
-        return text.strip(), [entity | {"offset": max(0, entity["offset"] - cut)} for entity in entities]
-    except (TypeError, KeyError):
-        raise bad_request("can't parse MessageEntity") from None
+    elif mode in ("", "none"):
+        entities = checked(entities, text)
+    first = min((entity["offset"] for entity in entities), default=len(text))
+    begin = min(len(text) - len(text.lstrip(" \n")), first)  # there are no pairs in white space
+    end = utf16_length(text.rstrip(" \n")) if text.strip() else begin
+    shown = [
+        entity | {"offset": entity["offset"] - begin, "length": min(entity["length"], end - entity["offset"])}
+        for entity in entities
+        if entity["offset"] < end
+    ]
+    return text[begin:].rstrip(" \n") if text.strip() else "", counted(shown)
 
 
 def parse_html(source: str) -> tuple[str, list[Json]]:

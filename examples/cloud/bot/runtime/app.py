@@ -195,7 +195,7 @@ def _make_dispatcher(
         for kind in SAID:
             dispatcher.observers[kind].outer_middleware(flood)
     asked_first = (*owner.before, commands(), *owner.flows)
-    asked_last = (conversation(agent.accepts), *owner.after, remainder(agent.accepts))
+    asked_last = (conversation(agent.accepts, agent.format), *owner.after, remainder(agent.accepts))
     for router in (*asked_first, *asked_last):
         # aiogram attaches a router once, and tests make several dispatchers of the same.
         router._parent_router = None

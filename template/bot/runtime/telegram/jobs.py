@@ -33,7 +33,7 @@ from bot.runtime.state.record import UserRecord, is_waiting
 from bot.runtime.state.store import Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
 from bot.runtime.telegram.agent import TelegramAgentAdapter
-from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.calls import Reply, options_of
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes_of
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, limited, with_applied
@@ -350,7 +350,7 @@ class JobRunner:
                     elif isinstance(each, str):
                         if each:
                             turn.remember("assistant", each)
-                            turn.reply(_message(turn, each))
+                            turn.reply(_message(turn, each, **options_of(self._agent.format)))
                     elif each is not None:
                         raise WrongReply(
                             f"a job returned {type(each).__name__}: return a text, a method or nothing"
@@ -426,7 +426,7 @@ def _params(turn: Turn) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _message(turn: Turn, text: str) -> SendMessage:
+def _message(turn: Turn, text: str, **options: Any) -> SendMessage:
     place = turn.place
     if place.chat is None:
         raise JobStopped("the job was made in no chat: send what it says to one")
@@ -435,4 +435,5 @@ def _message(turn: Turn, text: str) -> SendMessage:
         message_thread_id=place.topic,
         business_connection_id=place.business_connection,
         text=text,
+        **options,
     )

@@ -28,6 +28,7 @@ from aiogram.exceptions import (
     TelegramForbiddenError,
     TelegramMigrateToChat,
     TelegramNetworkError,
+    TelegramNotFound,
     TelegramRetryAfter,
     TelegramServerError,
     TelegramUnauthorizedError,
@@ -49,7 +50,9 @@ from bot.runtime.telegram.calls import (
     PROXY_FAILED,
     FileGone,
     Reply,
+    Session,
     StoredCall,
+    as_rich,
     instead_of_edit,
     prepare,
     split_reply,
@@ -94,7 +97,7 @@ QUOTES = {"reply_parameters", "reply_to_message_id", "allow_sending_without_repl
 """The parameters that make a message the reply to another one."""
 
 NO_QUOTE = re.compile("message to be replied not found|REPLY_MESSAGE_ID_INVALID|QUOTE_TEXT_INVALID")
-NO_MARKUP = re.compile("can't parse (message)?entit|ENTIT(Y|IES)_|too[ _]long", re.IGNORECASE)
+NO_MARKUP = re.compile(r"can't parse (message)?entit|ENTIT(Y|IES)_|\bentity\b|too[ _]long", re.IGNORECASE)
 NO_MESSAGE = re.compile("message to edit not found|message can't be edited|MESSAGE_ID_INVALID")
 NO_CHANGE = re.compile("message is not modified|MESSAGE_NOT_MODIFIED")
 """What Telegram says when the message replied to is gone, it does not understand a text, the message to edit
@@ -657,6 +660,16 @@ async def deliver(
     Raises:
         DeliveryFailed: it cannot be sent.
     """
+    if rich := as_rich(bot, reply):
+        try:
+            await _deliver_part(bot, rich, pause, failures, moved, is_alone=True)
+            return
+        except DeliveryFailed as error:
+            if error.kind != "refused":
+                raise
+            log.info("rich message refused, sent as text", reason=error.__cause__ or error)
+            if isinstance(error.__cause__, TelegramNotFound) and isinstance(bot.session, Session):
+                bot.session.takes_rich = False
     parts = split_reply(reply)
     for part in parts:
         try:

@@ -232,18 +232,25 @@ def is_addressed(message: Message, bot_id: int, name: str | None) -> bool:
     return bool(names) if name is None else f"@{name}" in names
 
 
-def answer(message: Message | InaccessibleMessage, text: str) -> SendMessage | AnswerGuestQuery:
+def answer(
+    message: Message | InaccessibleMessage, text: str, **options: Any
+) -> SendMessage | AnswerGuestQuery:
     """A message to where another one is: the same chat and topic, by the same business connection.
 
     Where the bot is a guest, it is the one answer that a guest gives.
+
+    Args:
+        message: that one.
+        text: what to say.
+        options: the text's `parse_mode`.
     """
     if isinstance(message, Message) and message.guest_query_id:
-        content = InputTextMessageContent(message_text=text)
+        content = InputTextMessageContent(message_text=text, **options)
         return message.answer_guest_query(
             InlineQueryResultArticle(id="answer", title="Answer", input_message_content=content)
         )
     topic = message.direct_messages_topic if isinstance(message, Message) else None
-    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None)
+    return message.answer(text, direct_messages_topic_id=topic.topic_id if topic else None, **options)
 
 
 def turned_down(update: Update, text: str) -> list[TelegramMethod[Any]]:

@@ -33,7 +33,7 @@ from bot.runtime.errors import OperatorError
 from bot.runtime.state.record import is_person
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter, forget_in_shared_records
-from bot.runtime.telegram.calls import run_alongside
+from bot.runtime.telegram.calls import FORMATS, options_of, run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
     COMMAND,
@@ -87,12 +87,14 @@ def commands() -> Router:
     return router
 
 
-def conversation(accepts: Collection[str]) -> Router:
-    """The router that hands to the agent what it accepts.
+def conversation(accepts: Collection[str], format: str = "plain") -> Router:
+    """The router that hands to the agent what it accepts, and sends what it answers in its format.
 
     Raises:
-        OperatorError: `accepts` has a name that stands for nothing.
+        OperatorError: `accepts` has a name that stands for nothing, or `format` does.
     """
+    if format not in FORMATS:
+        raise OperatorError(f"Agent.format is {format!r}: it has to be one of these: {', '.join(FORMATS)}")
     if isinstance(accepts, str) or (unknown := set(accepts) - SENT_BY_PEOPLE - {"text", *WAYS}):
         named = accepts if isinstance(accepts, str) else ", ".join(sorted(map(str, unknown)))
         kinds = ", ".join(sorted({"text", *SENT_BY_PEOPLE, *WAYS}))
@@ -279,7 +281,7 @@ async def converse(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> T
     is_there = message.guest_query_id is None
     with run_alongside(TYPING_DELAY, lambda: _show_typing(bot, message)) if is_there else nullcontext():
         reply = await agent.handle_message(user_id=_turn().user_id, message=text)
-    return answer(message, reply) if reply and reply.strip() else None
+    return answer(message, reply, **options_of(agent.format)) if reply and reply.strip() else None
 
 
 async def only_text(message: Message, texts: TextTable) -> TelegramMethod[Any]:

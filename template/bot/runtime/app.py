@@ -158,6 +158,7 @@ async def open_app(
                 is_ours=is_ours,
                 empty=processor.empty_inbox,
                 gather=transaction.gather,
+                admins=settings.admins or (),
             )
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:

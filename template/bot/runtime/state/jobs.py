@@ -5,6 +5,7 @@ When it runs, the commit that keeps its effect takes it away: both happen, or ne
 """
 
 import asyncio
+import heapq
 import inspect
 import math
 import secrets
@@ -45,6 +46,12 @@ CLAIM_SECONDS = 30.0
 """Seconds after which another process goes on where this one was killed; prolonged while it runs."""
 
 NOWHERE = Place()
+
+NOTED_SECONDS = 60
+"""Seconds ahead for which a process remembers what it made due. It finds the rest in the store, in time."""
+
+TOLD_SECONDS = 25 * 3600
+"""For how long a record notes what it was told, in case it is told again."""
 
 DAY = 86_400
 MICROSECONDS = 1_000_000
@@ -129,6 +136,21 @@ class Job:
         """When, in UTC."""
         return datetime.fromtimestamp(self.at / MICROSECONDS, UTC)
 
+    def shown(self, *, arguments: bool = True) -> dict[str, Any]:
+        """The job for people to read, as a JSON object; with its arguments, which may be what people wrote."""
+        value = {
+            "id": self.id,
+            "name": self.name,
+            "at": self.when.isoformat(timespec="seconds"),
+            "arguments": dict(self.arguments) if arguments else {},
+            "every": str(timedelta(seconds=self.every)) if self.every else "",
+            "zone": self.zone,
+            "tries": self.tries,
+            "for": self.to,
+            "stopped": self.stopped,
+        }
+        return {key: each for key, each in value.items() if each}
+
     def to_json(self) -> dict[str, Any]:
         """The job as a flow of the record."""
         place = self.place
@@ -186,7 +208,8 @@ class Timetable:
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
         self._ahead = int((time.time() - time.monotonic()) * MICROSECONDS)
-        self._due: dict[str, tuple[int, int]] = {}
+        self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
+        self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over
 
     def now(self) -> int:
         """The store's time, in microseconds since 1970."""
@@ -214,24 +237,28 @@ class Timetable:
             at: when, in microseconds since 1970; `NEVER` for nothing.
             early: seconds before that to look at it, for others not to be first.
         """
-        if at:
-            self._due[record] = at, at - int(early * MICROSECONDS)
-            self.noted()
-        else:
+        looks = at - int(early * MICROSECONDS)
+        if not at or looks > self.now() + NOTED_SECONDS * MICROSECONDS:
             self._due.pop(record, None)
+            return
+        self._due[record] = looks, at
+        heapq.heappush(self._order, (looks, record))
+        if self._order[0][0] == looks:
+            self.noted()
 
-    def take(self) -> list[tuple[str, int]]:
-        """Those to look at now, and when they are due. They are noted no longer."""
-        now = self.now()
-        due = [(record, at) for record, (at, looks) in self._due.items() if looks <= now]
-        for record, _ in due:
-            del self._due[record]
+    def take(self, most: int) -> list[tuple[str, int]]:
+        """Those to look at now, and when they are due: so many at most. They are noted no longer."""
+        due = []
+        while len(due) < most and self.seconds_to_next() == 0:
+            _, record = heapq.heappop(self._order)
+            due.append((record, self._due.pop(record)[1]))
         return due
 
     def seconds_to_next(self) -> float:
         """How long until there is one to look at."""
-        nearest = min((looks for _, looks in self._due.values()), default=math.inf)
-        return max(0.0, (nearest - self.now()) / MICROSECONDS)
+        while self._order and self._due.get(self._order[0][1], (0, 0))[0] != self._order[0][0]:
+            heapq.heappop(self._order)
+        return max(0.0, (self._order[0][0] - self.now()) / MICROSECONDS) if self._order else math.inf
 
     def due_after(self, flows: Mapping[str, Any], *, owes: bool) -> int:
         """When a record with these jobs has something to do.
@@ -329,7 +356,7 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
     if job.stopped:
         for each in stopped[: max(0, len(stopped) + 1 - MOST_STOPPED)]:
             del flows[JOB + each.id]
-    elif len(others) - len(stopped) >= MOST_JOBS:
+    elif JOB + job.id not in flows and len(others) - len(stopped) >= MOST_JOBS:
         raise StateError(f"{MOST_JOBS} jobs wait already: cancel some of turn.jobs first")
     flows[JOB + job.id] = job.to_json()
 
@@ -342,6 +369,23 @@ def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]
         if name.startswith(UPDATE)
     ]
     return sorted(found, key=lambda each: (each[1], each[2]["update_id"]))
+
+
+def hear(flows: dict[str, Any], counters: dict[str, list[int]], job: Job, now: int) -> None:
+    """Note a job that comes from another record, unless it came before.
+
+    Args:
+        flows: of the record that it is for.
+        counters: that record's; they note for `TOLD_SECONDS` what came.
+        job: the job.
+        now: the store's time.
+
+    Raises:
+        StateError: too many wait already.
+    """
+    if (mark := f"told:{job.id}") not in counters:
+        put_job(flows, job)
+        counters[mark] = [now // MICROSECONDS + TOLD_SECONDS, 1]
 
 
 def first_due(flows: Mapping[str, Any]) -> int:

@@ -23,6 +23,9 @@ HOME = ""
 WAITING = "waiting:"
 """How the name begins of the record in which waits what is to change another one."""
 
+UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
+"""Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
+
 RecordId = NewType("RecordId", str)
 """What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
 

@@ -104,9 +104,7 @@ async def import_lines(
             records[record.user_id] = number, record
         results = await asyncio.gather(
             *(
-                import_record(
-                    store, record, with_forgotten=with_forgotten, merge=merge, timetable=timetable
-                )
+                import_record(store, record, with_forgotten=with_forgotten, merge=merge, timetable=timetable)
                 for _, record in records.values()
             ),
             return_exceptions=True,
@@ -136,7 +134,13 @@ def read_line(line: bytes) -> UserRecord:
         _Line.model_validate(value := from_json(line, allow_inf_nan=False))
         parts: dict[str, dict[str, Any]] = {"fsm": {}, "jobs": {}, "upgrades": {}}
         for name, flow in value["fsm"].items():
-            part = "jobs" if name.startswith(JOB) else "upgrades" if name in (UPGRADED_FROM, UPGRADED_TO) else "fsm"
+            part = (
+                "jobs"
+                if name.startswith(JOB)
+                else "upgrades"
+                if name in (UPGRADED_FROM, UPGRADED_TO)
+                else "fsm"
+            )
             parts[part][name] = flow
         _Flows.model_validate(parts)
     except ValidationError as error:

@@ -236,6 +236,11 @@ class Turn:
             raise StateError(READ_ONLY)
 
     @property
+    def now(self) -> int:
+        """The store's time, in microseconds since 1970."""
+        return self._timetable.now()
+
+    @property
     def jobs(self) -> list[Job]:
         """What is to be done later, the first first; also what was given up, which says why in `stopped`."""
         return jobs_in(self.fsm)

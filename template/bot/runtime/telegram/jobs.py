@@ -479,7 +479,9 @@ class JobRunner:
             return True
 
         if await mutate(self._store, admin, is_news, lanes=self._agent.lanes, timetable=self._timetable):
-            text = f"The job {name} was given up. `bot jobs failed` shows why, `bot jobs retry` runs it again."
+            text = (
+                f"The job {name} was given up. `bot jobs failed` shows why, `bot jobs retry` runs it again."
+            )
             await self._agent.send(admin, text)
 
     def _note_sending(self, delivery: Delivery) -> None:

@@ -268,9 +268,7 @@ class Outbox:
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
 
-    def take_over(
-        self, record: UserRecord, update_id: int | None, chat: str, sorry: str
-    ) -> list[Delivery]:
+    def take_over(self, record: UserRecord, update_id: int | None, chat: str, sorry: str) -> list[Delivery]:
         """Begin to deliver what a record owes and nobody here delivers: the process that did was killed.
 
         What later updates than this one left has to wait for its turn: Telegram may bring others in between

@@ -107,7 +107,9 @@ UNUSABLE = {
     "flow without a time": line(fsm={"k": {"state": "s", "data": {}}}),
     "a job that is none": line(fsm={"job:1": {"state": "s", "data": {}, "at": 1.0}}),
     "a job without a place": line(fsm={"job:1": {"data": {"name": "a", "at": 1}}}),
-    "a job in no time": line(fsm={"job:1": {"data": {"name": "a", "at": 10**18, "place": [1, None, None, 1]}}}),
+    "a job in no time": line(
+        fsm={"job:1": {"data": {"name": "a", "at": 10**18, "place": [1, None, None, 1]}}}
+    ),
     "a job by no clock": line(
         fsm={"job:1": {"data": {"name": "a", "at": 1, "place": [1, None, None, 1], "zone": "Here"}}}
     ),

@@ -554,3 +554,16 @@ def test_what_was_missed_is_left_out() -> None:
     assert first.next(95_500_000).at == 101_000_000
     assert first.next(101_000_000).at == 111_000_000
     assert Job.from_json("1", first.to_json()) == first
+
+
+def test_of_what_was_missed_the_newest_is_done() -> None:
+    """So it is late by as little as that."""
+    first = Job(id="1", name="tick", at=1_000_000, every=10)
+    assert [first.newest(at).at for at in (0, 1_000_000, 10_999_999, 95_500_000)] == [
+        *(1_000_000,) * 3, 91_000_000
+    ]  # fmt: skip
+    vienna = datetime(2026, 3, 28, 9, tzinfo=ZoneInfo("Europe/Vienna"))
+    daily = Job(id="1", name="digest", at=int(vienna.timestamp() * 10**6), every=86_400, zone="Europe/Vienna")
+    now = datetime(2026, 3, 30, 9, 5, tzinfo=ZoneInfo("Europe/Vienna"))
+    assert daily.newest(int(now.timestamp() * 10**6)).when.astimezone(now.tzinfo) == now.replace(minute=0)
+    assert daily.next(int(now.timestamp() * 10**6)).when.astimezone(now.tzinfo).day == 31

@@ -80,9 +80,8 @@ async def _diagnose_store(store: OperatorStore) -> list[Finding]:
     try:
         await store.connect()
         await store.ping()
-        return [
-            Finding("ok", f"the {store.name} store answers"), *await store.diagnose(), *await _diagnose_due(store)
-        ]  # fmt: skip
+        findings = [Finding("ok", f"the {store.name} store answers"), *await store.diagnose()]
+        return findings + await _diagnose_due(store)
     except (StateError, OperatorError) as error:
         return [Finding("error", f"the {store.name} store cannot be used: {error}")]
     finally:

@@ -137,7 +137,7 @@ class Job:
         return datetime.fromtimestamp(self.at / MICROSECONDS, UTC)
 
     def shown(self, *, arguments: bool = True) -> dict[str, Any]:
-        """The job for people to read, as a JSON object; with its arguments, which may be what people wrote."""
+        """The job for people to read, as a JSON object. Its arguments may be what people wrote."""
         value = {
             "id": self.id,
             "name": self.name,
@@ -185,15 +185,24 @@ class Job:
 
     def next(self, now: int) -> "Job":
         """The job as it is to be done next, after `now`: what was missed meanwhile is left out."""
+        return replace(self, at=self._times(now)[1], tries=0)
+
+    def newest(self, now: int) -> "Job":
+        """The job at the newest of its times that are over: the others were missed."""
+        return replace(self, at=self._times(now)[0])
+
+    def _times(self, now: int) -> tuple[int, int]:
+        """The last of the job's times until `now`, if not its first, and the one after that."""
         assert self.every
         step = int(self.every * MICROSECONDS)
         if not self.zone:
-            return replace(self, at=self.at + step * max(1, math.ceil((now + 1 - self.at) / step)), tries=0)
-        days, zone = timedelta(seconds=self.every), ZoneInfo(self.zone)
-        local = self.when.astimezone(zone)
-        while (at := microseconds(local)) <= max(now, self.at):
-            local += days  # by the clock on the wall
-        return replace(self, at=at, tries=0)
+            over = self.at + step * max(0, (now - self.at) // step)
+            return over, over + step
+        days, zone, over = timedelta(seconds=self.every), ZoneInfo(self.zone), self.at
+        local = self.when.astimezone(zone) + days  # by the clock on the wall
+        while (at := microseconds(local)) <= now:
+            over, local = at, local + days
+        return over, at
 
 
 class Timetable:
@@ -248,7 +257,7 @@ class Timetable:
 
     def take(self, most: int) -> list[tuple[str, int]]:
         """Those to look at now, and when they are due: so many at most. They are noted no longer."""
-        due = []
+        due: list[tuple[str, int]] = []
         while len(due) < most and self.seconds_to_next() == 0:
             _, record = heapq.heappop(self._order)
             due.append((record, self._due.pop(record)[1]))

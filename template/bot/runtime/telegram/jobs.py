@@ -240,6 +240,7 @@ class JobRunner:
         except StateUnavailable as error:
             self._outcomes["put off"] += 1
             self._outbox.outage.goes_on(reason=str(error))
+            await claim.leave(self._timetable.now() + int(AWAY_SECONDS * MICROSECONDS), -1)
         except StateCorrupt as error:
             self._outcomes["put off"] += 1
             log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
@@ -317,6 +318,8 @@ class JobRunner:
 
     async def _do(self, record: UserRecord, job: Job, claims: int) -> None:
         """Run a job, commit what it changed, and begin to send what it says."""
+        with suppress(ZoneInfoNotFoundError):  # which is told below
+            job = job.newest(self._timetable.now()) if job.every else job
         late = self._timetable.now() - job.at
         conversation = job.place.conversation(record.user_id)
         if conversation:

@@ -113,7 +113,8 @@ UNUSABLE = {
     "a job by no clock": line(
         fsm={"job:1": {"data": {"name": "a", "at": 1, "place": [1, None, None, 1], "zone": "Here"}}}
     ),
-    "a group that became none": line(fsm={"upgraded_to": {"data": {}}}),
+    "a group that became something": line(fsm={"upgraded_to": {"data": {}}}),
+    "an update that is none": line(fsm={"update:1": {"data": {"at": 1}}}),
     "step a number": line(fsm={"k": {"state": 5, "at": 1.0}}),
     "data a list": line(fsm={"k": {"data": [], "at": 1.0}}),
     "applied a text": line(applied="12"),
@@ -209,6 +210,14 @@ async def test_owed_replies_are_due_after_an_import(store: OperatorStore) -> Non
     owed = UserRecord("1", applied=(5,), outbox={5: OutboxEntry([REPLY], None, is_owed=True)})
     await import_all(store, written([owed]))
     assert [user_id for user_id, _ in (await store.due(3_600, 9)).due] == ["1"]
+
+
+async def test_updates_that_wait_are_due_after_an_import(store: OperatorStore) -> None:
+    """Telegram takes them for done."""
+    flows = {"update:7": {"data": {"raw": {"update_id": 7}, "at": 5}}, "full": {"data": {}}}
+    await import_all(store, [orjson.dumps(UserRecord("waiting:1", fsm=flows).to_json())])
+    assert (await store.load("waiting:1")).fsm == flows
+    assert (await store.due(0, 9)).due == [("waiting:1", 5)]
 
 
 async def test_what_a_group_became_comes_along(store: OperatorStore) -> None:

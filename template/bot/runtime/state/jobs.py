@@ -30,6 +30,9 @@ JOB = "job:"
 UPDATE = "update:"
 """How the names of updates begin among the flows of a record in which they wait."""
 
+FULL = "full"
+"""Noted in the place of updates when a person was told that no more are taken."""
+
 MOST_JOBS = 100
 """Most jobs of one record that wait."""
 

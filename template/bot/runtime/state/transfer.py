@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import JOB, Timetable, jobs_in
+from bot.runtime.state.jobs import FULL, JOB, UPDATE, Timetable, jobs_in
 from bot.runtime.state.record import (
     UPGRADED_FROM,
     UPGRADED_TO,
@@ -132,22 +132,24 @@ def read_line(line: bytes) -> UserRecord:
     try:
         # Not orjson, which reads integers beyond 64 bits as floats.
         _Line.model_validate(value := from_json(line, allow_inf_nan=False))
-        parts: dict[str, dict[str, Any]] = {"fsm": {}, "jobs": {}, "upgrades": {}}
+        flows: dict[str, dict[str, Any]] = {part: {} for part in _Flows.model_fields}
         for name, flow in value["fsm"].items():
-            part = (
-                "jobs"
-                if name.startswith(JOB)
-                else "upgrades"
-                if name in (UPGRADED_FROM, UPGRADED_TO)
-                else "fsm"
-            )
-            parts[part][name] = flow
-        _Flows.model_validate(parts)
+            flows[_part_of(name)][name] = flow
+        _Flows.model_validate(flows)
     except ValidationError as error:
         raise _what_is_wrong(error) from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     return UserRecord.from_json(value)
+
+
+def _part_of(name: str) -> str:
+    """Which of the things that lie among a record's flows one of this name is."""
+    if name in (UPGRADED_FROM, UPGRADED_TO):
+        return "upgrades"
+    if name == FULL:
+        return "full"
+    return "jobs" if name.startswith(JOB) else "updates" if name.startswith(UPDATE) else "fsm"
 
 
 async def import_record(
@@ -318,17 +320,33 @@ class _Job(_Part):
     data: _JobData
 
 
-class _Upgrade(_Part):
-    class _Data(_Part):
-        chat_id: int
+class _UpdateData(_Part):
+    raw: dict[str, Any]
+    at: Annotated[int, Field(ge=0, le=JOBS_END)]
 
-    data: _Data
+
+class _Update(_Part):
+    data: _UpdateData
+
+
+class _Chat(_Part):
+    chat_id: int
+
+
+class _Upgrade(_Part):
+    data: _Chat
+
+
+class _Full(_Part):
+    data: dict[str, None]
 
 
 class _Flows(_Part):
     fsm: dict[str, _Flow]
     jobs: dict[str, _Job]
+    updates: dict[str, _Update]
     upgrades: dict[str, _Upgrade]
+    full: dict[str, _Full]
 
 
 FileId = Annotated[str, Field(pattern=r"^[0-9]{1,19}/[0-9a-f]{16}/[0-9]{1,10}$")]

@@ -13,7 +13,7 @@ import pytest
 from bot.agent_adapter import JobStopped, TelegramAgentAdapter, job, person
 from bot.runtime.errors import OperatorError, StateError, StateValueError
 from bot.runtime.state import jobs as state_jobs
-from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Job, jobs_in
+from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Job, Timetable, jobs_in
 from bot.runtime.state.record import Place
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.telegram import jobs as runner
@@ -567,3 +567,27 @@ def test_of_what_was_missed_the_newest_is_done() -> None:
     now = datetime(2026, 3, 30, 9, 5, tzinfo=ZoneInfo("Europe/Vienna"))
     assert daily.newest(int(now.timestamp() * 10**6)).when.astimezone(now.tzinfo) == now.replace(minute=0)
     assert daily.next(int(now.timestamp() * 10**6)).when.astimezone(now.tzinfo).day == 31
+
+
+async def test_a_slow_answer_makes_nothing_early(store: OperatorStore) -> None:
+    """What the store's clock said was true when it said it, and not when the answer came."""
+    waiting = 0.0
+
+    class Slow:
+        async def due(self, within: float, most: int) -> Any:
+            await asyncio.sleep(waiting)
+            agenda = await store.due(within, most)
+            await asyncio.sleep(waiting)
+            return agenda
+
+    slow: Any = Slow()
+    for waiting in (0.2, 0, 0.3):  # noqa: B007 - which `due` looks at
+        timetable = Timetable()
+        for _ in range(2):
+            await timetable.ask(slow)
+            before = (await store.due(0, 1)).now
+            at, now = timetable.at(timedelta(0)), timetable.now()
+            assert now <= (await store.due(0, 1)).now
+            assert at >= before
+            waiting = 0.2
+        assert at - now < 500_000 + 10**6 * waiting

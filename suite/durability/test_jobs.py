@@ -36,7 +36,7 @@ async def test_each_reminder_is_given_once_though_its_process_is_killed(
         for each in two:
             stack.push_async_callback(each.kill)
         await asyncio.gather(*(each.start() for each in two))
-        timetable.sync((await store.due(0, 1)).now)
+        await timetable.ask(store)
         began, due = time.time(), {}
         for number, dies in enumerate((*MOMENTS, ""), start=1):
             due[str(number)] = began + number * SECONDS

@@ -268,18 +268,18 @@ def run_jobs(
 
 @jobs.command("retry", context_settings=OF_GROUPS)
 def retry(
-    record: Annotated[str, typer.Argument(metavar="[RECORD", help="The record's id.")] = "",
-    job_id: Annotated[str, typer.Argument(metavar="ID]", help="The job's id.")] = "",
+    record: Annotated[str, typer.Argument(metavar="[RECORD]", help="The record's id.")] = "",
+    id_argument: Annotated[str, typer.Argument(metavar="[ID]", help="The job's id.")] = "",
     all_: Annotated[bool, typer.Option("--all", help="All that were stopped, of every record.")] = False,
 ) -> None:
     """Have a stopped job run again, at once."""
-    if all_ == bool(job_id):
+    if all_ == bool(id_argument):
         raise OperatorError("name a record and a job of it, or --all: `bot jobs failed` lists them")
 
     async def work(store: "OperatorStore") -> None:
         if not all_:
-            await _change_job(store, record, job_id, _start)
-            print(f"job {job_id} runs again")
+            await _change_job(store, record, id_argument, _start)
+            print(f"job {id_argument} runs again")
             return
         count = 0
         async for each, job in _all_jobs(store, ""):
@@ -320,7 +320,7 @@ async def _change_job(
     from bot.runtime.state.turn import mutate
 
     timetable = Timetable()
-    timetable.sync((await store.due(0, 1)).now)
+    await timetable.ask(store)
 
     async def apply(turn: "Turn") -> None:
         found = [job for job in turn.jobs if job.id == job_id]

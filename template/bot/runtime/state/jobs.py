@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER, StateStore
+from bot.runtime.state.store import NEVER, Agenda, StateStore
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -219,17 +219,26 @@ class Timetable:
         """Take this machine's clock until the store's is known."""
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
-        self._ahead = int((time.time() - time.monotonic()) * MICROSECONDS)
+        # Of this machine's monotonic clock, which nobody sets, the store's is at least and at most so far ahead.
+        self._least = self._most = int(time.time() * MICROSECONDS) - _monotonic()
         self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
         self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over
 
     def now(self) -> int:
-        """The store's time, in microseconds since 1970."""
-        return int(time.monotonic() * MICROSECONDS) + self._ahead + self.shift
+        """The store's time, in microseconds since 1970: it may be a little later, and is not before."""
+        return _monotonic() + self._least + self.shift
 
-    def sync(self, now: int) -> None:
-        """Note what the store's clock says."""
-        self._ahead = now - int(time.monotonic() * MICROSECONDS)
+    async def ask(self, store: StateStore, within: float = 0, most: int = 1) -> Agenda:
+        """Ask a store what is due, see `StateStore.due`, and note what its clock says."""
+        before = _monotonic()
+        agenda = await store.due(within, most)
+        least, most_ahead = agenda.now - _monotonic(), agenda.now - before
+        if (
+            self._least <= most_ahead and least <= self._most
+        ):  # a slow answer tells less than earlier ones did
+            least, most_ahead = max(least, self._least), min(most_ahead, self._most)
+        self._least, self._most = least, most_ahead
+        return agenda
 
     def at(self, when: timedelta | datetime) -> int:
         """When that is, in microseconds since 1970.
@@ -238,7 +247,7 @@ class Timetable:
             ValueError: a `datetime` without a time zone.
         """
         if isinstance(when, timedelta):
-            return self.now() + when // timedelta(microseconds=1)
+            return _monotonic() + self._most + self.shift + when // timedelta(microseconds=1)
         return microseconds(when)
 
     def note(self, record: str, at: int, *, early: float = 0) -> None:
@@ -287,6 +296,10 @@ class Timetable:
         """Note what a commit of this process said."""
         if due is not None:
             self.note(record, due, early=OWN_SECONDS if owes else 0)
+
+
+def _monotonic() -> int:
+    return time.monotonic_ns() // 1_000
 
 
 def microseconds(when: datetime) -> int:

@@ -90,7 +90,7 @@ async def import_lines(
     """
     imported = left_out = 0
     timetable = Timetable()
-    timetable.sync((await store.due(0, 1)).now)
+    await timetable.ask(store)
     numbered = enumerate(lines, start=1)
     while batch := list(islice(numbered, AT_ONCE)):
         records: dict[str, tuple[int, UserRecord]] = {}  # of a user who stands there twice, the last

@@ -201,13 +201,12 @@ class JobRunner:
         free = most = max(1, self._most - len(self._running))
         ahead = max(LOOKS_AHEAD, 1.5 * self._poll) + self._timetable.shift / MICROSECONDS
         while True:
-            agenda = await self._store.due(ahead, most)
+            agenda = await self._timetable.ask(self._store, ahead, most)
             ours = [(record, at) for record, at in agenda.due if self._is_ours(record)]
             if ours or len(agenda.due) < most:
                 break
             most *= 4  # what others have to do may hide it
         self._outbox.outage.ends()
-        self._timetable.sync(agenda.now)
         for record, at in ours:
             if record not in self._running:
                 self._timetable.note(record, at)

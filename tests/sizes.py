@@ -8,11 +8,7 @@ from pathlib import Path
 
 from support import combinations, commit_all, copier, copy_working_tree, label, text_files
 
-TESTING = (
-    "bot/runtime/testing.py",
-    "bot/runtime/telegram/local.py",
-    "bot/runtime/telegram/local_chat.py",
-)
+TESTING = ("bot/runtime/testing.py", "bot/runtime/telegram/local.py")
 """Telegram in the owner's tests and in `bot chat`: not part of the bot that runs."""
 
 OWNERS = ("bot/agent.py", "bot/handlers.py", "bot/flow/", "migrations/")

@@ -259,8 +259,9 @@ async def test_administrators_are_told_once(
     assert (REGISTRY.get_sample_value("bot_job_late_seconds_count") or 0) >= 7
 
 
+@pytest.mark.parametrize("limit", [1_500, 1_000], ids=["for what it does", "for anything"])
 async def test_a_full_record_has_its_job_given_up_once(
-    make_runtime: MakeRuntime, telegram: FakeTelegram, harness: Harness
+    make_runtime: MakeRuntime, telegram: FakeTelegram, harness: Harness, limit: int
 ) -> None:
     """It is not run again and again, for it would never fit."""
     store = await harness.open(Limits(max_bytes=1_500))
@@ -273,7 +274,7 @@ async def test_a_full_record_has_its_job_given_up_once(
     await mutate(store, "1", fill)
     await put(store, "1", job, repeats)
     bot = make_runtime("webhook")
-    bot.agent_class, bot.store = Later, store
+    bot.agent_class, bot.store = Later, await harness.open(Limits(max_bytes=limit))
     async with bot:
         while len([each for each in await jobs(store, "1") if each.stopped or each.at > 2]) < 2:
             await asyncio.sleep(0.05)

@@ -33,10 +33,10 @@ from bot.runtime.telegram.commands import (
 )
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Admission, Processor
+from bot.runtime.telegram.receiver import BODY_LIMIT, Receiver
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import SAID
-from bot.runtime.telegram.webhook import BODY_LIMIT, Receiver
 
 log = structlog.get_logger()
 

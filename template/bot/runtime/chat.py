@@ -20,8 +20,7 @@ from bot.runtime.state.codec import clean
 from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.calls import Reply, run_alongside
 from bot.runtime.telegram.jobs import JobRunner
-from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
 from bot.runtime.telegram.processor import NotAcknowledged
 
 FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)

@@ -111,7 +111,7 @@ async def _diagnose_telegram(settings: Settings) -> list[Finding]:
     from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
 
     from bot.runtime.telegram.calls import Session
-    from bot.runtime.telegram.webhook import is_same_address
+    from bot.runtime.telegram.receiver import is_same_address
 
     async with Bot(settings.token, session=Session.of(settings, timeout=10)) as bot:
         try:

@@ -36,8 +36,7 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import Message, Place, UserRecord
 from bot.runtime.state.store import OperatorStore
-from bot.runtime.telegram.local import TOKEN, Json, LocalTelegram, Refused
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.local import TOKEN, Json, LocalChat, LocalTelegram, Refused
 from bot.runtime.telegram.processor import NotAcknowledged
 
 __all__ = ["Chat", "NotAcknowledged", "OperatorStore", "Owner", "Refused", "Restart"]

@@ -219,7 +219,7 @@ class Timetable:
         """Take this machine's clock until the store's is known."""
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
-        # Of this machine's monotonic clock, which nobody sets, the store's is at least and at most so far ahead.
+        # So far is the store's clock ahead of this machine's monotonic one, which nobody sets.
         self._least = self._most = int(time.time() * MICROSECONDS) - _monotonic()
         self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
         self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over

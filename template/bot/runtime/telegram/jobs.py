@@ -28,6 +28,7 @@ from bot.runtime.errors import (
     StateConflict,
     StateCorrupt,
     StateError,
+    StateTooLarge,
     StateUnavailable,
     WrongReply,
 )
@@ -263,8 +264,8 @@ class JobRunner:
             for attempt in range(COMMIT_ATTEMPTS):
                 record = await self._store.load(claim.record)
                 sorry = self._texts.of(None).sorry_undelivered
-                for delivery in self._outbox.take_over(record, None, claim.record, sorry):
-                    self._note_sending(delivery)
+                for owed in self._outbox.take_over(record, None, claim.record, sorry):
+                    self._note_sending(owed)
                 parts = updates_in(record.fsm)
                 are_over = bool(parts) and parts[-1][1] <= self._timetable.now()
                 jobs = [each for each in jobs_in(record.fsm) if not each.stopped]

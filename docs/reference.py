@@ -302,8 +302,8 @@ def _command_name(node: ast.FunctionDef) -> str | None:
         if isinstance(decorator, ast.Call):
             group = ast.unparse(decorator.func)
             own = ast.literal_eval(decorator.args[0]) if decorator.args else node.name.replace("_", "-")
-            if group in ("cli.command", "state.command"):
-                return f"bot {own}" if group == "cli.command" else f"bot state {own}"
+            if group in ("cli.command", "state.command", "jobs.command"):
+                return f"bot {own}" if group == "cli.command" else f"bot {group.partition('.')[0]} {own}"
     return None
 
 

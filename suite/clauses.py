@@ -59,6 +59,8 @@ CLAUSES: dict[str, str] = {
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time and in its record, after kills and restarts.",
+    "jobs.kept": "Jobs go where their record goes, and stay in their place.",
+    "jobs.cli": "`bot jobs`, and a guarded route, show, run, retry and cancel what is to be done later.",
     "deferred.once": "What is acknowledged at once is handled once, in order, after kills, however long it takes.",
     "parts.one-turn": "An album, or a text that the client has cut, is one turn, whatever happens between its parts.",
     "broadcast.everybody": "A broadcast reaches everybody, and few twice, however often it is killed.",

@@ -283,12 +283,12 @@ def test_readme_of_a_project(answers: Answers) -> None:
     settings = {*names_of_settings(files), *re.findall(r"^#? ?([A-Z_]+)=", sample, re.MULTILINE)}
     for name in re.findall(r"`([A-Z]+_[A-Z_]+)\b", readme):
         assert name in settings, name
-    commands = {*reference.command_names(), "bot state"}
+    commands = {*reference.command_names(), "bot state", "bot jobs"}
     if known["engine"] != "hybrid":
         commands -= {"bot state flush"}
     if known["engine"] != "sqlite":
         commands -= {"bot state backup"}
-    for command in re.findall(r"(?:uv run |`)(bot (?:state [a-z]+|[a-z]+))", readme):
+    for command in re.findall(r"(?:uv run |`)(bot (?:(?:state|jobs) [a-z]+|[a-z]+))", readme):
         assert command in commands, command
     for path in re.findall(r"`((?:bot|tests|migrations|infra|supabase)/[\w./-]*)`", readme):
         assert path.rstrip("/") in files | folders | MADE_UP, path
@@ -342,11 +342,11 @@ def test_named_settings_exist(page: Path) -> None:
 @EACH_PAGE
 def test_named_commands_exist(page: Path) -> None:
     """Every `bot …` is a command, every `bot_…` a metric, every `./do …` works."""
-    commands = {*reference.command_names(), "bot state"}
+    commands = {*reference.command_names(), "bot state", "bot jobs"}
     for code in codes(page.read_text("utf-8")):
         for first, second in re.findall(r"(?:^|uv run |&& )bot ([a-z]+)(?: ([a-z-]+))?(?=\W|$)", code):
-            if first == "state" and second:
-                assert f"bot state {second}" in commands, code
+            if first in ("state", "jobs") and second:
+                assert f"bot {first} {second}" in commands, code
             else:
                 assert f"bot {first}" in commands, code
         for name in re.findall(r"(?<![\w./])bot_[a-z_]+\b(?!\.)", code):

@@ -23,6 +23,7 @@ LAYERS = (
     ("state.codec",),
     ("state.record",),
     ("state.store",),
+    ("state.jobs",),
     ("state.turn",),
     ("state.fsm", "state.transfer"),
     ("engines.dev_server",),

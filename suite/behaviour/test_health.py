@@ -11,7 +11,7 @@ import pytest
 from bot.runtime import health
 from bot.runtime.errors import StateUnavailable
 from bot.runtime.logs import configure_logs
-from bot.runtime.telegram import polling, processor, webhook
+from bot.runtime.telegram import processor, receiver
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
@@ -124,8 +124,7 @@ async def test_telegrams_outage_is_two_lines(
     capfd: pytest.CaptureFixture[str],
     mode: Mode,
 ) -> None:
-    for module in (polling, webhook):
-        monkeypatch.setattr(module, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(receiver, "FIRST_BACKOFF", 0.01)
     telegram.fail("getUpdates" if mode == "polling" else "setWebhook", status=502, times=4)
     bot = make_runtime(mode)
     configure_logs(bot.settings)
@@ -157,7 +156,7 @@ async def test_not_ready_when_the_webhook_is_set_elsewhere(
     telegram: FakeTelegram,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(webhook, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(receiver, "WATCH_SECONDS", 0.05)
     async with make_runtime("webhook") as bot:
         await until(http, bot, "/readyz", 200)
         await asyncio.sleep(0.2)

@@ -21,7 +21,7 @@ from bot.runtime import cli
 from bot.runtime.app import Owner
 from bot.runtime.chosen import ENGINE
 from bot.runtime.config import Environment, _encoding_of
-from bot.runtime.telegram import polling
+from bot.runtime.telegram import receiver
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
 from suite.parts import outlives_the_process
@@ -228,7 +228,7 @@ def test_an_error_is_a_line_that_says_what_to_do(person: Person, case: Case) -> 
 def test_so_is_what_ends_a_bot_that_runs(
     person: Person, case: Case, telegram_elsewhere: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "RIVAL_SECONDS", -1)
+    monkeypatch.setattr(receiver, "RIVAL_SECONDS", -1)
     monkeypatch.setenv("TELEGRAM_API_URL", telegram_elsewhere.url)
     if "PORT" not in case.settings:
         monkeypatch.setenv("PORT", "0")

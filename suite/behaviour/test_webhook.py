@@ -14,8 +14,8 @@ import yarl
 
 from bot.runtime import health
 from bot.runtime.errors import OperatorError
-from bot.runtime.telegram import webhook
-from bot.runtime.telegram.webhook import BODY_LIMIT, SECRET_HEADER
+from bot.runtime.telegram import receiver
+from bot.runtime.telegram.receiver import BODY_LIMIT, SECRET_HEADER
 from suite.behaviour.test_health import until
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Runtime
@@ -108,7 +108,7 @@ async def test_a_body_beyond_the_limit(bot: Runtime, http: aiohttp.ClientSession
 
 
 async def test_a_body_that_is_too_slow(bot: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(receiver, "BODY_SECONDS", 0.3)
     head = (
         f"POST /telegram HTTP/1.1\r\nHost: bot.example\r\n{SECRET_HEADER}: {bot.settings.secret}\r\n"
         "Content-Length: 100\r\n\r\n"
@@ -241,7 +241,7 @@ async def test_ready_also_when_the_commands_cannot_be_announced(
     monkeypatch: pytest.MonkeyPatch,
     trouble: str,
 ) -> None:
-    monkeypatch.setattr(webhook, "ANNOUNCE_SECONDS", 0.3)
+    monkeypatch.setattr(receiver, "ANNOUNCE_SECONDS", 0.3)
     if trouble == "slow":
         telegram.delay("setMyCommands", 60)
     elif trouble == "limited":

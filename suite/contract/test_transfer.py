@@ -4,6 +4,7 @@ Every engine is given the same records and gives back the same lines (but for th
 leaves open). So a record may go from any engine to any other, and on, and is what it was.
 """
 
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import orjson
 import pytest
 
 from bot.runtime.errors import StateCorrupt
-from bot.runtime.state.record import Limits, Message, OutboxEntry, UserRecord, encode_entry
+from bot.runtime.state.jobs import Job, jobs_in
+from bot.runtime.state.record import Limits, Message, OutboxEntry, Place, UserRecord, encode_entry
 from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
 from bot.runtime.state.transfer import UnusableLine, export_lines, import_lines
 from suite.contract.harness import Harness
@@ -103,6 +105,16 @@ UNUSABLE = {
     "fsm null": line(fsm=None),
     "flow a number": line(fsm={"k": 5}),
     "flow without a time": line(fsm={"k": {"state": "s", "data": {}}}),
+    "a job that is none": line(fsm={"job:1": {"state": "s", "data": {}, "at": 1.0}}),
+    "a job without a place": line(fsm={"job:1": {"data": {"name": "a", "at": 1}}}),
+    "a job in no time": line(
+        fsm={"job:1": {"data": {"name": "a", "at": 10**18, "place": [1, None, None, 1]}}}
+    ),
+    "a job by no clock": line(
+        fsm={"job:1": {"data": {"name": "a", "at": 1, "place": [1, None, None, 1], "zone": "Here"}}}
+    ),
+    "a group that became something": line(fsm={"upgraded_to": {"data": {}}}),
+    "an update that is none": line(fsm={"update:1": {"data": {"at": 1}}}),
     "step a number": line(fsm={"k": {"state": 5, "at": 1.0}}),
     "data a list": line(fsm={"k": {"data": [], "at": 1.0}}),
     "applied a text": line(applied="12"),
@@ -156,6 +168,62 @@ async def test_what_is_no_record_takes_nobodys_place(store: OperatorStore, unusa
         await import_all(store, [line(user_id="2"), unusable])
     assert await exported(store) == written([*RECORDS, UserRecord("2")])
     await store.commit("1", Changes(applied=(9,)), expect=(await store.load("1")).version)
+
+
+def later(name: str, seconds: float, **more: Any) -> Job:
+    """A job that is due in so many seconds, or was some time ago."""
+    at = int((time.time() + seconds) * 1e6)
+    return Job(id=name, name="remind", arguments={"text": ["tea", 1]}, at=at, place=Place(1, 5), **more)
+
+
+def with_jobs(user_id: str, *jobs: Job, **more: Any) -> bytes:
+    """The line of a record with these jobs."""
+    flows = {f"job:{job.id}": job.to_json() for job in jobs}
+    return orjson.dumps(UserRecord(user_id, fsm=flows, **more).to_json())
+
+
+async def test_jobs_come_along(store: OperatorStore) -> None:
+    """Those whose time was over wait to be asked for: they may have run where they come from."""
+    waits, stopped = later("a1", 3_600, tries=2), later("a2", -50, stopped="ValueError")
+    lines = [
+        with_jobs("1", waits, stopped, marks={"told:00ff": [2_000_000_000, 1]}),
+        with_jobs("2", later("b1", -50), later("b2", 7_200, to="3")),
+        with_jobs("-1003", later("c1", -50, every=86_400, zone="Europe/Vienna")),
+    ]
+    for _ in range(2):
+        await import_all(store, lines)
+        assert jobs_in((await store.load("1")).fsm) == [stopped, waits]
+        assert (await store.load("1")).marks == {"told:00ff": [2_000_000_000, 1]}
+        overdue, tells = jobs_in((await store.load("2")).fsm)
+        assert (overdue.stopped, tells.to) == ("overdue when it was imported", "3")
+        [repeats] = jobs_in((await store.load("-1003")).fsm)
+        assert 86_000 < repeats.at / 1e6 - time.time() < 86_400
+        due = dict((await store.due(10**6, 9)).due)
+        assert due == {"1": waits.at, "2": tells.at, "-1003": repeats.at}
+    again = await exported(store)
+    assert len(again) == 3
+    await import_all(store, again)
+    assert await exported(store) == again
+
+
+async def test_owed_replies_are_due_after_an_import(store: OperatorStore) -> None:
+    owed = UserRecord("1", applied=(5,), outbox={5: OutboxEntry([REPLY], None, is_owed=True)})
+    await import_all(store, written([owed]))
+    assert [user_id for user_id, _ in (await store.due(3_600, 9)).due] == ["1"]
+
+
+async def test_updates_that_wait_are_due_after_an_import(store: OperatorStore) -> None:
+    """Telegram takes them for done."""
+    flows = {"update:7": {"data": {"raw": {"update_id": 7}, "at": 5}}, "full": {"data": {}}}
+    await import_all(store, [orjson.dumps(UserRecord("waiting:1", fsm=flows).to_json())])
+    assert (await store.load("waiting:1")).fsm == flows
+    assert (await store.due(0, 9)).due == [("waiting:1", 5)]
+
+
+async def test_what_a_group_became_comes_along(store: OperatorStore) -> None:
+    flows = {"upgraded_from": {"data": {"chat_id": -5}}}
+    await import_all(store, [orjson.dumps(UserRecord("-1005", fsm=flows).to_json())])
+    assert (await store.load("-1005")).fsm == flows
 
 
 async def test_what_is_too_large_is_named_by_its_line(harness: Harness) -> None:

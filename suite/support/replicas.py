@@ -46,6 +46,11 @@ class Replica:
         self.port = int(line.partition(b"port=")[2])
         self._log = asyncio.create_task(self._process.stderr.read())
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.returncode is not None
+
     async def kill(self) -> None:
         """Kill it with SIGKILL, if it still runs."""
         if self._process.returncode is None:

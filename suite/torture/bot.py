@@ -9,13 +9,14 @@ import json
 import os
 import signal
 import time
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat
+from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat, job
 from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
@@ -40,21 +41,34 @@ class TorturedAgent(TelegramAgentAdapter):
             document = BufferedInputFile(json.dumps(told).encode(), "told.json")
             self.turn.reply(SendDocument(chat_id=int(self.turn.user_id), document=document))
             return "told"
-        name, seconds = message.split()
+        name, seconds, *later = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))
         effects.append(name)
+        for delay in later:
+            self.turn.later(timedelta(seconds=float(delay)), self.remind, name=name, asked=time.monotonic())
         if content := file_of(name):
             chat_id = -1_000 - int(self.turn.user_id) if name[0] == "g" else int(self.turn.user_id)
             self.turn.reply(SendDocument(chat_id=chat_id, document=BufferedInputFile(content, name)))
         return f"{name} #{len(effects)}"
 
+    @job
+    async def remind(self, name: str, asked: float) -> str:
+        """Note how long it took by the machine's clock, which nobody sets; and, where no turn can undo it, the run."""
+        with Path(os.environ["TORTURE_RUNS"]).open("a") as runs:
+            runs.write(f"{self.turn.user_id} {name}\n")
+        await asyncio.sleep(0.01)
+        self.turn.state.setdefault("reminded", []).append([name, time.monotonic() - asked])
+        return f"{name} reminded"
+
 
 def hurry() -> None:
-    """Let no reply wait for longer than a few seconds before it is tried again."""
+    """Let no reply wait for longer than a few seconds before it is tried again, nor a dead process' work."""
+    from bot.runtime.state import jobs
     from bot.runtime.telegram import outbox
 
     outbox.DOUBLINGS = 3
+    jobs.CLAIM_SECONDS, jobs.OWED_SECONDS, jobs.OWN_SECONDS = 3.0, 6, 2
 
 
 def tortured_owner() -> "Owner":

@@ -23,6 +23,8 @@ from suite.torture.processes import Replica, balancer, running
 
 Mode = Literal["polling", "webhook"]
 FILES = "agent: files in replies"
+REMINDERS = "agent: reminders"
+RUNS = "runs"
 WEBHOOK_TIMEOUT = 1.0
 """Seconds that Telegram waits for an answer; in reality 60."""
 
@@ -140,6 +142,7 @@ async def torture(
             "BOT_TOKEN": telegram.token,
             "TELEGRAM_API_URL": telegram.url,
             "SHUTDOWN_TIMEOUT": "5",
+            "TORTURE_RUNS": str(folder / RUNS),
             **setup.environment,
             **backend.settings(links),
         }
@@ -161,6 +164,8 @@ async def torture(
         faults = on_stage.faults()
         chance = Random(f"{seed} {setup.name}")
         steps = plan(list(faults), chance)
+        # Who is to remind in a minute does so when a clock says that, though it be wrong.
+        people.remind = is_ours and not any(name.endswith("clock jumps") for step in steps for name in step)
         happened: list[tuple[str, Felt]] = []
         writing = asyncio.create_task(people.write())
         try:
@@ -177,9 +182,10 @@ async def torture(
             tell("all is well again")
             await _settled(telegram)
             await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
+            await _come(lambda: not ledger.unreminded(_said(telegram, ledger)), telegram)
             exports = await _exports(telegram, setup.asks, SHARED if is_ours else ())
             tell("everybody has their data")
-            await _late_replies(telegram, ledger)
+            await _come(lambda: not ledger.missing(_said(telegram, ledger)), telegram)
         except TimeoutError as error:
             outcome.problems.append(f"stuck: {error}; see {folder}")
             return outcome
@@ -193,6 +199,11 @@ async def torture(
             expected = [name for step in steps if len(step) == 1 or KILL not in step for name in step]
             files = _files(telegram)
             outcome.balance += ledger.files(files)
+            runs = (folder / RUNS).read_text().splitlines() if ledger.reminders else []
+            outcome.balance += ledger.reminded(exports, _said(telegram, ledger), runs)
+            if people.remind:
+                expected.append(REMINDERS)
+                outcome.felt[REMINDERS] = len(ledger.reminders)
             expected.append(FILES)
             outcome.felt[FILES] = sum(file_of(name) is not None for _, name in files)
             never = dict.fromkeys(name for name in expected if not outcome.felt[name])
@@ -234,10 +245,10 @@ def _said(telegram: FakeTelegram, ledger: Ledger) -> dict[int, list[str]]:
     return {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
 
 
-async def _late_replies(telegram: FakeTelegram, ledger: Ledger) -> None:
+async def _come(have_come: Callable[[], bool], telegram: FakeTelegram) -> None:
     """Wait for replies that had to wait; those that do not come are missing."""
     with suppress(TimeoutError):
-        await telegram.wait_for(lambda: not ledger.missing(_said(telegram, ledger)), PATIENCE)
+        await telegram.wait_for(have_come, PATIENCE)
 
 
 async def _exports(telegram: FakeTelegram, asks: str, shared: Sequence[int]) -> dict[int, dict[str, Any]]:

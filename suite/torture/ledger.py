@@ -13,6 +13,10 @@ from suite.torture.names import file_of
 _REPLY = re.compile(r"[pgs]\d+ #\d+")
 _NAME = re.compile(r"[pgs]\d+")
 _SORRY = re.compile(r"[pgs]\d+ sorry")
+EARLY = 0.01
+"""Seconds by which clocks may differ that were read in different processes, one rounded to milliseconds."""
+MOST_RUNS = 10
+"""How often a reminder may be computed: three processes may be killed at it, and others may commit first."""
 
 
 class Place(NamedTuple):
@@ -70,6 +74,7 @@ class Ledger:
     forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
     beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
     authors: dict[tuple[Place, str], int] = field(default_factory=dict)  # where all write as one
+    reminders: dict[tuple[Place, str], float] = field(default_factory=dict)  # asked for: in so many seconds
 
     def write(self, place: Place, name: str, update_id: int, author: int | None = None) -> None:
         self.written[place][name] = update_id
@@ -113,6 +118,49 @@ class Ledger:
             balance += self._conversations(user_id, effects, exports[user_id])
             for place in places:
                 balance += self._replies(place, effects, said.get(place.chat_id, ()))
+        return balance
+
+    def unreminded(self, said: Mapping[int, Sequence[str]]) -> list[str]:
+        """Messages that asked for a reminder, and have none so far."""
+        return [
+            name
+            for (place, name) in self.reminders
+            if self.is_certain(place, name) and f"{name} reminded" not in said.get(place.chat_id, ())
+        ]
+
+    def reminded(
+        self,
+        exports: Mapping[int, Mapping[str, Any]],
+        said: Mapping[int, Sequence[str]],
+        runs: Iterable[str],
+    ) -> Balance:
+        """Compare what was asked for with what was reminded of.
+
+        Args:
+            exports: as for `balance`.
+            said: as for `balance`.
+            runs: whose record, and the message's name, each time that one was computed.
+        """
+        balance = Balance(
+            untrue=[f"{each}: run {n} times" for each, n in Counter(runs).items() if n > MOST_RUNS]
+        )
+        waited: dict[int, dict[str, list[float]]] = {}
+        for user_id, export in exports.items():
+            of_user = waited.setdefault(user_id, defaultdict(list))
+            for name, seconds in export["state"].get("reminded", ()):
+                of_user[name].append(seconds)
+        for (place, name), seconds in self.reminders.items():
+            label = f"reminder {name} of user {place.user_id}"
+            found = waited[place.user_id].pop(name, [])
+            balance.doubled += [label] * (len(found) - 1)
+            if found and self.is_gone(place, name):
+                balance.doubled.append(label)
+            balance.untrue += [f"{label}: early" for each in found if each < seconds - EARLY]
+            if self.is_certain(place, name):
+                balance.lost += [] if found else [label]
+                texts = said.get(place.chat_id, ())
+                balance.missing += [] if f"{name} reminded" in texts else [label]
+        balance.doubled += [f"reminder {name} of nobody" for each in waited.values() for name in each]
         return balance
 
     def files(self, sent: Mapping[tuple[int, str], Sequence[bytes]]) -> Balance:

@@ -12,6 +12,9 @@ from suite.torture.names import SHARED
 USERS = 10
 PAID = 0.1
 """The part of what is said in private that comes as a payment instead: it is to be booked once."""
+REMINDED = 0.05
+"""The part of messages that ask to be reminded, within `LATEST` seconds."""
+LATEST = 3.0
 MESSAGES_A_SECOND = 80
 
 
@@ -19,6 +22,10 @@ class People:
     """Each writes in private, in a group and, where that is shared, in groups with all others.
 
     Telegram keeps the order within each, not between them.
+
+    Attributes:
+        updates: what they caused.
+        remind: whether some ask to be reminded.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class People:
         self._chance = chance
         self._most_waiting = most_waiting
         self._pay = pay
+        self.remind = False
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
         self._shared = dict.fromkeys(SHARED if share else (), 0)
 
@@ -77,14 +85,20 @@ class People:
         counts[whose] += 1
         name = f"{'s' if is_shared else 'p' if chat_id > 0 else 'g'}{counts[whose]}"
         fields = {"reply_to_message": self._of_bot(chat_id)} if chat_id < 0 else {}
-        text = f"{name} {seconds:.3f}"
+        text, delay = f"{name} {seconds:.3f}", None
+        if self.remind and seconds and self._chance.random() < REMINDED:
+            delay = self._chance.uniform(0, LATEST)
+            text += f" {delay:.3f}"
         is_paid = self._pay and chat_id > 0 and self._chance.random() < PAID
         if is_paid:
             fields = {"successful_payment": _payment(f"{user_id} {name}", text)}
         update_id = self._telegram.message(
             None if is_paid else text, user_id=user_id, chat_id=chat_id, **fields
         )
-        self._ledger.write(Place(whose, chat_id), name, update_id, user_id if is_shared else None)
+        place = Place(whose, chat_id)
+        self._ledger.write(place, name, update_id, user_id if is_shared else None)
+        if delay is not None:
+            self._ledger.reminders[place, name] = round(delay, 3)
         self.updates.append(update_id)
 
     def _of_bot(self, chat_id: int) -> Json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bot.runtime.errors import OperatorError
-from bot.runtime.state_commands import run_async, state
+from bot.runtime.state_commands import jobs, run_async, state
 
 if TYPE_CHECKING:
     from bot.runtime.config import SettingGroup
@@ -24,6 +24,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(state, name="state")
+cli.add_typer(jobs, name="jobs")
 
 LAST_SECONDS = 5.0
 """Seconds beyond SHUTDOWN_TIMEOUT for confirming updates and closing connections."""

@@ -27,6 +27,9 @@ WAITING = "waiting:"
 BROADCAST = "broadcast:"
 """How the names of records begin that say who has a broadcast."""
 
+UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
+"""Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
+
 RecordId = NewType("RecordId", str)
 """What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
 

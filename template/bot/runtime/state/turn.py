@@ -23,6 +23,7 @@ from bot.runtime.state.jobs import (
     UPDATE,
     Job,
     Timetable,
+    hear,
     jobs_in,
     new_job,
     put_job,
@@ -257,6 +258,11 @@ class Turn:
             raise StateError(READ_ONLY)
 
     @property
+    def now(self) -> int:
+        """The store's time, in microseconds since 1970."""
+        return self._timetable.now()
+
+    @property
     def jobs(self) -> list[Job]:
         """What is to be done later, the first first; also what was given up, which says why in `stopped`."""
         return jobs_in(self.fsm)
@@ -320,8 +326,8 @@ class Turn:
             StateError: too many jobs wait, or a query is answered.
             TypeError, StateValueError: the method or an argument cannot be kept.
         """
-        place = place_of(record)
-        return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=record))
+        place, to = place_of(record), "" if record == self.user_id else record
+        return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=to))
 
     def cancel(self, job_id: str) -> bool:
         """Drop a job.
@@ -331,6 +337,14 @@ class Turn:
         """
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
+
+    def hear(self, job: Job) -> None:
+        """Take a job from another record, unless it came before.
+
+        Raises:
+            StateError: too many jobs wait.
+        """
+        hear(self.fsm, self.counters, job, self._timetable.now())
 
     def _put(self, job: Job) -> str:
         self.check_may_change()
@@ -382,7 +396,8 @@ class Turn:
             now.others[self.conversation] = self.history
         else:
             now.history = self.history
-        return now.personal_data()
+        flows = {name: flow for name, flow in self.fsm.items() if not name.startswith(JOB)}
+        return now.personal_data() | {"fsm": flows, "jobs": [each.shown() for each in self.jobs]}
 
     @contextmanager
     def active(self) -> Iterator[None]:

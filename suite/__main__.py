@@ -21,8 +21,6 @@ LEFT_BEHIND = shutil.ignore_patterns(
         ".data",
         ".env",
         "suite",
-        "__pycache__",
-        "*.pyc",
         ".*_cache",
         ".hypothesis",
         "node_modules",
@@ -116,7 +114,7 @@ def kit_inside(folder: Path) -> Iterator[Path]:
         Path(place).chmod(0o755)
         copy = Path(place) / "bot"
         shutil.copytree(folder, copy, ignore=LEFT_BEHIND, ignore_dangling_symlinks=True)
-        shutil.copytree(ROOT / "suite", copy / "suite", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "suite", copy / "suite")
         # The conversation is the owner's by now: what is proven is the template's.
         shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
         yield copy

@@ -13,11 +13,10 @@ from copier import run_copy
 from copier._main import Worker
 from filelock import FileLock
 
-from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label, uv
+from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label
 
 Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
-Workshop = Callable[[Answers], Path]
 
 SECOND_TRY = "second try"
 """The property of a test of which a part passed only when it was run again."""
@@ -32,8 +31,8 @@ SLOWEST = 10
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes test at once: some wait for servers more than they work."""
-    return (os.cpu_count() or 1) + 1
+    """How many processes test at once: half of their time many wait for servers, or for time to pass."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -175,24 +174,6 @@ def render(template: Path, shared: Path) -> Render:
         return folder
 
     return _render
-
-
-@pytest.fixture(scope="session")
-def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A project of each combination, in git, with the environment of its own pyproject.toml."""
-    ready: dict[str, Path] = {}
-
-    def _workshop(answers: Answers) -> Path:
-        name = label(answers)
-        if name not in ready:
-            folder = tmp_path_factory.mktemp("workshop") / name
-            shutil.copytree(render(**answers), folder)
-            commit_all(folder, "Rendered")
-            uv(folder, "sync", "--quiet")
-            ready[name] = folder
-        return ready[name]
-
-    return _workshop
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
 """The kit on rendered bots: per engine and provider what depends on it, the rest once."""
 
+import compileall
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, run
+from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, label, run
 
 Record = Callable[[str, object], None]
 
@@ -47,10 +51,9 @@ def pieces() -> list[Any]:
     found: list[tuple[str, Answers, list[str]]] = []
     for name, answers in first_of_each_engine().items():
         less = ["-k", f"not {LEFT_OUT[name]}"] if name in LEFT_OUT else []
-        for part in ("contract", "durability", "engines", "torture"):
-            if part == "durability" and name == "memory":
-                continue
+        for part in ("contract", "engines", "torture"):
             folders = [f"suite/{part}"]
+            folders += ["suite/durability"] if part == "contract" and name != "memory" else []
             folders += ["suite/dev_servers"] if part == "engines" and name in DEV_SERVERS else []
             found.append((f"{name}-{part}", answers, ["--part", "engine", *folders, *less]))
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "suite/behaviour").glob("test_*.py"))
@@ -72,9 +75,28 @@ def pieces() -> list[Any]:
     ]
 
 
+@pytest.fixture(scope="session")
+def compiled(render: Render, shared: Path) -> Render:
+    """Render a bot whose modules are compiled, as are the kit's: each piece would do it anew."""
+
+    def _compiled(**answers: str) -> Path:
+        folder = shared / "compiled" / label(answers)
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(shared / "compiled.lock"):
+            if not folder.exists():
+                fresh = folder.with_suffix(".fresh")
+                shutil.copytree(render(**answers), fresh)
+                compileall.compile_dir(fresh / "bot", quiet=1)
+                compileall.compile_dir(ROOT / "suite", quiet=1)
+                fresh.rename(folder)
+        return folder
+
+    return _compiled
+
+
 @pytest.mark.parametrize(("answers", "arguments"), pieces())
 def test_kept(
-    render: Render,
+    compiled: Render,
     record_property: Record,
     pytestconfig: pytest.Config,
     answers: Answers,
@@ -85,7 +107,7 @@ def test_kept(
     A machine with much else to do may break one: what fails runs once more, alone, and is named. But it makes
     no books of the torture come out wrong.
     """
-    folder = render(**answers)
+    folder = compiled(**answers)
     if pytestconfig.getoption("full"):
         arguments = [each for each in arguments if each.startswith(("--part", "engine", "once", "suite"))]
         arguments += ["--hypothesis-profile=thorough"]

@@ -1,5 +1,6 @@
 """Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
 
+import compileall
 import os
 import resource
 import shutil
@@ -174,6 +175,25 @@ def render(template: Path, shared: Path) -> Render:
         return folder
 
     return _render
+
+
+@pytest.fixture(scope="session")
+def compiled(render: Render, shared: Path) -> Render:
+    """Render a bot whose modules are compiled, as are the kit's: each run of them would do it anew."""
+
+    def _compiled(**answers: str) -> Path:
+        folder = shared / "compiled" / label(answers)
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(shared / "compiled.lock"):
+            if not folder.exists():
+                fresh = folder.with_suffix(".fresh")
+                shutil.copytree(render(**answers), fresh)
+                compileall.compile_dir(fresh / "bot", quiet=1)
+                compileall.compile_dir(ROOT / "suite", quiet=1)
+                fresh.rename(folder)
+        return folder
+
+    return _compiled
 
 
 @pytest.fixture

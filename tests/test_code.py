@@ -34,7 +34,7 @@ def whole(render: Render, tmp_path: Path) -> Path:
     folder = tmp_path / "whole"
     for name in FOLDERS:
         shutil.copytree(ROOT / "template" / name, folder / name, ignore=shutil.ignore_patterns("*.jinja"))
-    shutil.copytree(ROOT / "suite", folder / "suite")
+    shutil.copytree(ROOT / "suite", folder / "suite", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "template/bot/flow", folder / "suite/flow/example")  # as `./do prove` does
     rendered = render(backend="hybrid")
     shutil.copy(rendered / "bot/runtime/chosen.py", folder / "bot/runtime/chosen.py")

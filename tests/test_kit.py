@@ -1,19 +1,15 @@
 """The kit on rendered bots: per engine and provider what depends on it, the rest once."""
 
-import compileall
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, label, run
+from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, run
 
 Record = Callable[[str, object], None]
 
@@ -23,8 +19,8 @@ A_FEW = 3
 NOT_BALANCED = "assert outcome.balance.is_clean"
 """What pytest shows of the torture's failure."""
 
-SECONDS = {"contract": 60, "durability": 70, "engines": 170, "torture": 30, "behaviour": 180, "providers": 30}
-"""About how long each part takes, so that the longest begin first."""
+SECONDS = {"engines": 120, "contract": 110, "behaviour": 100, "torture": 60, "sharing": 50, "providers": 30}
+"""About how long each part takes, so that the longest begin first. Each starts the kit anew."""
 
 LEFT_OUT = {
     "memory": "webhook",
@@ -54,8 +50,10 @@ def pieces() -> list[Any]:
         for part in ("contract", "engines", "torture"):
             folders = [f"suite/{part}"]
             folders += ["suite/durability"] if part == "contract" and name != "memory" else []
-            folders += ["suite/dev_servers"] if part == "engines" and name in DEV_SERVERS else []
+            folders += ["suite/dev_servers"] if part == "engines" and name in DEV_SERVERS - {"redis"} else []
             found.append((f"{name}-{part}", answers, ["--part", "engine", *folders, *less]))
+        if name == "redis":  # the others' are shared by the same code, and tried with `--full`
+            found.append((f"{name}-sharing", answers, ["--part", "engine", "suite/dev_servers"]))
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "suite/behaviour").glob("test_*.py"))
     for number in range(BEHAVIOURS):
         found.append((f"once-behaviour-{number}", ONCE, ["--part", "once", *files[number::BEHAVIOURS]]))
@@ -73,25 +71,6 @@ def pieces() -> list[Any]:
         )
         for name, answers, arguments in found
     ]
-
-
-@pytest.fixture(scope="session")
-def compiled(render: Render, shared: Path) -> Render:
-    """Render a bot whose modules are compiled, as are the kit's: each piece would do it anew."""
-
-    def _compiled(**answers: str) -> Path:
-        folder = shared / "compiled" / label(answers)
-        folder.parent.mkdir(exist_ok=True)
-        with FileLock(shared / "compiled.lock"):
-            if not folder.exists():
-                fresh = folder.with_suffix(".fresh")
-                shutil.copytree(render(**answers), fresh)
-                compileall.compile_dir(fresh / "bot", quiet=1)
-                compileall.compile_dir(ROOT / "suite", quiet=1)
-                fresh.rename(folder)
-        return folder
-
-    return _compiled
 
 
 @pytest.mark.parametrize(("answers", "arguments"), pieces())

@@ -217,7 +217,7 @@ def run(
         written = []
         for each in (out, err):
             each.seek(0)
-            written.append(io.TextIOWrapper(each).read())
+            written.append(each.read().decode())
     return subprocess.CompletedProcess(command, code, written[0], written[1])
 
 
@@ -258,11 +258,14 @@ def _wait_to_be_forked(connection: socket.socket) -> tuple[list[str], str, dict[
         read, write = os.pipe()
         between = os.fork()
         if between == 0:  # it ends at once, so that its child becomes the test's
+            between = os.getpid()
             if pid := os.fork():
                 os.write(write, str(pid).encode())
                 os._exit(0)
             for each in (read, write, connection.detach()):
                 os.close(each)
+            while os.getppid() == between:
+                time.sleep(0.001)
             arguments, folder, environment = json.loads(request)
             return arguments, folder, environment, files
         os.waitpid(between, 0)
@@ -288,7 +291,7 @@ def _become(folder: str, environment: dict[str, str], files: list[int]) -> None:
     # As they were made when this Python started, but for what they lead to now.
     sys.stdin, sys.stdout, sys.stderr = (
         io.TextIOWrapper(
-            io.BufferedReader(io.FileIO(0)) if number == 0 else io.BufferedWriter(io.FileIO(number, "w")),
+            open(number, "wb" if number else "rb", closefd=False),
             encoding=old.encoding,
             errors=old.errors,
             line_buffering=number == 2 or os.isatty(number),

@@ -291,7 +291,7 @@ def _become(folder: str, environment: dict[str, str], files: list[int]) -> None:
     # As they were made when this Python started, but for what they lead to now.
     sys.stdin, sys.stdout, sys.stderr = (
         io.TextIOWrapper(
-            open(number, "wb" if number else "rb", closefd=False),
+            os.fdopen(number, "wb" if number else "rb", closefd=False),
             encoding=old.encoding,
             errors=old.errors,
             line_buffering=number == 2 or os.isatty(number),

@@ -21,14 +21,13 @@ LEFT_BEHIND = shutil.ignore_patterns(
         ".data",
         ".env",
         "suite",
-        "__pycache__",
-        "*.pyc",
         ".*_cache",
+        "*.pyc.*",
         ".hypothesis",
         "node_modules",
     )
 )
-"""What is not copied: environments, data, secrets, and a package of the kit's name."""
+"""What is not copied: environments, data, secrets, files half compiled, and a package of the kit's name."""
 
 ABOUT_PROVE = """\
 Prove that a rendered bot keeps the template's promises, whatever its owner made of it: the kit's own agent,
@@ -116,7 +115,7 @@ def kit_inside(folder: Path) -> Iterator[Path]:
         Path(place).chmod(0o755)
         copy = Path(place) / "bot"
         shutil.copytree(folder, copy, ignore=LEFT_BEHIND, ignore_dangling_symlinks=True)
-        shutil.copytree(ROOT / "suite", copy / "suite", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "suite", copy / "suite", ignore=shutil.ignore_patterns("*.pyc.*"))
         # The conversation is the owner's by now: what is proven is the template's.
         shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
         yield copy

@@ -1,5 +1,6 @@
 """Fixtures: a snapshot of the template as a git repository, and projects rendered from it."""
 
+import compileall
 import os
 import resource
 import shutil
@@ -13,11 +14,10 @@ from copier import run_copy
 from copier._main import Worker
 from filelock import FileLock
 
-from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label, uv
+from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label
 
 Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
-Workshop = Callable[[Answers], Path]
 
 SECOND_TRY = "second try"
 """The property of a test of which a part passed only when it was run again."""
@@ -32,8 +32,8 @@ SLOWEST = 10
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes test at once: some wait for servers more than they work."""
-    return (os.cpu_count() or 1) + 1
+    """How many processes test at once: half of their time many wait for servers, or for time to pass."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -178,21 +178,22 @@ def render(template: Path, shared: Path) -> Render:
 
 
 @pytest.fixture(scope="session")
-def workshop(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A project of each combination, in git, with the environment of its own pyproject.toml."""
-    ready: dict[str, Path] = {}
+def compiled(render: Render, shared: Path) -> Render:
+    """Render a bot whose modules are compiled, as are the kit's: each run of them would do it anew."""
 
-    def _workshop(answers: Answers) -> Path:
-        name = label(answers)
-        if name not in ready:
-            folder = tmp_path_factory.mktemp("workshop") / name
-            shutil.copytree(render(**answers), folder)
-            commit_all(folder, "Rendered")
-            uv(folder, "sync", "--quiet")
-            ready[name] = folder
-        return ready[name]
+    def _compiled(**answers: str) -> Path:
+        folder = shared / "compiled" / label(answers)
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(shared / "compiled.lock"):
+            if not folder.exists():
+                fresh = folder.with_suffix(".fresh")
+                shutil.copytree(render(**answers), fresh)
+                compileall.compile_dir(fresh / "bot", quiet=1)
+                compileall.compile_dir(ROOT / "suite", quiet=1)
+                fresh.rename(folder)
+        return folder
 
-    return _workshop
+    return _compiled
 
 
 @pytest.fixture

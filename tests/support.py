@@ -86,13 +86,14 @@ def must(*command: str | Path, cwd: Path, timeout: float = 120) -> str:
     return done.stdout
 
 
+TYPES = ROOT / ".mypy_cache" / "rendered"
+"""What mypy knows of projects and what they depend on: good for all of them."""
+
+
 def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> str:
     """Run uv in a rendered project; when that fails, show all it said."""
-    # What mypy knows of the dependencies is good for all of them.
-    cache = ROOT / ".mypy_cache" / "rendered"
-    done = run(
-        UV, *arguments, cwd=folder, env=clean_env(MYPY_CACHE_DIR=str(cache), **settings), timeout=timeout
-    )
+    env = clean_env(MYPY_CACHE_DIR=str(TYPES), **settings)
+    done = run(UV, *arguments, cwd=folder, env=env, timeout=timeout)
     if done.returncode != 0:
         pytest.fail(f"uv {' '.join(arguments)}\n{done.stdout}\n{done.stderr}", pytrace=False)
     return done.stdout

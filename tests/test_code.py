@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from conftest import Render
-from support import CONFIG, ROOT, combinations, engine, run
+from support import CONFIG, ROOT, TYPES, combinations, engine, run
 
 FOLDERS = ("bot", "tests")
 
@@ -34,7 +34,7 @@ def whole(render: Render, tmp_path: Path) -> Path:
     folder = tmp_path / "whole"
     for name in FOLDERS:
         shutil.copytree(ROOT / "template" / name, folder / name, ignore=shutil.ignore_patterns("*.jinja"))
-    shutil.copytree(ROOT / "suite", folder / "suite")
+    shutil.copytree(ROOT / "suite", folder / "suite", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "template/bot/flow", folder / "suite/flow/example")  # as `./do prove` does
     rendered = render(backend="hybrid")
     shutil.copy(rendered / "bot/runtime/chosen.py", folder / "bot/runtime/chosen.py")
@@ -49,6 +49,7 @@ def whole(render: Render, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow(90)
+@pytest.mark.xdist_group("types")
 def test_the_template_is_strictly_typed(whole: Path, render: Render) -> None:
     """Whatever is chosen: every store that a project may use is one that turns and operators can use."""
     stores = sorted({store_of(render(**answers)) for answers in combinations()})
@@ -57,8 +58,7 @@ def test_the_template_is_strictly_typed(whole: Path, render: Render) -> None:
     lines += [f"from {module} import {name}" for module, name in stores]
     lines += [f"def use_{name}(store: {name}) -> OperatorStore:\n    return store" for _, name in stores]
     (whole / "stores.py").write_text("\n".join(lines) + "\n", "utf-8")
-    cache = ROOT / ".mypy_cache" / "whole"
-    done = run(sys.executable, "-m", "mypy", "--cache-dir", cache, cwd=whole, timeout=600)
+    done = run(sys.executable, "-m", "mypy", "--cache-dir", TYPES, cwd=whole, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -15,7 +15,7 @@ import owner
 import releases
 from conftest import Project
 from releases import HEAD
-from support import ROOT, clean_env, commit_all, run
+from support import TYPES, clean_env, commit_all, run
 
 __all__ = ["history"]
 
@@ -27,13 +27,14 @@ CHECKS = (f"ruff format --check --diff {OWN}", f"ruff check {OWN}", "mypy", "pyt
 
 def check(project: Path) -> None:
     """Lint it, check its types, and run all of its tests."""
-    env = clean_env(PYTHONPATH=str(project), MYPY_CACHE_DIR=str(ROOT / ".mypy_cache" / "rendered"))
+    env = clean_env(PYTHONPATH=str(project), MYPY_CACHE_DIR=str(TYPES))
     for command in CHECKS:
         done = run(sys.executable, "-m", *command.split(), cwd=project, env=env, timeout=600)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow(60)
+@pytest.mark.xdist_group("types")  # what is known after test_code.py
 @pytest.mark.parametrize("version", chosen_versions(full=False))
 def test_updated(history: Path, tmp_path: Path, version: str) -> None:
     """The owner's files of the oldest release run on the newest runtime, and those of now on the next."""

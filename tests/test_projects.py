@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from conftest import Render, Workshop
+from conftest import Project, Render
 from support import ROOT, Answers, combinations, first_of_each_engine, label, run, uv
 
 FIRST = list(first_of_each_engine().values())
@@ -22,20 +22,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("answers", projects, ids=label, scope="module")
 
 
-TYPED = {"backend": "hybrid"}
-"""Whose types an ordinary run checks here: those of all engines together are checked in test_code.py."""
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where uv puts a project's environment: over that of the one before, which is quicker."""
+    return str(tmp_path_factory.mktemp("environment") / ".venv")
 
 
 @pytest.mark.slow(60)
-def test_its_checks_pass(workshop: Workshop, answers: Answers, pytestconfig: pytest.Config) -> None:
-    """What its continuous integration runs, by its own tools; git then shows but the lock file as new."""
-    folder = workshop(answers)
-    uv(folder, "run", "ruff", "format", "--check", ".")
-    uv(folder, "run", "ruff", "check", ".")
-    if pytestconfig.getoption("full") or answers == TYPED:
-        uv(folder, "run", "mypy", timeout=600)
-    uv(folder, "run", "pytest", "-q", timeout=300)
-    uv(folder, "run", "bot", "--help")
+@pytest.mark.xdist_group("projects")
+def test_its_checks_pass(
+    project: Project, environment: str, answers: Answers, pytestconfig: pytest.Config
+) -> None:
+    """What its continuous integration runs, by its own tools; git then shows but the lock file as new.
+
+    The types of an ordinary run are checked in test_code.py, of all engines together.
+    """
+    folder = project(answers)
+    uv(folder, "sync", "--quiet", UV_PROJECT_ENVIRONMENT=environment)
+    checks = ["ruff format --check .", "ruff check .", "pytest -q", "bot --help"]
+    for command in [*checks, *(["mypy"] if pytestconfig.getoption("full") else [])]:
+        uv(folder, "run", "--no-sync", *command.split(), timeout=600, UV_PROJECT_ENVIRONMENT=environment)
     status = run("git", "status", "--porcelain", cwd=folder).stdout
     assert status in {"", "?? uv.lock\n"}
 

@@ -44,11 +44,11 @@ def test_what_every_version_wrote_is_kept() -> None:
 
 @pytest.mark.slow(30)
 def test_old_records_are_read(
-    render: Render, tmp_path: Path, answers: Answers, pytestconfig: pytest.Config
+    compiled: Render, tmp_path: Path, answers: Answers, pytestconfig: pytest.Config
 ) -> None:
     """Exports on every engine; what was stored, on the engine that stored it."""
     project = tmp_path / "project"
-    shutil.copytree(render(**answers), project)
+    shutil.copytree(compiled(**answers), project)
     prepare(project)
     versions = project / "suite/old/versions"
     for version in VERSIONS:
@@ -64,8 +64,9 @@ def test_old_records_are_read(
 
 def prepare(project: Path) -> None:
     """Put into a rendered project what runs inside."""
-    shutil.copytree(ROOT / "suite", project / "suite", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(RECORDS / "inside", project / "suite/old", ignore=shutil.ignore_patterns("__pycache__"))
+    unfinished = shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(ROOT / "suite", project / "suite", ignore=unfinished)
+    shutil.copytree(RECORDS / "inside", project / "suite/old", ignore=unfinished)
     shutil.copy(RECORDS / "seed.jsonl", project / "suite/old")
     (project / "suite/old/__init__.py").touch()
 

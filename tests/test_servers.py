@@ -87,6 +87,7 @@ def test_redis(render: Render, redis_port: int) -> None:
     passes(render(backend="redis"), TEST_REDIS_URL=f"redis://127.0.0.1:{redis_port}/1")
 
 
+@pytest.mark.rarely  # its statements are tried behind a pooler, too
 @pytest.mark.slow(60)
 def test_postgres(render: Render, postgres_port: int) -> None:
     """An older PostgreSQL than the one of the development server."""

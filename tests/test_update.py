@@ -7,6 +7,7 @@ oldest version, the newest, and the working tree, and a combination of answers f
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,17 @@ def history(shared: Path) -> Path:
 
 
 def rendered(history: Path, folder: Path, version: str, answers: Answers) -> Path:
-    """A project of that version, as its owner has it in git."""
-    run_copy(
-        str(history), folder, data=dict(answers), vcs_ref=version, defaults=True, quiet=True, unsafe=False
-    )
-    commit_all(folder, "Rendered")
+    """A project of that version, as its owner has it in git. Each is rendered once, and copied."""
+    made = history.parent / "projects" / f"{version}-{label(answers)}"
+    made.parent.mkdir(exist_ok=True)
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            fresh = made.with_name("fresh") / made.name
+            data = dict(answers)
+            run_copy(str(history), fresh, data=data, vcs_ref=version, defaults=True, quiet=True, unsafe=False)
+            commit_all(fresh, "Rendered")
+            fresh.rename(made)
+    shutil.copytree(made, folder)
     return folder
 
 

@@ -33,13 +33,13 @@ async def test_what_is_applied_and_could_not_be_answered_is_not_applied_again(
         bot = await make_runtime("webhook").start()
         for number in range(CHATS):
             telegram.message("hi", user_id=1, chat_id=-1_000 - number)
-        await telegram.wait_for(lambda: len(telegram.attempts) == CHATS, 60)
+        await telegram.wait_for(lambda: len(telegram.attempts) == CHATS, 180)
         while (record := await bot.record(1)).state.get("message_count", 0) < CHATS:  # noqa: ASYNC110 - in the store
             await asyncio.sleep(0.05)
         assert sorted(record.applied) == sorted(telegram.updates)
         await bot.cut_off()
     async with make_runtime("webhook") as bot:
-        await telegram.settled(60)
+        await telegram.settled(180)
         assert (await bot.record(1)).state["message_count"] == CHATS
     assert all(len(telegram.texts(-1_000 - number)) == 1 for number in range(CHATS))
 
@@ -50,7 +50,7 @@ async def test_what_is_acknowledged_gives_way_to_the_newest(
     """In one chat, the next update tells that the one before is acknowledged."""
     async with make_runtime(mode) as bot:
         private = [telegram.message("hi", user_id=1) for _ in range(APPLIED_LIMIT + 5)]
-        await telegram.settled()
+        await telegram.settled(180)
         record = await bot.record(1)
         assert record.acknowledged == (*private[4:-1],)
         assert [*record.marks] == [str(private[-1])]

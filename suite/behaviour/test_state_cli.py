@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,7 @@ def by_user(lines: Sequence[str | bytes]) -> list[dict[str, Any]]:
 
 def say(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     """Say something in a chat of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "suite.counting_bot", "chat"],
-        cwd=folder,
-        env=environment(folder),
-        input=line,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    return run(folder, "chat", stdin=line)
 
 
 async def test_what_is_said_in_a_chat_is_there_in_the_next(tmp_path: Path, store: OperatorStore) -> None:

@@ -16,6 +16,7 @@ from bot.runtime.engines.dev_server import WATCH_SECONDS, DevServer
 from bot.runtime.errors import OperatorError, StateConflict, StateUnavailable
 from bot.runtime.state.store import Changes, OperatorStore
 from suite.dev_servers.server import chat, make_server, process_ids, say, wait_until, wait_until_gone
+from suite.support import warm
 from suite.support.command_line import environment, run
 
 pytestmark = [
@@ -95,9 +96,10 @@ asyncio.run(main())
 
 
 async def test_many_who_come_at_once_share_one(server: DevServer, tmp_path: Path) -> None:
-    counting, env = (sys.executable, "-c", COUNT), environment(tmp_path)
+    (tmp_path / "count_once.py").write_text(COUNT)
+    counting, env = [sys.executable, "-m", "count_once"], environment(tmp_path)
     for round_ in range(1, 3):
-        many = [await asyncio.create_subprocess_exec(*counting, cwd=tmp_path, env=env) for _ in range(4)]
+        many = [await warm.start(counting, cwd=tmp_path, env=env) for _ in range(4)]
         assert [await process.wait() for process in many] == [0] * 4
         store = await connected()
         assert await state_of(store, "1") == {"count": 4 * round_}
@@ -149,7 +151,8 @@ def test_a_user_that_is_killed_does_not_keep_it_running(server: DevServer, tmp_p
     process.kill()
     process.communicate()
     wait_until_gone(server)
-    assert chat(tmp_path).communicate("hi\n", timeout=90) == ("Processed: hi (#2)\n", "")
+    again = run(tmp_path, "chat", stdin="hi\n")
+    assert (again.stdout, again.stderr) == ("Processed: hi (#2)\n", "")
 
 
 def test_ctrl_c_is_for_the_bot_alone(server: DevServer) -> None:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from suite.support import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 """The project under test."""
 
@@ -30,25 +32,17 @@ def run(
     folder: Path, *arguments: str, stdin: str = "", module: str = BOT[-1], **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end in an empty folder."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=environment(folder, **settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    command = [sys.executable, "-m", module, *arguments]
+    return warm.run(command, cwd=folder, env=environment(folder, **settings), stdin=stdin)
 
 
 @asynccontextmanager
 async def running(
     folder: Path, *arguments: str, **settings: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncIterator[warm.Process | asyncio.subprocess.Process]:
     """Run the command line beside the test; killed in the end."""
-    process = await asyncio.create_subprocess_exec(
-        *BOT,
-        *arguments,
+    process = await warm.start(
+        [*BOT, *arguments],
         cwd=folder,
         env=environment(folder, HOST="127.0.0.1", PORT="0", **settings),
         stdout=asyncio.subprocess.PIPE,

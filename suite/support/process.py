@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ import aiohttp
 from aiohttp import web
 
 from suite.bot_api import FakeTelegram
-from suite.support.command_line import environment
+from suite.support import warm
+from suite.support.command_line import BOT, environment
 
 
 class BotProcess:
@@ -46,11 +46,8 @@ class BotProcess:
         self._folder.mkdir(exist_ok=True)
         self.log.write_bytes(b"")
         with self.log.open("ab") as output:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "suite.counting_bot",
-                "run",
+            self.process = await warm.start(
+                [*BOT, "run"],
                 cwd=self._folder,
                 env=environment(self._folder, **self._settings),
                 stdout=output,

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from suite.bot_api import FakeTelegram
+from suite.support import warm
 from suite.support.command_line import environment
 
 
@@ -31,11 +32,8 @@ class Replica:
 
     async def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self._module,
-            "run",
+        self._process = await warm.start(
+            [sys.executable, "-m", self._module, "run"],
             cwd=self._folder,
             env=environment(self._folder, **self._settings),
             stderr=asyncio.subprocess.PIPE,

@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from suite.support import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SECRET = "X-Telegram-Bot-Api-Secret-Token"
@@ -23,7 +25,7 @@ class BotEnded(Exception):
 class _Process:
     """One process, from its start to its end. What it says is kept in a file."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: warm.Process | asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
         self._log = log
         self.port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -162,9 +164,9 @@ class Replica:
             "PORT": "0",
             "TORTURE_CLOCK": str(self._clock),
         }
-        process = await asyncio.create_subprocess_exec(
-            *self._command, cwd=ROOT, env={**own, **self._settings}, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        process = await warm.start(
+            self._command, cwd=ROOT, env={**own, **self._settings}, stderr=asyncio.subprocess.PIPE
+        )
         return _Process(process, self._folder / f"bot-{self.number}-{next(self._starts)}.log")
 
     async def _end(self, process: _Process) -> None:

@@ -1,13 +1,16 @@
 """A server of a test's own, which may be stopped, frozen and killed, and a proxy in front of a server."""
 
 import asyncio
+import atexit
 import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
@@ -15,11 +18,24 @@ from urllib.parse import parse_qs, urlsplit
 from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 
 
+@cache
+def new_data() -> Path:
+    """The data of a server that nobody has used, to be copied: that is quicker than making them."""
+    folder = Path(tempfile.mkdtemp(prefix="bot-tests-")) / "postgres"
+    server = PostgresDevServer(folder)
+    server.start_now()
+    server.stop_now()
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    return folder
+
+
 class OwnServer:
     """PostgreSQL in a temporary folder."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bot-tests-")) / "postgres"
+        self.folder.parent.chmod(0o711)  # run by root, the server is somebody else's
+        subprocess.run(["cp", "-a", new_data(), self.folder], check=True)  # with its owner
         self.embedded = PostgresDevServer(self.folder)
         self.url = self.embedded.start_now()
 

@@ -21,6 +21,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.end()
 
 
+@pytest.fixture(scope="module")
+def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that leave it as it is, but for its records."""
+    server = Server(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.end()
+
+
 @pytest.fixture
 async def direct(server: Server) -> AsyncIterator[RedisStore]:
     """A store on the test's own server."""

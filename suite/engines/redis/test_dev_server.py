@@ -40,8 +40,7 @@ def test_a_very_long_path(dev_server: DevServer, tmp_path: Path, monkeypatch: py
     deep = tmp_path.joinpath(*["a-rather-long-name-of-a-folder"] * 8)
     deep.mkdir(parents=True)
     for n in (1, 2):
-        said, _ = chat(deep).communicate("hi\n", timeout=60)
-        assert said == f"Processed: hi (#{n})\n"
+        assert run(deep, "chat", stdin="hi\n").stdout == f"Processed: hi (#{n})\n"
     monkeypatch.chdir(deep)
     wait_until_gone(RedisDevServer(deep / ".data/redis"))
 

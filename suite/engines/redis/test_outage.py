@@ -17,7 +17,7 @@ from suite.support.runtime import Mode, Runtime
 
 pytestmark = pytest.mark.clause("engine.outage")
 
-USERS, MESSAGES = 10, 30
+USERS, MESSAGES = 5, 30
 
 
 @pytest.fixture

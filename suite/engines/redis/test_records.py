@@ -6,6 +6,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from bot.runtime.engines.redis.store import DEFAULT_TTL, RedisStore
 from bot.runtime.errors import StateCorrupt
@@ -36,6 +37,14 @@ EVERYTHING = Changes(
         f"-1::{MARK}": ConversationChange(Conversation(0, 2, 99, 2.0), (Message("user", MARK, 1.0),) * 2)
     },
 )
+
+
+@pytest.fixture
+def server(lasting_server: Server) -> Server:
+    """A server without a record."""
+    with Redis.from_url(lasting_server.url) as connection:
+        connection.flushall()
+    return lasting_server
 
 
 async def dump(store: RedisStore) -> dict[str, str]:
@@ -239,14 +248,17 @@ async def test_what_is_kept_of_old_updates_does_not_grow(direct: RedisStore) -> 
     assert sorted(record.outbox) == list(record.applied)
 
 
+TWENTY_THOUSAND = """
+for n = 0, 19999 do
+    redis.call("HSET", ARGV[1] .. n .. ARGV[2], "version", "1", "token", "",
+        "forgotten", n % 10 == 0 and "1" or "0", "parts", "applied")
+end
+"""
+
+
 async def test_users_come_a_page_at_a_time(direct: RedisStore) -> None:
-    pipeline = direct.connection.client.pipeline(transaction=False)
-    for n in range(20_000):
-        meta = ("version", "1", "token", "", "forgotten", "1" if n % 10 == 0 else "0", "parts", "applied")
-        pipeline.execute_command("HSET", direct._key(str(n), "meta"), *meta)
-        if n % 5_000 == 0:
-            await pipeline.execute()
-    await pipeline.execute()
+    before, _, after = direct._key("#", "meta").partition("#")
+    await direct.connection.ask("EVAL", TWENTY_THOUSAND, 0, before, after)
     tracemalloc.start()
     seen = 0
     async for _ in direct.users():

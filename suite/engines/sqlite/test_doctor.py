@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.runtime.engines.sqlite import doctor
+from bot.runtime.engines.sqlite.connection import file_system
 from bot.runtime.engines.sqlite.store import SqliteStore
 from bot.runtime.state.store import Changes
 from suite.engines.sqlite.conftest import Open
@@ -73,9 +73,9 @@ def test_a_network_share(tmp_path: Path, kind: str, level: str) -> None:
         "/dev/vda / ext4 rw 0 0\n"
         f"server:/x {str(share).replace(' ', chr(92) + '040')} {kind} rw 0 0\n"
     )
-    assert doctor.file_system(share / "bot.sqlite3", mounts).level == level
-    assert doctor.file_system(tmp_path / "bot.sqlite3", mounts).level == "ok"
-    assert doctor.file_system(tmp_path / "bot.sqlite3", tmp_path / "none").level == "ok"
+    assert file_system(share / "bot.sqlite3", mounts).level == level
+    assert file_system(tmp_path / "bot.sqlite3", mounts).level == "ok"
+    assert file_system(tmp_path / "bot.sqlite3", tmp_path / "none").level == "ok"
 
 
 async def test_the_command(tmp_path: Path) -> None:

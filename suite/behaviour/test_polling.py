@@ -10,7 +10,7 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 
 from bot.runtime.errors import OperatorError
-from bot.runtime.telegram import polling
+from bot.runtime.telegram import receiver
 from suite.agents import Gate
 from suite.bot_api import Call, FakeTelegram
 from suite.support.runtime import MakeRuntime
@@ -25,8 +25,8 @@ def polls(telegram: FakeTelegram) -> list[Call]:
 
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "FIRST_BACKOFF", 0.02)
-    monkeypatch.setattr(polling, "RIVAL_PAUSE", 0.02)
+    monkeypatch.setattr(receiver, "FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr(receiver, "RIVAL_PAUSE", 0.02)
 
 
 async def test_an_offset_never_passes_an_update_that_is_not_done(
@@ -158,7 +158,7 @@ async def test_another_poller_is_given_time_to_go_away(
 async def test_another_poller_that_stays_ends_the_bot_after_what_it_does_is_done(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "RIVAL_SECONDS", 0.3)
+    monkeypatch.setattr(receiver, "RIVAL_SECONDS", 0.3)
     bot = await make_runtime("polling").start()
     telegram.message("sleep 0.8", user_id=1)
     await telegram.wait_for(lambda: sum(telegram.attempts.values()))

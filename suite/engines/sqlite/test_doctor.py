@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.runtime.engines.sqlite import doctor
+from bot.runtime.engines.sqlite import connection
 from bot.runtime.engines.sqlite.store import SqliteStore
 from bot.runtime.state.store import Changes
 from suite.engines.sqlite.conftest import Open
@@ -39,13 +39,13 @@ async def test_a_file_that_others_may_read(direct: SqliteStore, path: Path) -> N
 
 
 async def test_a_disk_with_little_room(direct: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "FREE_BYTES", 10**18)
+    monkeypatch.setattr(connection, "FREE_BYTES", 10**18)
     (text,) = await warnings(direct)
     assert "make room" in text
 
 
 async def test_a_log_that_nobody_takes_over(direct: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LARGE_WAL_BYTES", 100)
+    monkeypatch.setattr(connection, "LARGE_WAL_BYTES", 100)
     await direct.commit("1", Changes(), expect=0)
     (text,) = await warnings(direct)
     assert "read without an end" in text
@@ -73,9 +73,9 @@ def test_a_network_share(tmp_path: Path, kind: str, level: str) -> None:
         "/dev/vda / ext4 rw 0 0\n"
         f"server:/x {str(share).replace(' ', chr(92) + '040')} {kind} rw 0 0\n"
     )
-    assert doctor.file_system(share / "bot.sqlite3", mounts).level == level
-    assert doctor.file_system(tmp_path / "bot.sqlite3", mounts).level == "ok"
-    assert doctor.file_system(tmp_path / "bot.sqlite3", tmp_path / "none").level == "ok"
+    assert connection.file_system(share / "bot.sqlite3", mounts).level == level
+    assert connection.file_system(tmp_path / "bot.sqlite3", mounts).level == "ok"
+    assert connection.file_system(tmp_path / "bot.sqlite3", tmp_path / "none").level == "ok"
 
 
 async def test_the_command(tmp_path: Path) -> None:

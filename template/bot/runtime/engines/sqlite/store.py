@@ -13,8 +13,7 @@ import orjson
 import structlog
 
 from bot.runtime.config import load
-from bot.runtime.engines.sqlite.connection import Database, FileSettings
-from bot.runtime.engines.sqlite.doctor import diagnose
+from bot.runtime.engines.sqlite.connection import Database, FileSettings, diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import loads
 from bot.runtime.state.record import (

@@ -1,6 +1,5 @@
 """The Redis half of the hybrid engine: the Redis engine, and the list of what PostgreSQL may lack."""
 
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import structlog
 
 from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, whole_conversations
-from bot.runtime.engines.redis.connection import RedisConnection, Script
+from bot.runtime.engines.redis.connection import RedisConnection, Script, sections
 from bot.runtime.engines.redis.store import (
     COMMIT,
     FSM,
@@ -35,28 +34,27 @@ answer. Whoever takes longer finds that others have done it."""
 
 
 FOLDER = Path(__file__).parent
-COMMON, *SECTIONS = re.split(rb"^--- (\w+)\n", (FOLDER / "scripts.lua").read_bytes(), flags=re.MULTILINE)
-SCRIPTS = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))
+COMMON, SECTIONS = sections(FOLDER / "scripts.lua")
 
 
-def _script(name: bytes, **functions: Script) -> Script:
+def _script(name: str, **functions: Script) -> Script:
     """One of `scripts.lua`; the Redis engine's scripts that it calls are functions in it."""
     wrapped = [
         b"local function %s(KEYS, ARGV)\n%s\nend\n" % (function.encode(), script.text)
         for function, script in functions.items()
     ]
-    return Script(b"\n".join([*wrapped, COMMON, SCRIPTS[name]]))
+    return Script(b"\n".join([*wrapped, COMMON, SECTIONS[name]]))
 
 
-LOAD_OR_LEASE = _script(b"load", load=LOAD)
-COMMIT_AND_MARK = _script(b"commit", commit=COMMIT)
-FILL = _script(b"fill", commit=COMMIT)
-VERIFY = _script(b"verify")
-SNAPSHOT = _script(b"snapshot", load=LOAD)
-MARK_CLEAN = _script(b"mark_clean")
-MARK_DIRTY = _script(b"mark_dirty")
-POSTPONE = _script(b"postpone")
-RAISE_VERSION = _script(b"raise_version")
+LOAD_OR_LEASE = _script("load", load=LOAD)
+COMMIT_AND_MARK = _script("commit", commit=COMMIT)
+FILL = _script("fill", commit=COMMIT)
+VERIFY = _script("verify")
+SNAPSHOT = _script("snapshot", load=LOAD)
+MARK_CLEAN = _script("mark_clean")
+MARK_DIRTY = _script("mark_dirty")
+POSTPONE = _script("postpone")
+RAISE_VERSION = _script("raise_version")
 LEASE_DIRTY = Script((FOLDER / "lease.lua").read_bytes())
 
 VANISHED = "a record was gone from Redis that PostgreSQL may lack: was it evicted, or deleted by hand?"
@@ -197,7 +195,7 @@ class HybridRedis(RedisStore):
             StateError: as `StateStore.commit`.
         """
         delay = self._lease if lease else self._delay
-        arguments = (*self._arguments(changes, expect), delay, int(trust))
+        arguments = (*self._arguments(user_id, changes, expect), delay, int(trust))
         reply, is_repeated = await self._evaluate(COMMIT_AND_MARK, user_id, *arguments)
         maybe_applied = maybe_applied or is_repeated
         match reply:
@@ -378,7 +376,7 @@ class HybridRedis(RedisStore):
 
     async def _put(self, snapshot: Snapshot, lease: str, replaced: Commit) -> int:
         about = (snapshot.version, snapshot.forgotten, snapshot.next_message, snapshot.expires, self._cache)
-        arguments = self._arguments(snapshot.content, 0)
+        arguments = self._arguments(snapshot.user_id, snapshot.content, 0)
         done, _ = await self._evaluate(FILL, snapshot.user_id, *arguments, *about, lease, *replaced)
         if done == 2:
             log.error(VANISHED, user_id=snapshot.user_id)

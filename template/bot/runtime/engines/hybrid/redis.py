@@ -2,15 +2,16 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, whole_conversations
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, Waiting, whole_conversations
 from bot.runtime.engines.redis.connection import RedisConnection, Script, sections
 from bot.runtime.engines.redis.store import (
     COMMIT,
@@ -26,7 +27,7 @@ from bot.runtime.engines.redis.store import (
 )
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
 from bot.runtime.state.record import HOME, Limits, UserRecord
-from bot.runtime.state.store import Changes, parts_of, update_of
+from bot.runtime.state.store import NEVER, Agenda, Changes, parts_of, update_of
 
 LEASE_SECONDS = 30.0
 """How long a flusher, or whoever brings a missing record, has it alone: three times what PostgreSQL gets to
@@ -55,6 +56,8 @@ MARK_CLEAN = _script("mark_clean")
 MARK_DIRTY = _script("mark_dirty")
 POSTPONE = _script("postpone")
 RAISE_VERSION = _script("raise_version")
+AGENDA, AGENDA_SECTIONS = sections(FOLDER / "waiting.lua")
+DUE, ADOPT = (Script(AGENDA + AGENDA_SECTIONS[name]) for name in ("due", "adopt"))
 LEASE_DIRTY = Script((FOLDER / "lease.lua").read_bytes())
 
 VANISHED = "a record was gone from Redis that PostgreSQL may lack: was it evicted, or deleted by hand?"
@@ -235,6 +238,7 @@ class HybridRedis(RedisStore):
             applied=record.acknowledged,
             outbox={key: value for key, value in outbox.items() if key in record.outbox},
             marks=with_prefix(MARK, fields),
+            due=int(fields.get("due", NEVER)),
             token=record.token,
         )
         next_message = int(fields.get("next", len(record.history) + 1))
@@ -328,6 +332,31 @@ class HybridRedis(RedisStore):
         age = (now - float(oldest)) / 1000 if oldest else 0.0
         return [user.decode() for user in users], Backlog(count, max(age, 0.0))
 
+    async def due_here(self, within: float, most: int) -> tuple[Agenda, str | None]:
+        """Which records have something to do, as far as it is known here.
+
+        Returns:
+            Those, and the run of the server if PostgreSQL has to be asked; `None` if that was done lately.
+        """
+        keys, arguments = (*self._index, self._asked), (int(within * 1e6), most)
+        (now, listed, run, is_asking), _ = await self.connection.evaluate(DUE, keys, arguments)
+        agenda = Agenda(int(now), [(name, int(float(when))) for name, when in pairs_of(listed)])
+        return agenda, run.decode() if is_asking else None
+
+    async def adopt(self, records: Sequence[Waiting]) -> int:
+        """Take over when PostgreSQL says that records are due.
+
+        Returns:
+            How many of them are not here, or older.
+        """
+        keys = *self._index, *(self._key(record.user_id, "meta") for record in records)
+        count, _ = await self.connection.evaluate(ADOPT, keys, chain.from_iterable(records))
+        return int(count)
+
+    async def note_asked(self, run: str, latest: int, seconds: float) -> None:
+        """Note up to when PostgreSQL was asked what is due, in this run of the server."""
+        await self.connection.ask("SET", self._asked, f"{run} {latest}", "PX", int(seconds * 1000))
+
     async def postpone(self, user_id: str, seconds: float) -> None:
         """Let a user be taken again, after some time."""
         await self._evaluate(POSTPONE, user_id, int(seconds * 1000))
@@ -359,7 +388,11 @@ class HybridRedis(RedisStore):
 
     def _all_keys(self, user_id: str) -> list[str]:
         files, lease = self._key(user_id, "files"), self._key(user_id, "lease")
-        return [*self._keys(user_id), files, self._dirty, self._due, lease]
+        return [*self._keys(user_id), files, self._dirty, self._due, lease, *self._index]
+
+    @property
+    def _asked(self) -> str:
+        return f"{self._namespace}:{{{self._namespace}}}:asked"
 
     @property
     def _dirty(self) -> str:

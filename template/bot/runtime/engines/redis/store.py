@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import structlog
 
@@ -98,6 +98,20 @@ class OldHint(Exception):
     def __init__(self, fence: int) -> None:
         """Make an error."""
         self.fence = fence
+
+
+class Claim(NamedTuple):
+    """What became of a claim.
+
+    Attributes:
+        claims: how often the record was claimed; 0 when it is not due then.
+        version: the record's version; 0 when it is not here.
+        is_known: whether it was known when the record is due.
+    """
+
+    claims: int
+    version: int
+    is_known: bool
 
 
 class RedisStore:
@@ -223,26 +237,20 @@ class RedisStore:
 
     async def claim(self, user_id: str, seen: int, until: int) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
-        claims, _ = await self.claim_here(user_id, seen, until)
-        return claims
+        if not self.connection.is_cluster:
+            return (await self.claim_here(user_id, seen, until)).claims
+        keys = *self._index, self._hints
+        reply, is_repeated = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, (user_id, seen, until))
+        if isinstance(reply, bytes):
+            reply = await self._remove(user_id, seen, reply)
+        return _certain(user_id, int(reply), is_repeated)
 
-    async def claim_here(self, user_id: str, seen: int, until: int) -> tuple[int, int | None]:
-        """Claim a record; also say which version it has here, if that was looked at."""
-        script = CLAIM_IN_CLUSTER if self.connection.is_cluster else CLAIM
-        third = self._hints if self.connection.is_cluster else self._key(user_id, "meta")
-        reply, is_repeated = await self.connection.evaluate(
-            script, (*self._index, third), (user_id, seen, until)
-        )
-        match reply:
-            case [claims, version]:
-                reply, known = claims, int(version) if version else None
-            case bytes(hint):
-                reply, known = await self._remove(user_id, seen, hint), None
-            case _:
-                known = None
-        if is_repeated and not reply:
-            raise StateUnavailable("the answer was lost: nobody knows whether it was claimed", user_id)
-        return int(reply), known
+    async def claim_here(self, user_id: str, seen: int, until: int) -> Claim:
+        """Take what a record has to do, where its index is on the same server."""
+        keys = *self._index, self._key(user_id, "meta")
+        reply, is_repeated = await self.connection.evaluate(CLAIM, keys, (user_id, seen, until))
+        claims, version, is_known = reply
+        return Claim(_certain(user_id, claims, is_repeated), int(version or 0), bool(is_known))
 
     async def _remove(self, user_id: str, seen: int, hint: bytes) -> int:
         """Note that a record has nothing to do, unless it says otherwise. Its hints may be of commits under way."""
@@ -457,6 +465,17 @@ def read_record(
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def _certain(user_id: str, claims: int, is_repeated: bool) -> int:
+    """How often a record was claimed.
+
+    Raises:
+        StateUnavailable: the first attempt may have claimed it, its answer lost.
+    """
+    if is_repeated and not claims:
+        raise StateUnavailable("the answer was lost: nobody knows whether it was claimed", user_id)
+    return claims
 
 
 def due_after(changes: Changes) -> int | None:

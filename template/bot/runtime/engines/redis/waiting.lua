@@ -49,17 +49,18 @@ return { string.format('%.0f', now), listed }
 --- claim
 -- The third key is the record's meta. It says when the record is due where the index was evicted or deleted.
 -- ARGV: record, when it was due, when it is due again
--- Returns {how often it was claimed, version of the record or ''}; 0 when it is not due then.
+-- Returns {how often it was claimed, version of the record or '', 1 if the index or the record knew when it is due};
+-- how often is 0 when that is not then.
 
 local held = redis.call('HMGET', THIRD, 'due', 'version')
 local score = redis.call('ZSCORE', WAITING, RECORD) or held[1]
 if not score or tonumber(score) ~= tonumber(ARGV[2]) then
-  return { 0, held[2] or '' }
+  return { 0, held[2] or '', score and 1 or 0 }
 end
 if ARGV[3] == '0' then
   redis.call('HDEL', THIRD, 'due')
 end
-return { take(ARGV[3]), held[2] or '' }
+return { take(ARGV[3]), held[2] or '', 1 }
 
 --- claim_in_cluster
 -- The third key is a hash of the hints that are not settled.

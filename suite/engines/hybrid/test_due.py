@@ -145,8 +145,12 @@ async def test_what_postgres_lacks_is_not_overruled_by_it(store: HybridStore) ->
     await put_due(store, "done", NEVER)
     await put_due(store, "later", start + 2 * HOUR)
     await put_due(store, "sooner", start - 2 * SECOND)
-    await store.claim("claimed", start - SECOND, start + HOUR)
-    expected = [("sooner", start - 2 * SECOND), ("claimed", start + HOUR), ("later", start + 2 * HOUR)]
+    await store.claim("claimed", start - SECOND, start + 300 * SECOND)
+    expected = [
+        ("sooner", start - 2 * SECOND),
+        ("claimed", start + 300 * SECOND),
+        ("later", start + 2 * HOUR),
+    ]
     assert await store.reindex() == 3
     assert (await store.due(10_000, 9)).due == expected
     await evict(store, "claimed")

@@ -290,16 +290,16 @@ class HybridStore:
         agenda, _ = await self.redis.due_here(within, most)
         return agenda
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do, wherever it is. See `StateStore.claim`."""
         held = None
         if until == NEVER:
             with suppress(StateUnavailable):
                 held = await self.postgres.held(user_id)
-        claim = await self.redis.claim_here(user_id, seen, until)
+        claim = await self.redis.claim_here(user_id, seen, until, counts)
         if not (claim.version or claim.is_known) and (found := await self.postgres.waits(user_id)):
             await self.redis.adopt(found)
-            claim = await self.redis.claim_here(user_id, seen, until)
+            claim = await self.redis.claim_here(user_id, seen, until, counts)
         if held and claim.claims and claim.version in (0, held):
             with suppress(StateUnavailable):  # then it is found once more
                 await self.postgres.done(user_id, held)

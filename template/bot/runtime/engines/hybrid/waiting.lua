@@ -6,14 +6,17 @@
 --
 -- All times are in microseconds since 1970.
 
+local LONGEST_CLAIM = 600000000 -- what is noted for later than that may be of a claim, or outdated
+
 local WAITING, CLAIMS, ASKED = KEYS[1], KEYS[2], KEYS[3]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
 
 --- due
 -- ARGV: how far to look ahead, how many to list
 -- Returns {now, {record, when it is due, the next one, ...}, the run of the server, 1 if PostgreSQL has to be asked}.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 local latest = now + tonumber(ARGV[1])
 -- Another one after a restart, and after a failover; see `scripts.lua`.
 local run = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
@@ -37,7 +40,8 @@ for number = 1, #KEYS - 2 do
   local record, due, version = unpack(ARGV, number * 3 - 2, number * 3)
   local held = redis.pcall('HMGET', KEYS[number + 2], 'version', 'due')
   if (tonumber(held[1]) or 0) < tonumber(version) then
-    local is_claimed = redis.call('HEXISTS', CLAIMS, record) == 1
+    local ends = tonumber(redis.call('ZSCORE', WAITING, record) or 0)
+    local is_claimed = ends < now + LONGEST_CLAIM and redis.call('HEXISTS', CLAIMS, record) == 1
     redis.call('ZADD', WAITING, is_claimed and 'NX' or 'LT', due, record)
     count = count + 1
   elseif held[2] then

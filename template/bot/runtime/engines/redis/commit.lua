@@ -6,7 +6,7 @@
 -- KEYS  state    hash: JSON per key of the owner's
 --       history  list: JSON per message, oldest first
 --       meta     hash: version, token, forgotten, parts, due (microseconds since 1970, where there is something to do),
---                `fsm:<flow>`, `outbox:<update id>`, `mark:<name>` and `talk:<conversation>`
+--                in a Cluster hint (that of the last commit with one), `fsm:<flow>`, `outbox:<update id>`, `mark:<name>` and `talk:<conversation>`
 --       applied  string: update ids, oldest first, each with a comma behind it
 --       talks    hash: per further conversation JSON of its messages, oldest first, each with a newline behind it
 --       files    hash: per `<update id>/<file>/<number>` a part of a file of that update's replies
@@ -220,6 +220,7 @@ if WAITING then
 end
 if FENCE then
   redis.call('SET', FENCE, hint, 'PX', hint_lifetime)
+  redis.call('HSET', META, 'hint', hint)
 end
 
 if clear_history == 1 then

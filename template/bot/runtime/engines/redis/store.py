@@ -235,30 +235,27 @@ class RedisStore:
         (now, listed), _ = await self.connection.evaluate(DUE, self._index, ("", int(within * 1e6), most))
         return Agenda(int(now), [(name, int(float(when))) for name, when in pairs_of(listed)])
 
-    async def claim(self, user_id: str, seen: int, until: int) -> int:
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""
         if not self.connection.is_cluster:
-            return (await self.claim_here(user_id, seen, until)).claims
-        keys = *self._index, self._hints
-        reply, is_repeated = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, (user_id, seen, until))
-        if isinstance(reply, bytes):
-            reply = await self._remove(user_id, seen, reply)
-        return _certain(user_id, int(reply), is_repeated)
+            return (await self.claim_here(user_id, seen, until, counts)).claims
+        keys, arguments = (*self._index, self._hints), (user_id, seen, until, counts)
+        reply, is_repeated = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, arguments)
+        if isinstance(reply, bytes):  # it was not claimed, and a commit may be under way: see `waiting.lua`
+            fence = self._key(user_id, "meta"), self._key(user_id, "fence")
+            (is_made, due), _ = await self.connection.evaluate(FENCE, fence, (user_id, reply, FENCE_MS))
+            if is_made:
+                await self.connection.evaluate(SETTLE, keys, (user_id, reply, due))
+                return 0
+            reply, again = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, (*arguments, reply))
+            is_repeated = is_repeated or again
+        return _certain(user_id, 0 if isinstance(reply, bytes) else reply, is_repeated)
 
-    async def claim_here(self, user_id: str, seen: int, until: int) -> Claim:
+    async def claim_here(self, user_id: str, seen: int, until: int, counts: int) -> Claim:
         """Take what a record has to do, where its index is on the same server."""
-        keys = *self._index, self._key(user_id, "meta")
-        reply, is_repeated = await self.connection.evaluate(CLAIM, keys, (user_id, seen, until))
-        claims, version, is_known = reply
+        keys, arguments = (*self._index, self._key(user_id, "meta")), (user_id, seen, until, counts)
+        (claims, version, is_known), is_repeated = await self.connection.evaluate(CLAIM, keys, arguments)
         return Claim(_certain(user_id, claims, is_repeated), int(version or 0), bool(is_known))
-
-    async def _remove(self, user_id: str, seen: int, hint: bytes) -> int:
-        """Note that a record has nothing to do, unless it says otherwise. Its hints may be of commits under way."""
-        keys = self._key(user_id, "meta"), self._key(user_id, "fence")
-        due, _ = await self.connection.evaluate(FENCE, keys, (user_id, hint, FENCE_MS))
-        keys = *self._index, self._hints
-        is_done, _ = await self.connection.evaluate(SETTLE, keys, (user_id, hint, due, seen))
-        return int(is_done and int(due) == NEVER)
 
     async def reindex(self) -> int:
         """Rebuild the index. See `OperatorStore.reindex`."""
@@ -330,7 +327,9 @@ class RedisStore:
             if not hint:
                 return await self._apply(user_id, changes, expect, ())
             try:
-                done = await self._apply(user_id, changes, expect, (self._key(user_id, "fence"),), hint[0])
+                done = await self._apply(
+                    user_id, changes, expect, (self._key(user_id, "fence"),), hint[0].split()[1]
+                )
             except OldHint as error:
                 least = error.fence + 1
                 continue

@@ -13,9 +13,12 @@
 --   settle   the index learns the exact time, unless there is a later hint; or the hint is withdrawn, if the commit was
 --            refused
 --
--- So the index is never later than the record, wherever the process is killed, and whoever raises a time in it knows
--- that no commit is under way that it does not know of: a claim that finds nothing to do raises the fence first. The
--- commit of a hint that it saw was made before, and is settled; or it is refused, and hints again.
+-- So the index is never later than the record, wherever the process is killed. What raises a time in it must not pass
+-- over a commit that is under way: a claim of a record with unsettled hints raises the record's fence first. The commit
+-- of a hint that it saw was made before, and is settled instead of the claim; or it is refused, and hints again.
+--
+-- What is unsettled of a record is '<first> <last>', numbers of hints. The record's meta has the number of the hint of
+-- which a commit was made last.
 
 local WAITING, CLAIMS, THIRD = unpack(KEYS)
 local RECORD = ARGV[1]
@@ -31,10 +34,15 @@ local function remove()
   return 1
 end
 
-local function take(moment)
+local function take(moment, counts)
   if moment == '0' then return remove() end
   redis.call('ZADD', WAITING, moment, RECORD)
-  return redis.call('HINCRBY', CLAIMS, RECORD, 1)
+  return math.max(redis.call('HINCRBY', CLAIMS, RECORD, counts), 1)
+end
+
+local function is_due(moment)
+  local score = redis.call('ZSCORE', WAITING, RECORD)
+  return score and tonumber(score) == tonumber(moment)
 end
 
 --- due
@@ -48,7 +56,7 @@ return { string.format('%.0f', now), listed }
 
 --- claim
 -- The third key is the record's meta. It says when the record is due where the index was evicted or deleted.
--- ARGV: record, when it was due, when it is due again
+-- ARGV: record, when it was due, when it is due again, how much it counts
 -- Returns {how often it was claimed, version of the record or '', 1 if the index or the record knew when it is due};
 -- how often is 0 when that is not then.
 
@@ -60,23 +68,29 @@ end
 if ARGV[3] == '0' then
   redis.call('HDEL', THIRD, 'due')
 end
-return { take(ARGV[3]), held[2] or '', 1 }
+return { take(ARGV[3], ARGV[4]), held[2] or '', 1 }
 
 --- claim_in_cluster
 -- The third key is a hash of the hints that are not settled.
--- ARGV: record, when it was due, when it is due again
--- Returns how often it was claimed, or the hint that keeps it from being removed.
+-- ARGV: record, when it was due, when it is due again, how much it counts, and if the record is fenced what was unsettled
+-- Returns how often it was claimed; or what is unsettled, if that has to be looked at first.
 
-local score = redis.call('ZSCORE', WAITING, RECORD)
-if not score or tonumber(score) ~= tonumber(ARGV[2]) then
+if not is_due(ARGV[2]) then
   return 0
 end
-return ARGV[3] == '0' and redis.call('HGET', THIRD, RECORD) or take(ARGV[3])
+local unsettled = redis.call('HGET', THIRD, RECORD)
+if unsettled and unsettled ~= ARGV[5] and (ARGV[3] == '0' or tonumber(ARGV[3]) > tonumber(ARGV[2])) then
+  return unsettled
+end
+if ARGV[5] then
+  redis.call('HDEL', THIRD, RECORD)
+end
+return take(ARGV[3], ARGV[4])
 
 --- hint
 -- The third key is a hash of the hints that are not settled.
 -- ARGV: record, when it may be due, the least number of the hint
--- Returns {number of the hint, the hint before it or '', the score before it or ''}; nothing in it where nothing was to
+-- Returns {what is unsettled with it, what was before or '', the score before or ''}; nothing in it where nothing was to
 -- be done and will not be, for which no hint is needed.
 
 local before, score = redis.call('HGET', THIRD, RECORD), redis.call('ZSCORE', WAITING, RECORD)
@@ -84,22 +98,39 @@ local due = tonumber(ARGV[2])
 if due == 0 and not before and not score then
   return {}
 end
-local number = math.max(microseconds(), tonumber(ARGV[3]), (tonumber(before) or 0) + 1)
-redis.call('HSET', THIRD, RECORD, string.format('%.0f', number))
+local first, last = (before or ''):match('^(%d+) (%d+)$')
+local number = string.format('%.0f', math.max(microseconds(), tonumber(ARGV[3]), (tonumber(last) or 0) + 1))
+local unsettled = (first or number) .. ' ' .. number
+redis.call('HSET', THIRD, RECORD, unsettled)
 if due > 0 then
   redis.call('ZADD', WAITING, 'LT', string.format('%.0f', due - 1), RECORD)
 end
-return { string.format('%.0f', number), before or '', score or '' }
+return { unsettled, before or '', score or '' }
+
+--- settle
+-- The third key is a hash of the hints that are not settled.
+-- ARGV: record, what is unsettled, when it is due by the record
+-- Returns 1, or 0 when there is a later hint.
+
+if redis.call('HGET', THIRD, RECORD) ~= ARGV[2] then
+  return 0
+end
+redis.call('HDEL', THIRD, RECORD)
+remove()
+if ARGV[3] ~= '0' then
+  redis.call('ZADD', WAITING, ARGV[3], RECORD)
+end
+return 1
 
 --- withdraw
 -- Takes a hint back whose commit was refused, if nobody has looked at it or hinted since.
 -- The third key is a hash of the hints that are not settled.
 -- ARGV: record, when it was to be due, what `hint` returned
 
-local due, hint, before, score = unpack(ARGV, 2)
-local held = redis.call('ZSCORE', WAITING, RECORD) or ''
+local due, unsettled, before, score = unpack(ARGV, 2)
 local given = due == '0' and score or string.format('%.0f', math.min(due - 1, tonumber(score) or math.huge))
-if redis.call('HGET', THIRD, RECORD) ~= hint or tonumber(held) ~= tonumber(given) then
+local held = redis.call('ZSCORE', WAITING, RECORD) or ''
+if redis.call('HGET', THIRD, RECORD) ~= unsettled or tonumber(held) ~= tonumber(given) then
   return 0
 end
 if score == '' then
@@ -114,36 +145,15 @@ else
 end
 return 1
 
---- settle
--- The third key is a hash of the hints that are not settled.
--- ARGV: record, hint, when it is due by the record, and for a claim when it was due
--- Returns 1 when it was the last hint, and nobody was faster.
-
-local hint, due, seen = unpack(ARGV, 2)
-if redis.call('HGET', THIRD, RECORD) ~= hint then
-  return 0
-end
-if seen and tonumber(redis.call('ZSCORE', WAITING, RECORD) or 0) ~= tonumber(seen) then
-  return 0
-end
-redis.call('HDEL', THIRD, RECORD)
-if due == '0' then
-  return remove()
-end
-redis.call('ZADD', WAITING, due, RECORD)
-if not seen then
-  redis.call('HDEL', CLAIMS, RECORD)
-end
-return 1
-
 --- fence
 -- The keys are the record's: meta, and the newest hint of which a commit was made or refused.
--- ARGV: record, a hint, how long to keep it in ms
--- Returns when the record is due; no commit with that hint, or one before it, is made from now on.
+-- ARGV: record, what is unsettled, how long to keep the fence in ms
+-- Returns {1 if a commit was made of that, when the record is due}; no commit of it is made from now on.
 
 local META, FENCE = KEYS[1], KEYS[2]
-local due = redis.call('HGET', META, 'due')
-if tonumber(redis.call('GET', FENCE) or 0) < tonumber(ARGV[2]) then
-  redis.call('SET', FENCE, ARGV[2], 'PX', ARGV[3])
+local first, last = ARGV[2]:match('^(%d+) (%d+)$')
+local due, committed = unpack(redis.call('HMGET', META, 'due', 'hint'))
+if tonumber(redis.call('GET', FENCE) or 0) < tonumber(last) then
+  redis.call('SET', FENCE, last, 'PX', ARGV[3])
 end
-return due or '0'
+return { (tonumber(committed) or 0) >= tonumber(first) and 1 or 0, due or '0' }

@@ -169,6 +169,18 @@ async def test_many_wait(store: OperatorStore) -> None:
     assert await listed(store, within=10**6, most=1_000) == [str(number) for number in numbers]
 
 
+async def test_its_index_can_be_rebuilt(store: OperatorStore) -> None:
+    """From the records, also while processes are at work."""
+    seen = await now(store) - SECOND
+    for user_id, due in (("1", seen), ("2", seen), ("3", NEVER), ("4", None), ("5", seen)):
+        await put_due(store, user_id, due)
+    await store.forget("5")
+    assert await store.claim("2", seen, seen + HOUR) == 1
+    assert await store.reindex() == 2
+    assert (await store.due(7_200, 9)).due == [("1", seen), ("2", seen + HOUR)]
+    assert await store.claim("2", seen + HOUR, seen + HOUR + 1) == 2
+
+
 async def test_it_outlives_the_process(harness: Harness) -> None:
     store = await harness.open()
     if isinstance(store, MemoryStore):

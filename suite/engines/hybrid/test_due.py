@@ -145,10 +145,10 @@ async def test_what_postgres_lacks_is_not_overruled_by_it(store: HybridStore) ->
     await put_due(store, "done", NEVER)
     await put_due(store, "later", start + 2 * HOUR)
     await put_due(store, "sooner", start - 2 * SECOND)
-    await store.claim("claimed", start - SECOND, start + 300 * SECOND)
+    await store.claim("claimed", start - SECOND, start + HOUR)
     expected = [
         ("sooner", start - 2 * SECOND),
-        ("claimed", start + 300 * SECOND),
+        ("claimed", start + HOUR),
         ("later", start + 2 * HOUR),
     ]
     assert await store.reindex() == 3
@@ -190,20 +190,26 @@ async def test_reindex_finds_what_only_one_of_them_has(store: HybridStore) -> No
 
 
 async def test_redis_comes_back_older(hybrid: HybridHarness, store: HybridStore) -> None:
-    """With another time, and with a record that had nothing to do."""
-    other = await hybrid.make(flush_interval=3600)
-    await other.flusher.stop()
+    """With another time, with a record that had nothing to do, and with one that was put off."""
     start = await now(store)
-    await put_due(store, "1", start + HOUR)
-    await put_due(store, "2", NEVER)
+    users = ["1", "2", "3", "4"]
+    for user_id, due in zip(users, (start + HOUR, NEVER, start - SECOND, start - SECOND), strict=True):
+        await put_due(store, user_id, due)
+    for user_id in ("3", "4"):
+        assert await store.claim(user_id, start - SECOND, start + HOUR)
     await store.flush()
+    await evict(store, "3")
     earlier = await held(store)
-    await put_due(store, "1", start - SECOND)
-    await put_due(store, "2", start - SECOND)
+    for number, user_id in enumerate(users):
+        await put_due(store, user_id, start - number - 1)
     await store.flush()
-    await failed_over(store, other, earlier)
-    await store.redis.connection.ask("DEL", store.redis._asked)  # another run of the server
-    assert (await store.due(0, 9)).due == [("1", start - SECOND), ("2", start - SECOND)]
+    await failed_over(store, store, earlier)
+    run_of_another_server = f"{'0' * 40} {start + HOUR} {start}"
+    await store.redis.connection.ask("SET", store.redis._asked, run_of_another_server)
+    await store.load("3")
+    assert (await store.due(0, 9)).due == [
+        (user_id, start - number - 1) for number, user_id in reversed(list(enumerate(users)))
+    ]
 
 
 async def test_a_commit_that_is_older_than_postgres_restores_what_that_has_to_do(store: HybridStore) -> None:

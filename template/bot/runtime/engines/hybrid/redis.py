@@ -332,13 +332,18 @@ class HybridRedis(RedisStore):
         age = (now - float(oldest)) / 1000 if oldest else 0.0
         return [user.decode() for user in users], Backlog(count, max(age, 0.0))
 
-    async def due_here(self, within: float, most: int) -> tuple[Agenda, str | None]:
+    async def due_here(self, within: float, most: int, seconds: float) -> tuple[Agenda, str | None]:
         """Which records have something to do, as far as it is known here.
+
+        Args:
+            within: seconds to look ahead.
+            most: how many records to list.
+            seconds: after how long PostgreSQL is to be asked again.
 
         Returns:
             Those, and the run of the server if PostgreSQL has to be asked; `None` if that was done lately.
         """
-        keys, arguments = (*self._index, self._asked), (int(within * 1e6), most)
+        keys, arguments = (*self._index, self._asked), (int(within * 1e6), most, int(seconds * 1e6))
         (now, listed, run, is_asking), _ = await self.connection.evaluate(DUE, keys, arguments)
         agenda = Agenda(int(now), [(name, int(float(when))) for name, when in pairs_of(listed)])
         return agenda, run.decode() if is_asking else None
@@ -353,9 +358,9 @@ class HybridRedis(RedisStore):
         count, _ = await self.connection.evaluate(ADOPT, keys, chain.from_iterable(records))
         return int(count)
 
-    async def note_asked(self, run: str, latest: int, seconds: float) -> None:
-        """Note up to when PostgreSQL was asked what is due, in this run of the server."""
-        await self.connection.ask("SET", self._asked, f"{run} {latest}", "PX", int(seconds * 1000))
+    async def note_asked(self, run: str, latest: int, now: int) -> None:
+        """Note up to when PostgreSQL was asked what is due, in this run of the server, and when that was."""
+        await self.connection.ask("SET", self._asked, f"{run} {latest} {now}")
 
     async def postpone(self, user_id: str, seconds: float) -> None:
         """Let a user be taken again, after some time."""

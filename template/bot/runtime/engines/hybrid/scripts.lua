@@ -30,8 +30,6 @@ local RUN = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local LONGEST_CLAIM = 600000 -- see `waiting.lua`
-
 local function is_of_this_run(lineage)
   return lineage and lineage:sub(1, #RUN) == RUN
 end
@@ -219,10 +217,9 @@ commit(RECORD, ARGV) -- without files: such as stand here may be those of a comm
 redis.call('HSET', META, 'version', version, 'forgotten', forgotten, 'next', next_message, 'expires', expires)
 unmark(tonumber(cache))
 -- Whoever brings a record may have claimed it. What else the index says of one that was not here may be older.
-local due, ends = redis.call('HGET', META, 'due'), tonumber(redis.call('ZSCORE', WAITING, USER) or 0)
-local is_claimed = ends * 1e-3 < NOW + LONGEST_CLAIM and redis.call('HEXISTS', CLAIMS, USER) == 1
-if due and not is_claimed then
-  redis.call('ZADD', WAITING, 'LT', due, USER)
+local due = redis.call('HGET', META, 'due')
+if due then
+  redis.call('ZADD', WAITING, redis.call('HEXISTS', CLAIMS, USER) == 1 and 'NX' or 'LT', due, USER)
 end
 return (dirty and lease ~= '') and 2 or 1
 

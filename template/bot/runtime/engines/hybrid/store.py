@@ -276,7 +276,7 @@ class HybridStore:
         PostgreSQL is asked at first, after a restart of Redis, and every `ASK_SECONDS`. While it is away, what
         only it knows is not found.
         """
-        agenda, run = await self.redis.due_here(within, most)
+        agenda, run = await self.redis.due_here(within, most, ASK_SECONDS)
         if run is None or time.monotonic() < self._ask_again:
             return agenda
         latest = agenda.now + int((within + ASK_AHEAD) * 1e6)
@@ -286,8 +286,8 @@ class HybridStore:
             self._ask_again = time.monotonic() + AWAY_SECONDS
             log.warning("PostgreSQL cannot be asked what there is to do", reason=str(error))
             return agenda
-        await self.redis.note_asked(run, latest, ASK_SECONDS)
-        agenda, _ = await self.redis.due_here(within, most)
+        await self.redis.note_asked(run, latest, agenda.now)
+        agenda, _ = await self.redis.due_here(within, most, ASK_SECONDS)
         return agenda
 
     async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
@@ -298,6 +298,7 @@ class HybridStore:
                 held = await self.postgres.held(user_id)
         claim = await self.redis.claim_here(user_id, seen, until, counts)
         if not (claim.version or claim.is_known) and (found := await self.postgres.waits(user_id)):
+            await self.redis.due_here(0, 0, ASK_SECONDS)  # claims of this run count from here on
             await self.redis.adopt(found)
             claim = await self.redis.claim_here(user_id, seen, until, counts)
         if held and claim.claims and claim.version in (0, held):

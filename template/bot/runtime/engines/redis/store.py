@@ -473,7 +473,7 @@ def _certain(user_id: str, claims: int, is_repeated: bool) -> int:
         StateUnavailable: the first attempt may have claimed it, its answer lost.
     """
     if is_repeated and not claims:
-        raise StateUnavailable("the answer was lost: nobody knows whether it was claimed", user_id)
+        raise StateUnavailable("nobody knows whether it was claimed", user_id)
     return claims
 
 

@@ -1,7 +1,7 @@
 """What is to be done, where Redis knows it, where only PostgreSQL does, and where they disagree."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -245,7 +245,7 @@ async def test_each_is_one_round_trip(hybrid: HybridHarness) -> None:
         seen = await now(store) - SECOND
         await put_due(store, "1", seen)
         await store.claim("1", seen, seen)
-        actions: list[Callable[[], object]] = [
+        actions: list[Callable[[], Awaitable[object]]] = [
             lambda: put_due(store, "1", seen),
             lambda: store.due(0, 100),
             lambda: store.claim("1", seen, seen + 1),
@@ -253,7 +253,7 @@ async def test_each_is_one_round_trip(hybrid: HybridHarness) -> None:
         ]
         proxy.reset()
         for number, action in enumerate(actions, 1):
-            await action()  # type: ignore[misc]
+            await action()
             assert proxy.round_trips == number
         await store.close()
 

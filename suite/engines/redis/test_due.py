@@ -1,7 +1,7 @@
 """The index of what is to be done: where it stands, what it costs, and what becomes of it when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -18,12 +18,12 @@ WAITING, CLAIMS = "test:{test}:waiting", "test:{test}:claims"
 
 
 @pytest.fixture
-async def quick(proxied: RedisStore, proxy: Proxy) -> AsyncIterator[RedisStore]:
+async def quick(proxied: RedisStore, proxy: Proxy) -> RedisStore:
     """A store whose server knows the scripts of the index, too."""
     await proxied.due(0, 1)
     await proxied.claim("warm-up", 1, 2)
     proxy.reset()
-    yield proxied
+    return proxied
 
 
 @pytest.mark.clause("engine.layout")
@@ -56,17 +56,16 @@ async def test_bots_on_one_server_have_an_index_each(direct: RedisStore, server:
 @pytest.mark.clause("wire.round-trips")
 async def test_each_is_one_round_trip(quick: RedisStore, proxy: Proxy) -> None:
     seen = 1_700_000_000_000_000
-    for done, action in enumerate(
-        (
-            lambda: put_due(quick, "1", seen),
-            lambda: quick.due(0, 100),
-            lambda: quick.claim("1", seen, seen + 1),
-            lambda: put_due(quick, "1", NEVER),
-            lambda: quick.forget("1"),
-        )
-    ):
+    actions: list[Callable[[], Awaitable[object]]] = [
+        lambda: put_due(quick, "1", seen),
+        lambda: quick.due(0, 100),
+        lambda: quick.claim("1", seen, seen + 1),
+        lambda: put_due(quick, "1", NEVER),
+        lambda: quick.forget("1"),
+    ]
+    for number, action in enumerate(actions, 1):
         await action()
-        assert proxy.round_trips == done + 1
+        assert proxy.round_trips == number
 
 
 @pytest.mark.clause("wire.lost-answer")

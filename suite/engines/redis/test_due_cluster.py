@@ -7,7 +7,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,7 +178,7 @@ async def test_a_claim_that_finds_nothing_before_the_commit(
     is_killed: bool,
     later: int | None,
 ) -> None:
-    """The race: another process looks after the hint and before the commit, and notes that there is nothing yet."""
+    """The race: another process looks after the hint and before the commit, and notes what it saw."""
     due = await now(store) - SECOND
     if later:
         await put_due(store, "1", due + later)

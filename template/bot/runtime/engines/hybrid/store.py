@@ -24,9 +24,9 @@ Redis restored older   Each record names the run of the server that wrote it; a 
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
-What is to be done     The index in Redis knows it, also of cold records, and decides who claims it. PostgreSQL
-                       gets it with the flush, and is asked now and then, and when Redis was restarted: what
-                       Redis lost, or never had, is taken over from there, if the record here is not as new.
+What is to be done     The index in Redis knows it, also of cold records, and decides who claims it. It goes
+                       to PostgreSQL with the flush. PostgreSQL is asked now and then, and after a restart of
+                       Redis: what that lost, or never had, is taken over, unless the record here is as new.
                        What PostgreSQL says of one that was done since is at most a hint.
 Files of replies       They are written to Redis before the commit that refers to them, and brought to
                        PostgreSQL in the transaction that flushes it.
@@ -273,8 +273,8 @@ class HybridStore:
     async def due(self, within: float, most: int) -> Agenda:
         """Which records have something to do. See `StateStore.due`.
 
-        PostgreSQL is asked at first, after a restart of Redis, and every `ASK_SECONDS`. While it is away, what
-        only it knows is not found.
+        PostgreSQL is asked at first, after a restart of Redis, and every `ASK_SECONDS`. While it is away,
+        what only it knows is not found.
         """
         agenda, run = await self.redis.due_here(within, most, ASK_SECONDS)
         if run is None or time.monotonic() < self._ask_again:

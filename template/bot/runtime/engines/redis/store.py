@@ -6,8 +6,8 @@
     <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
     <namespace>:user:{<id>}:talks     hash: messages of each further conversation, if there are any
     <namespace>:user:{<id>}:files     hash: the files of replies, in parts
-    <namespace>:user:{<id>}:fence     string, in a Cluster for an hour after a commit that says when it is due: its hint
-    <namespace>:{<namespace>}:waiting sorted set: records that have something to do, by when; see `waiting.lua`
+    <namespace>:user:{<id>}:fence     string, in a Cluster: the newest hint of a commit; for an hour
+    <namespace>:{<namespace>}:waiting sorted set: records with something to do, by when; see `waiting.lua`
     <namespace>:{<namespace>}:claims  hash: how often each of them was claimed, if it was
     <namespace>:{<namespace>}:hints   hash, in a Cluster: hints of commits that may be under way
     <namespace>:bot                   the id of the bot whose records these are
@@ -83,7 +83,7 @@ FENCE_MS = 3_600_000
 """How long a fence stays, in milliseconds: longer than any commit is under way."""
 
 HINTS = 5
-"""How often a commit in a Cluster gives a hint. Another one is needed when a claim found nothing meanwhile."""
+"""How often a commit in a Cluster gives a hint. It takes another one when a claim came between."""
 
 log = structlog.get_logger(__name__)
 

@@ -264,7 +264,7 @@ async def test_it_stands_there_as_it_is_documented(store: HybridStore) -> None:
     await put_due(store, "1", seen)
     await store.claim("1", seen, seen + 1)
     name = store.redis._namespace
-    tag = f"{name}:{{{name}}}"
+    tag = f"{name}:{{agenda}}"
     assert {key.decode() for key in await held(store) if b":user:" not in key} == {
         f"{tag}:waiting", f"{tag}:claims", f"{tag}:asked", f"{name}:dirty", f"{name}:due"
     }  # fmt: skip

@@ -14,7 +14,7 @@ from suite.engines.redis.server import RIGHTS, Server, make_store
 
 pytestmark = pytest.mark.clause("store.due")
 
-WAITING, CLAIMS = "test:{test}:waiting", "test:{test}:claims"
+WAITING, CLAIMS = "test:{agenda}:waiting", "test:{agenda}:claims"
 
 
 @pytest.fixture

@@ -397,7 +397,7 @@ class HybridRedis(RedisStore):
 
     @property
     def _asked(self) -> str:
-        return f"{self._namespace}:{{{self._namespace}}}:asked"
+        return f"{self._namespace}:{{agenda}}:asked"
 
     @property
     def _dirty(self) -> str:

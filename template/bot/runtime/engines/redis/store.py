@@ -7,9 +7,9 @@
     <namespace>:user:{<id>}:talks     hash: messages of each further conversation, if there are any
     <namespace>:user:{<id>}:files     hash: the files of replies, in parts
     <namespace>:user:{<id>}:fence     string, in a Cluster: the newest hint of a commit; for an hour
-    <namespace>:{<namespace>}:waiting sorted set: records with something to do, by when; see `waiting.lua`
-    <namespace>:{<namespace>}:claims  hash: how often each of them was claimed, if it was
-    <namespace>:{<namespace>}:hints   hash, in a Cluster: hints of commits that may be under way
+    <namespace>:{agenda}:waiting      sorted set: records with something to do, by when; see `waiting.lua`
+    <namespace>:{agenda}:claims       hash: how often each of them was claimed, if it was
+    <namespace>:{agenda}:hints        hash, in a Cluster: hints of commits that may be under way
     <namespace>:bot                   the id of the bot whose records these are
 
 The braces (a hash tag) keep a user's keys in one slot of a cluster. They expire at the same millisecond.
@@ -300,12 +300,12 @@ class RedisStore:
 
     @property
     def _index(self) -> tuple[str, str]:
-        tag = f"{self._namespace}:{{{self._namespace}}}"
+        tag = f"{self._namespace}:{{agenda}}"
         return f"{tag}:waiting", f"{tag}:claims"
 
     @property
     def _hints(self) -> str:
-        return f"{self._namespace}:{{{self._namespace}}}:hints"
+        return f"{self._namespace}:{{agenda}}:hints"
 
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)

@@ -266,6 +266,16 @@ class OperatorStore(StateStore, Protocol):
             StateForeign: they belong to another bot.
         """
 
+    async def reindex(self) -> int:
+        """Rebuild what `due` looks at from the records.
+
+        Returns:
+            How many have something to do.
+
+        Raises:
+            StateUnavailable: the backend did not answer; what was done so far stays.
+        """
+
     async def raw(self, user_id: str) -> str:
         """What is stored for a user as the backend holds it, readable even when it is corrupt."""
 

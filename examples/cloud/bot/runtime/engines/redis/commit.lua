@@ -5,21 +5,24 @@
 --
 -- KEYS  state    hash: JSON per key of the owner's
 --       history  list: JSON per message, oldest first
---       meta     hash: version, token, forgotten, parts, `fsm:<flow>`, `outbox:<update id>`, `mark:<name>` and
---                `talk:<conversation>`
+--       meta     hash: version, token, forgotten, parts, due (microseconds since 1970, where there is something to do),
+--                in a Cluster hint (that of the last commit with one), `fsm:<flow>`, `outbox:<update id>`, `mark:<name>` and `talk:<conversation>`
 --       applied  string: update ids, oldest first, each with a comma behind it
 --       talks    hash: per further conversation JSON of its messages, oldest first, each with a newline behind it
 --       files    hash: per `<update id>/<file>/<number>` a part of a file of that update's replies
+--       waiting, claims  where the commit says when the record is due: see `waiting.lua`; with a hint instead
+--       fence    string: the newest hint of which a commit was made or refused
 -- ARGV  1  token of this commit
 --       2  numbers: the version expected (-1 for any), lifetime of a record and of a marker in ms (0 for no limit), most
 --          applied ids, whether to forget, whether to clear the history, messages to keep (-1 for all), and the
 --          lengths of what follows
 --       3… keys and values to set in state, keys to delete there, the same two for meta, messages, applied ids,
 --          ids and entries for the outbox, names, notes, numbers of messages that stay and new messages of further
---          conversations (without a note one is dropped; of that without a name only the note changes)
--- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'.
+--          conversations (without a note one is dropped; of that without a name only the note changes), and if the
+--          commit says so: when the record is due (0 for never), its id, and in a Cluster the hint and its lifetime
+-- Returns {outcome, version, 1 if there was a record}; outcome is 'done', 'conflict' or 'corrupt'; or {'hint', fence}.
 
-local STATE, HISTORY, META, APPLIED, TALKS, FILES = unpack(KEYS)
+local STATE, HISTORY, META, APPLIED, TALKS, FILES = unpack(KEYS, 1, 6)
 local RECORD = { STATE, HISTORY, META, APPLIED } -- and TALKS where there are any: few records have
 local KINDS = { 'hash', 'list', 'hash', 'string' }
 local UNPACKABLE = 4000 -- Lua unpacks fewer than 8000 values; even, because fields and values come in pairs
@@ -117,6 +120,8 @@ local token = ARGV[1]
 local state_set, state_delete = list(), list()
 local meta_set, meta_delete = list(), list()
 local messages, applied, outbox, talks = list(), list(), list(), list()
+local agenda = list()
+local due, record, hint, hint_lifetime = unpack(ARGV, agenda.first, agenda.last)
 
 -- What is there.
 
@@ -130,7 +135,7 @@ for index, key in ipairs(RECORD) do
 end
 local meta = {}
 if kinds[3] == 'hash' then
-  meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts')
+  meta = redis.call('HMGET', META, 'version', 'token', 'forgotten', 'parts', 'due')
 end
 local version, forgotten = tonumber(meta[1]), meta[3] or '0'
 local has_talks = talks.first <= talks.last or redis.call('EXISTS', TALKS) == 1
@@ -148,6 +153,19 @@ if meta[2] == token then
 end
 if expected >= 0 and expected ~= (version or 0) then
   return { 'conflict' }
+end
+
+local WAITING, CLAIMS, FENCE
+if hint then
+  FENCE = KEYS[7]
+  local fence = redis.call('GET', FENCE)
+  if fence and tonumber(fence) >= tonumber(hint) then
+    return { 'hint', fence }
+  end
+elseif due and KEYS[8] then
+  WAITING, CLAIMS = KEYS[7], KEYS[8]
+  redis.call('ZSCORE', WAITING, record) -- which fails if somebody put something else there
+  redis.call('HEXISTS', CLAIMS, record)
 end
 
 local existed = exists and not is_marker(forgotten, meta[4])
@@ -190,6 +208,21 @@ call('HDEL', STATE, state_delete)
 call('HSET', META, meta_set)
 call('HDEL', META, meta_delete)
 
+local due_at = tonumber(due) or forget == 0 and tonumber(meta[5]) or 0
+if due then
+  redis.call('HDEL', META, 'due')
+  if due_at > 0 then redis.call('HSET', META, 'due', due) end
+end
+if WAITING then
+  redis.call('ZREM', WAITING, record)
+  redis.call('HDEL', CLAIMS, record)
+  if due_at > 0 then redis.call('ZADD', WAITING, due, record) end
+end
+if FENCE then
+  redis.call('SET', FENCE, hint, 'PX', hint_lifetime)
+  redis.call('HSET', META, 'hint', hint)
+end
+
 if clear_history == 1 then
   redis.call('UNLINK', HISTORY)
 end
@@ -218,8 +251,11 @@ end
 local found = parts(kept, ids_length, has_talks)
 redis.call('HSET', META, 'version', new_version, 'token', token, 'forgotten', forgotten, 'parts', found)
 
-local milliseconds = is_marker(forgotten, found) and marker_lifetime or lifetime
-local deadline = string.format('%.0f', math.floor(microseconds / 1000) + milliseconds)
+local milliseconds, from = lifetime, math.max(microseconds, due_at)
+if is_marker(forgotten, found) then
+  milliseconds, from = marker_lifetime, microseconds
+end
+local deadline = string.format('%.0f', math.floor(from / 1000) + milliseconds)
 for _, key in ipairs(RECORD) do
   if milliseconds > 0 then
     redis.call('PEXPIREAT', key, deadline)

@@ -227,6 +227,12 @@ class SqliteStore:
             user_id=user_id,
         )
 
+    async def reindex(self) -> int:
+        """Rebuild the index of what is due. See `OperatorStore.reindex`."""
+        return await self.database.write(
+            lambda connection: connection.execute("REINDEX record_due").execute(_WAITING).get
+        )
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
 
@@ -339,6 +345,8 @@ _USERS = f"""
 """
 
 _DUE = "SELECT user, due FROM record WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
+
+_WAITING = "SELECT count(*) FROM record WHERE due > 0"
 
 _CLAIM = """
     UPDATE record SET due = ?1, claims = iif(?1 > 0, claims + ?4, 0) WHERE user = ?2 AND due = ?3 AND due > 0

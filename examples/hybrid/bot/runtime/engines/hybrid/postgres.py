@@ -1,19 +1,19 @@
 """The PostgreSQL half of the hybrid engine: the PostgreSQL engine, and whole records."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 
-from bot.runtime.engines.hybrid.snapshot import Snapshot, whole_conversations
+from bot.runtime.engines.hybrid.snapshot import Snapshot, Waiting, whole_conversations
 from bot.runtime.engines.postgres.connection import Connection
 from bot.runtime.engines.postgres.store import FILE_TIMEOUT, PostgresStore, columns_of, decode_row, merge_of
 from bot.runtime.errors import StateCorrupt, StateValueError
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import HOME, UserRecord, encode_entry
-from bot.runtime.state.store import Changes
+from bot.runtime.state.store import NEVER, Changes
 
 READ = """
-    SELECT held.*, u.next_message,
+    SELECT held.*, u.next_message, u.due,
         coalesce((extract(epoch FROM u.expires_at) * 1000)::bigint, 0) AS expires
     FROM ({load}) AS held, {schema}.user_state AS u WHERE u.user_id = $1
 """
@@ -22,18 +22,18 @@ WRITE = """
     WITH written AS (
         INSERT INTO {schema}.user_state AS u (
             user_id, version, token, state, fsm, applied, outbox, forgotten,
-            next_message, first_message, expires_at, marks, conversations
+            next_message, first_message, expires_at, marks, conversations, due
         )
         VALUES (
             $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $10::bigint,
-            to_timestamp(nullif($17::float8, 0) / 1000), $19, $20
+            to_timestamp(nullif($17::float8, 0) / 1000), $19, $20, $21
         )
         ON CONFLICT (user_id) DO UPDATE SET
             version = excluded.version, token = excluded.token, state = excluded.state, fsm = excluded.fsm,
             applied = excluded.applied, outbox = excluded.outbox, forgotten = excluded.forgotten,
             next_message = excluded.next_message, first_message = excluded.first_message,
             expires_at = excluded.expires_at, marks = excluded.marks, updated_at = now(),
-            conversations = excluded.conversations,
+            conversations = excluded.conversations, due = excluded.due, claims = 0,
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
         WHERE u.version < excluded.version AND (u.version <= $18 OR u.expires_at <= now())
         RETURNING u.version, u.first_message, u.next_message, u.conversations, u.outbox
@@ -76,6 +76,19 @@ HELD = "SELECT version, token FROM {schema}.user_state WHERE user_id = $1"
 
 PARTS = "SELECT name FROM {schema}.user_file WHERE user_id = $1"
 
+WAITING = """
+    SELECT user_id, due, version FROM {schema}.user_state
+    WHERE due > 0 AND due <= $1 AND (due, user_id) > ($2, $3) AND (expires_at IS NULL OR expires_at > now())
+    ORDER BY due, user_id LIMIT $4
+"""
+
+WAITS = "SELECT user_id, due, version FROM {schema}.user_state WHERE user_id = $1 AND due > 0"
+
+DONE = "UPDATE {schema}.user_state SET due = 0 WHERE user_id = $1 AND version = $2"
+
+PAGE = 500
+"""How many records that have something to do are read at a time."""
+
 HOLD = """
     INSERT INTO {schema}.user_state AS u (user_id, state, version) VALUES ($1, '{}', 0)
     ON CONFLICT (user_id) DO UPDATE SET version = u.version
@@ -110,7 +123,7 @@ class HybridPostgres(PostgresStore):
             return UserRecord(user_id), Snapshot(user_id, 0, 0, 1, 0, Changes(token=""), replaces=-1)
         record = decode_row(user_id, row, None)
         try:
-            return record, _snapshot(record, row["next_message"], row["expires"])
+            return record, _snapshot(record, row["next_message"], row["expires"], row["due"])
         except StateValueError as error:
             raise StateCorrupt(f"its record cannot be kept in Redis ({error.outline})", user_id) from None
 
@@ -169,6 +182,33 @@ class HybridPostgres(PostgresStore):
 
         return await self.database.run(work, user_id=user_id)
 
+    async def waiting(self, latest: int) -> AsyncIterator[list[Waiting]]:
+        """Records that have something to do up to a time, in pages, those that are due first."""
+        last, statement = Waiting("", 0, 0), self._fill(WAITING)
+        while True:
+            arguments = latest, last.due, last.user_id, PAGE
+            page = await self._waiting(statement, *arguments)
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+
+    async def waits(self, user_id: str) -> list[Waiting]:
+        """The record, if it has something to do."""
+        return await self._waiting(self._fill(WAITS), user_id)
+
+    async def _waiting(self, statement: str, *arguments: object) -> list[Waiting]:
+        rows = await self.database.run(lambda connection: connection.fetch(statement, *arguments))
+        return [Waiting(*row) for row in rows]
+
+    async def done(self, user_id: str, version: int) -> None:
+        """Note that a record has nothing to do, if it has still that version."""
+        statement = self._fill(DONE)
+        await self.database.run(
+            lambda connection: connection.execute(statement, user_id, version), user_id=user_id
+        )
+
     async def held(self, user_id: str) -> int:
         """The version that stands here, alive or not; 0 when there is none."""
         statement = self._fill(HELD)
@@ -204,6 +244,7 @@ class HybridPostgres(PostgresStore):
                 snapshot.replaces,
                 merge_of(content.marks)[0],
                 merge_of(content.noted)[0],
+                content.due or NEVER,
             )
             if version is not None:
                 await self._bring_files(connection, snapshot)
@@ -227,7 +268,7 @@ class HybridPostgres(PostgresStore):
         return statement.replace("{schema}", f'"{self._schema}"')
 
 
-def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
+def _snapshot(record: UserRecord, next_message: int, expires: int, due: int) -> Snapshot:
     content = Changes(
         state={key: dumps(value, f"state[{key!r}]") for key, value in record.state.items()},
         fsm={key: dumps(value, f"fsm[{key!r}]") for key, value in record.fsm.items()},
@@ -236,6 +277,7 @@ def _snapshot(record: UserRecord, next_message: int, expires: int) -> Snapshot:
         applied=record.acknowledged,
         outbox={key: encode_entry(entry) for key, entry in record.outbox.items()},
         marks={key: dumps(value, "marks") for key, value in record.marks.items()},
+        due=due,
         token=record.token,
     )
     return Snapshot(

@@ -1,18 +1,18 @@
 """The Redis half of the hybrid engine: the Redis engine, and the list of what PostgreSQL may lack."""
 
-import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, whole_conversations
-from bot.runtime.engines.redis.connection import RedisConnection, Script
+from bot.runtime.engines.hybrid.snapshot import Backlog, Commit, Snapshot, Waiting, whole_conversations
+from bot.runtime.engines.redis.connection import RedisConnection, Script, sections
 from bot.runtime.engines.redis.store import (
     COMMIT,
     FSM,
@@ -27,7 +27,7 @@ from bot.runtime.engines.redis.store import (
 )
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
 from bot.runtime.state.record import HOME, Limits, UserRecord
-from bot.runtime.state.store import Changes, parts_of, update_of
+from bot.runtime.state.store import NEVER, Agenda, Changes, parts_of, update_of
 
 LEASE_SECONDS = 30.0
 """How long a flusher, or whoever brings a missing record, has it alone: three times what PostgreSQL gets to
@@ -35,28 +35,29 @@ answer. Whoever takes longer finds that others have done it."""
 
 
 FOLDER = Path(__file__).parent
-COMMON, *SECTIONS = re.split(rb"^--- (\w+)\n", (FOLDER / "scripts.lua").read_bytes(), flags=re.MULTILINE)
-SCRIPTS = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))
+COMMON, SECTIONS = sections(FOLDER / "scripts.lua")
 
 
-def _script(name: bytes, **functions: Script) -> Script:
+def _script(name: str, **functions: Script) -> Script:
     """One of `scripts.lua`; the Redis engine's scripts that it calls are functions in it."""
     wrapped = [
         b"local function %s(KEYS, ARGV)\n%s\nend\n" % (function.encode(), script.text)
         for function, script in functions.items()
     ]
-    return Script(b"\n".join([*wrapped, COMMON, SCRIPTS[name]]))
+    return Script(b"\n".join([*wrapped, COMMON, SECTIONS[name]]))
 
 
-LOAD_OR_LEASE = _script(b"load", load=LOAD)
-COMMIT_AND_MARK = _script(b"commit", commit=COMMIT)
-FILL = _script(b"fill", commit=COMMIT)
-VERIFY = _script(b"verify")
-SNAPSHOT = _script(b"snapshot", load=LOAD)
-MARK_CLEAN = _script(b"mark_clean")
-MARK_DIRTY = _script(b"mark_dirty")
-POSTPONE = _script(b"postpone")
-RAISE_VERSION = _script(b"raise_version")
+LOAD_OR_LEASE = _script("load", load=LOAD)
+COMMIT_AND_MARK = _script("commit", commit=COMMIT)
+FILL = _script("fill", commit=COMMIT)
+VERIFY = _script("verify")
+SNAPSHOT = _script("snapshot", load=LOAD)
+MARK_CLEAN = _script("mark_clean")
+MARK_DIRTY = _script("mark_dirty")
+POSTPONE = _script("postpone")
+RAISE_VERSION = _script("raise_version")
+AGENDA, AGENDA_SECTIONS = sections(FOLDER / "waiting.lua")
+DUE, ADOPT = (Script(AGENDA + AGENDA_SECTIONS[name]) for name in ("due", "adopt"))
 LEASE_DIRTY = Script((FOLDER / "lease.lua").read_bytes())
 
 VANISHED = "a record was gone from Redis that PostgreSQL may lack: was it evicted, or deleted by hand?"
@@ -197,7 +198,7 @@ class HybridRedis(RedisStore):
             StateError: as `StateStore.commit`.
         """
         delay = self._lease if lease else self._delay
-        arguments = (*self._arguments(changes, expect), delay, int(trust))
+        arguments = (*self._arguments(user_id, changes, expect), delay, int(trust))
         reply, is_repeated = await self._evaluate(COMMIT_AND_MARK, user_id, *arguments)
         maybe_applied = maybe_applied or is_repeated
         match reply:
@@ -237,6 +238,7 @@ class HybridRedis(RedisStore):
             applied=record.acknowledged,
             outbox={key: value for key, value in outbox.items() if key in record.outbox},
             marks=with_prefix(MARK, fields),
+            due=int(fields.get("due", NEVER)),
             token=record.token,
         )
         next_message = int(fields.get("next", len(record.history) + 1))
@@ -330,6 +332,36 @@ class HybridRedis(RedisStore):
         age = (now - float(oldest)) / 1000 if oldest else 0.0
         return [user.decode() for user in users], Backlog(count, max(age, 0.0))
 
+    async def due_here(self, within: float, most: int, seconds: float) -> tuple[Agenda, str | None]:
+        """Which records have something to do, as far as it is known here.
+
+        Args:
+            within: seconds to look ahead.
+            most: how many records to list.
+            seconds: after how long PostgreSQL is to be asked again.
+
+        Returns:
+            Those, and the run of the server if PostgreSQL has to be asked; `None` if that was done lately.
+        """
+        keys, arguments = (*self._index, self._asked), (int(within * 1e6), most, int(seconds * 1e6))
+        (now, listed, run, is_asking), _ = await self.connection.evaluate(DUE, keys, arguments)
+        agenda = Agenda(int(now), [(name, int(float(when))) for name, when in pairs_of(listed)])
+        return agenda, run.decode() if is_asking else None
+
+    async def adopt(self, records: Sequence[Waiting]) -> int:
+        """Take over when PostgreSQL says that records are due.
+
+        Returns:
+            How many of them are not here, or older.
+        """
+        keys = *self._index, *(self._key(record.user_id, "meta") for record in records)
+        count, _ = await self.connection.evaluate(ADOPT, keys, chain.from_iterable(records))
+        return int(count)
+
+    async def note_asked(self, run: str, latest: int, now: int) -> None:
+        """Note up to when PostgreSQL was asked what is due, in this run of the server, and when that was."""
+        await self.connection.ask("SET", self._asked, f"{run} {latest} {now}")
+
     async def postpone(self, user_id: str, seconds: float) -> None:
         """Let a user be taken again, after some time."""
         await self._evaluate(POSTPONE, user_id, int(seconds * 1000))
@@ -361,7 +393,11 @@ class HybridRedis(RedisStore):
 
     def _all_keys(self, user_id: str) -> list[str]:
         files, lease = self._key(user_id, "files"), self._key(user_id, "lease")
-        return [*self._keys(user_id), files, self._dirty, self._due, lease]
+        return [*self._keys(user_id), files, self._dirty, self._due, lease, *self._index]
+
+    @property
+    def _asked(self) -> str:
+        return f"{self._namespace}:{{agenda}}:asked"
 
     @property
     def _dirty(self) -> str:
@@ -378,7 +414,7 @@ class HybridRedis(RedisStore):
 
     async def _put(self, snapshot: Snapshot, lease: str, replaced: Commit) -> int:
         about = (snapshot.version, snapshot.forgotten, snapshot.next_message, snapshot.expires, self._cache)
-        arguments = self._arguments(snapshot.content, 0)
+        arguments = self._arguments(snapshot.user_id, snapshot.content, 0)
         done, _ = await self._evaluate(FILL, snapshot.user_id, *arguments, *about, lease, *replaced)
         if done == 2:
             log.error(VANISHED, user_id=snapshot.user_id)

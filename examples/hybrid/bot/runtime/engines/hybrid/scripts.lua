@@ -5,6 +5,8 @@
 --       dirty  sorted set: users whose newest commit PostgreSQL may not have, by the time of the oldest such commit
 --       due    sorted set: the same users, by the time from when on one flusher may take each of them
 --       lease  string: who misses the record may fill it with what PostgreSQL holds as long as this is there
+--       waiting, claims  the index of what is to be done (see the Redis engine's `waiting.lua`), also of records that
+--              are not here
 -- ARGV  the last three: 1 where only what PostgreSQL has counts (HYBRID_ACK=postgres), a random name, the user's id
 --
 -- The record's meta hash holds, besides what the Redis engine's `commit.lua` keeps there,
@@ -16,7 +18,7 @@
 --
 -- All times are in milliseconds since 1970.
 
-local STATE, HISTORY, META, APPLIED, TALKS, FILES, DIRTY, DUE, LEASE = unpack(KEYS)
+local STATE, HISTORY, META, APPLIED, TALKS, FILES, DIRTY, DUE, LEASE, WAITING, CLAIMS = unpack(KEYS)
 local RECORD = { STATE, HISTORY, META, APPLIED, TALKS }
 local COMMITTED = { STATE, HISTORY, META, APPLIED, TALKS, FILES }
 local WAITS, NAME, USER = ARGV[#ARGV - 2] == '1', unpack(ARGV, #ARGV - 1)
@@ -165,7 +167,7 @@ else
   end
 end
 
-local reply = commit(COMMITTED, ARGV)
+local reply = commit({ STATE, HISTORY, META, APPLIED, TALKS, FILES, WAITING, CLAIMS }, ARGV)
 if reply[1] ~= 'done' then
   return reply
 end
@@ -214,6 +216,11 @@ redis.call('DEL', LEASE)
 commit(RECORD, ARGV) -- without files: such as stand here may be those of a commit to come
 redis.call('HSET', META, 'version', version, 'forgotten', forgotten, 'next', next_message, 'expires', expires)
 unmark(tonumber(cache))
+-- Whoever brings a record may have claimed it. What else the index says of one that was not here may be older.
+local due = redis.call('HGET', META, 'due')
+if due then
+  redis.call('ZADD', WAITING, redis.call('HEXISTS', CLAIMS, USER) == 1 and 'NX' or 'LT', due, USER)
+end
 return (dirty and lease ~= '') and 2 or 1
 
 --- verify

@@ -80,6 +80,20 @@ def whole_conversations(record: UserRecord) -> dict[str, ConversationChange]:
     }
 
 
+class Waiting(NamedTuple):
+    """A record of which PostgreSQL says that there is something to do.
+
+    Attributes:
+        user_id: whose it is.
+        due: when, in microseconds since 1970.
+        version: the record's there.
+    """
+
+    user_id: str
+    due: int
+    version: int
+
+
 class Commit(NamedTuple):
     """A commit in Redis.
 

@@ -24,6 +24,10 @@ Redis restored older   Each record names the run of the server that wrote it; a 
 Fork                   That can lead to two commits with one version. This run has acknowledged what Redis
                        has, so the version there is raised and flushed again. Tokens tell commits apart.
 PostgreSQL restored    `bot state flush --all` marks all that is in Redis as dirty.
+What is to be done     The index in Redis knows it, also of cold records, and decides who claims it. It goes
+                       to PostgreSQL with the flush. PostgreSQL is asked now and then, and after a restart of
+                       Redis: what that lost, or never had, is taken over, unless the record here is as new.
+                       What PostgreSQL says of one that was done since is at most a hint.
 Files of replies       They are written to Redis before the commit that refers to them, and brought to
                        PostgreSQL in the transaction that flushes it.
 
@@ -60,7 +64,7 @@ from bot.runtime.engines.postgres.dev_server import PostgresDevServer
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
 from bot.runtime.errors import OperatorError, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.record import HOME, Limits, UserRecord
-from bot.runtime.state.store import Changes, Finding, check_size
+from bot.runtime.state.store import NEVER, Agenda, Changes, Finding, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,6 +76,15 @@ ATTEMPTS = 5
 
 CLOSE_SECONDS = 8.0
 """How long flushing may take when the bot stops. What is left stays in Redis."""
+
+ASK_SECONDS = 30.0
+"""How often PostgreSQL is asked what there is to do, in seconds. Redis knows it, unless it has lost it."""
+
+ASK_AHEAD = 60.0
+"""How much further ahead it is asked than `due` looks, in seconds: more than until it is asked again."""
+
+AWAY_SECONDS = 10.0
+"""Delay before it is asked again when it did not answer."""
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +120,7 @@ class HybridStore:
             waits=settings.waits,
         )
         self._waits = settings.waits
+        self._ask_again = 0.0
         self._is_connected = False
         self._has_committed = False
         self._reconnecting: asyncio.Task[None] | None = None
@@ -255,6 +269,50 @@ class HybridStore:
                     raise StateUnavailable("Redis lost it before PostgreSQL had it", user_id)
                 return commit.version
         raise StateUnavailable("the record could not be loaded into Redis", user_id)
+
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do. See `StateStore.due`.
+
+        PostgreSQL is asked at first, after a restart of Redis, and every `ASK_SECONDS`. While it is away,
+        what only it knows is not found.
+        """
+        agenda, run = await self.redis.due_here(within, most, ASK_SECONDS)
+        if run is None or time.monotonic() < self._ask_again:
+            return agenda
+        latest = agenda.now + int((within + ASK_AHEAD) * 1e6)
+        try:
+            await self._adopt(latest)
+        except StateUnavailable as error:
+            self._ask_again = time.monotonic() + AWAY_SECONDS
+            log.warning("PostgreSQL cannot be asked what there is to do", reason=str(error))
+            return agenda
+        await self.redis.note_asked(run, latest, agenda.now)
+        agenda, _ = await self.redis.due_here(within, most, ASK_SECONDS)
+        return agenda
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do, wherever it is. See `StateStore.claim`."""
+        held = None
+        if until == NEVER:
+            with suppress(StateUnavailable):
+                held = await self.postgres.held(user_id)
+        claim = await self.redis.claim_here(user_id, seen, until, counts)
+        if not (claim.version or claim.is_known) and (found := await self.postgres.waits(user_id)):
+            await self.redis.due_here(0, 0, ASK_SECONDS)  # claims of this run count from here on
+            await self.redis.adopt(found)
+            claim = await self.redis.claim_here(user_id, seen, until, counts)
+        if held and claim.claims and claim.version in (0, held):
+            with suppress(StateUnavailable):  # then it is found once more
+                await self.postgres.done(user_id, held)
+        return claim.claims
+
+    async def reindex(self) -> int:
+        """Rebuild the index of what is here, and of what only PostgreSQL has. See `OperatorStore.reindex`."""
+        return await self.redis.reindex() + await self._adopt(2**62)
+
+    async def _adopt(self, latest: int) -> int:
+        """Take over from PostgreSQL what is due up to a time; returns how much of it is not in Redis."""
+        return sum([await self.redis.adopt(page) async for page in self.postgres.waiting(latest)])
 
     async def read_file(self, user_id: str, file: str) -> bytes | None:
         """Read a file of a reply from where it is. See `StateStore.read_file`."""

@@ -6,22 +6,32 @@
     <namespace>:user:{<id>}:applied   string: ids of the updates applied last, each with a comma behind it
     <namespace>:user:{<id>}:talks     hash: messages of each further conversation, if there are any
     <namespace>:user:{<id>}:files     hash: the files of replies, in parts
+    <namespace>:user:{<id>}:fence     string, in a Cluster: the newest hint of a commit; for an hour
+    <namespace>:{agenda}:waiting      sorted set: records with something to do, by when; see `waiting.lua`
+    <namespace>:{agenda}:claims       hash: how often each of them was claimed, if it was
+    <namespace>:{agenda}:hints        hash, in a Cluster: hints of commits that may be under way
     <namespace>:bot                   the id of the bot whose records these are
 
 The braces (a hash tag) keep a user's keys in one slot of a cluster. They expire at the same millisecond.
 Files are written before the commit that refers to them; each commit deletes those to which nothing refers.
+
+What is to be done stands in one index. On one server a commit changes record and index in one step. In a
+Cluster they are in different slots, and a commit that says when its record is due takes three: the index is
+always the earlier of the two. It is one key there, too: `due` stays one round trip and its answer in order,
+and only commits that have something to do later reach that server. When the index was evicted or deleted,
+the next such commit of a record brings it back, and `reindex` those of all.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import structlog
 
 from bot.runtime.config import load
-from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings, Script
+from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings, Script, sections
 from bot.runtime.engines.redis.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import dumps, loads
@@ -37,6 +47,8 @@ from bot.runtime.state.store import (
     APPLIED_LIMIT,
     FILE_SECONDS,
     FORGOTTEN_SECONDS,
+    NEVER,
+    Agenda,
     Changes,
     Finding,
     check_size,
@@ -62,8 +74,44 @@ TALK = "talk:"
 FOLDER = Path(__file__).parent
 LOAD = Script((FOLDER / "load.lua").read_bytes())
 COMMIT = Script((FOLDER / "commit.lua").read_bytes())
+COMMON, SECTIONS = sections(FOLDER / "waiting.lua")
+SCRIPTS = {name: Script(COMMON + text) for name, text in SECTIONS.items()}
+DUE, CLAIM, CLAIM_IN_CLUSTER = SCRIPTS["due"], SCRIPTS["claim"], SCRIPTS["claim_in_cluster"]
+HINT, SETTLE, WITHDRAW, FENCE = (SCRIPTS[name] for name in ("hint", "settle", "withdraw", "fence"))
+
+FENCE_MS = 3_600_000
+"""How long a fence stays, in milliseconds: longer than any commit is under way."""
+
+HINTS = 5
+"""How often a commit in a Cluster gives a hint. It takes another one when a claim came between."""
 
 log = structlog.get_logger(__name__)
+
+
+class OldHint(Exception):
+    """A commit was refused because a claim, or another commit, came between its hint and itself.
+
+    Attributes:
+        fence: the record takes hints above this one.
+    """
+
+    def __init__(self, fence: int) -> None:
+        """Make an error."""
+        self.fence = fence
+
+
+class Claim(NamedTuple):
+    """What became of a claim.
+
+    Attributes:
+        claims: how often the record was claimed; 0 when it is not due then.
+        version: the record's version; 0 when it is not here.
+        is_known: whether it was known when the record is due.
+    """
+
+    claims: int
+    version: int
+    is_known: bool
 
 
 class RedisStore:
@@ -182,6 +230,43 @@ class RedisStore:
                 await self.connection.ask("HSET", key, name, part)
             await self.connection.ask("EXPIRE", key, FILE_SECONDS)
 
+    async def due(self, within: float, most: int) -> Agenda:
+        """Which records have something to do. See `StateStore.due`."""
+        (now, listed), _ = await self.connection.evaluate(DUE, self._index, ("", int(within * 1e6), most))
+        return Agenda(int(now), [(name, int(float(when))) for name, when in pairs_of(listed)])
+
+    async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
+        """Take what a record has to do. See `StateStore.claim`."""
+        if not self.connection.is_cluster:
+            return (await self.claim_here(user_id, seen, until, counts)).claims
+        keys, arguments = (*self._index, self._hints), (user_id, seen, until, counts)
+        reply, is_repeated = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, arguments)
+        if isinstance(reply, bytes):  # it was not claimed, and a commit may be under way: see `waiting.lua`
+            fence = self._key(user_id, "meta"), self._key(user_id, "fence")
+            (is_made, due), _ = await self.connection.evaluate(FENCE, fence, (user_id, reply, FENCE_MS))
+            if is_made:
+                await self.connection.evaluate(SETTLE, keys, (user_id, reply, due))
+                return 0
+            reply, again = await self.connection.evaluate(CLAIM_IN_CLUSTER, keys, (*arguments, reply))
+            is_repeated = is_repeated or again
+        return _certain(user_id, 0 if isinstance(reply, bytes) else reply, is_repeated)
+
+    async def claim_here(self, user_id: str, seen: int, until: int, counts: int) -> Claim:
+        """Take what a record has to do, where its index is on the same server."""
+        keys, arguments = (*self._index, self._key(user_id, "meta")), (user_id, seen, until, counts)
+        (claims, version, is_known), is_repeated = await self.connection.evaluate(CLAIM, keys, arguments)
+        return Claim(_certain(user_id, claims, is_repeated), int(version or 0), bool(is_known))
+
+    async def reindex(self) -> int:
+        """Rebuild the index. See `OperatorStore.reindex`."""
+        found = set()
+        async for user_id in self.users():
+            with suppress(StateCorrupt):
+                if due := await self.connection.ask("HGET", self._key(user_id, "meta"), "due"):
+                    await self.connection.ask("ZADD", self._index[0], "NX", due, user_id)
+                    found.add(user_id)
+        return len(found)
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         _, existed = await self._commit(user_id, Changes(forget=True), None)
@@ -201,8 +286,11 @@ class RedisStore:
     async def raw(self, user_id: str) -> str:
         """What is stored for a user: per key its type and its content. See `OperatorStore.raw`."""
         lines = [f"{key} {await self._content(key)}" for key in self._keys(user_id)]
-        files = self._key(user_id, "files")
-        return "\n".join([*lines, f"{files} {await self.connection.ask('HKEYS', files)!r}"])
+        files, (waiting, _) = self._key(user_id, "files"), self._index
+        lines.append(f"{files} {await self.connection.ask('HKEYS', files)!r}")
+        if (due := await self.connection.ask("ZSCORE", waiting, user_id)) is not None:
+            lines.append(f"{waiting} {int(due)}")
+        return "\n".join(lines)
 
     def _key(self, user_id: str, part: str) -> str:
         return f"{self._namespace}:user:{{{user_id}}}:{part}"
@@ -210,15 +298,61 @@ class RedisStore:
     def _keys(self, user_id: str) -> list[str]:
         return [self._key(user_id, part) for part in ("state", "history", "meta", "applied", "talks")]
 
+    @property
+    def _index(self) -> tuple[str, str]:
+        tag = f"{self._namespace}:{{agenda}}"
+        return f"{tag}:waiting", f"{tag}:claims"
+
+    @property
+    def _hints(self) -> str:
+        return f"{self._namespace}:{{agenda}}:hints"
+
     async def _commit(self, user_id: str, changes: Changes, expect: int | None) -> tuple[int, bool]:
         check_size(user_id, changes, self.limits)
         await self.write_files(user_id, changes.files)
-        arguments = self._arguments(changes, expect)
-        keys = [*self._keys(user_id), self._key(user_id, "files")]
+        due = due_after(changes)
+        if due is None:
+            return await self._apply(user_id, changes, expect, ())
+        if not self.connection.is_cluster:
+            return await self._apply(user_id, changes, expect, self._index)
+        return await self._commit_in_cluster(user_id, changes, expect, due)
+
+    async def _commit_in_cluster(
+        self, user_id: str, changes: Changes, expect: int | None, due: int
+    ) -> tuple[int, bool]:
+        """Commit to a record that is in another slot than the index: see `waiting.lua`."""
+        keys, least = (*self._index, self._hints), 0
+        for _ in range(HINTS):
+            hint, _ = await self.connection.evaluate(HINT, keys, (user_id, due, least))
+            if not hint:
+                return await self._apply(user_id, changes, expect, ())
+            try:
+                done = await self._apply(
+                    user_id, changes, expect, (self._key(user_id, "fence"),), hint[0].split()[1]
+                )
+            except OldHint as error:
+                least = error.fence + 1
+                continue
+            except StateConflict:
+                with suppress(StateUnavailable):  # then whoever claims it finds that there is nothing
+                    await self.connection.evaluate(WITHDRAW, keys, (user_id, due, *hint))
+                raise
+            with suppress(StateUnavailable):  # then whoever claims it settles it
+                await self.connection.evaluate(SETTLE, keys, (user_id, hint[0], due))
+            return done
+        raise StateUnavailable("others look at what it has to do faster than that can be noted", user_id)
+
+    async def _apply(
+        self, user_id: str, changes: Changes, expect: int | None, more: tuple[str, ...], hint: bytes = b""
+    ) -> tuple[int, bool]:
+        arguments = self._arguments(user_id, changes, expect, hint)
+        keys = [*self._keys(user_id), self._key(user_id, "files"), *more]
         reply, is_repeated = await self.connection.evaluate(COMMIT, keys, arguments, user_id)
         match reply:
             case [b"done", version, existed]:
                 return int(version), bool(existed)
+            case [b"hint", fence]:
+                raise OldHint(int(fence))
             case [b"conflict"] if is_repeated:
                 # The first attempt may have been applied, and then overtaken.
                 raise StateUnavailable("the answer was lost, and somebody else has committed since", user_id)
@@ -226,9 +360,11 @@ class RedisStore:
                 raise StateConflict("another commit was first", user_id)
         raise StateCorrupt("what is stored is no record of this bot", user_id)
 
-    def _arguments(self, changes: Changes, expect: int | None) -> list[Any]:
+    def _arguments(self, user_id: str, changes: Changes, expect: int | None, hint: bytes = b"") -> list[Any]:
         """A commit as `commit.lua` takes it."""
-        lists = _lists(changes)
+        due = due_after(changes)
+        agenda = [] if due is None else [due, user_id, *((hint, FENCE_MS) if hint else ())]
+        lists = *_lists(changes), agenda
         numbers = (
             -1 if expect is None else expect,
             int((self._ttl or 0) * 1000),
@@ -328,6 +464,22 @@ def read_record(
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
+
+
+def _certain(user_id: str, claims: int, is_repeated: bool) -> int:
+    """How often a record was claimed.
+
+    Raises:
+        StateUnavailable: the first attempt may have claimed it, its answer lost.
+    """
+    if is_repeated and not claims:
+        raise StateUnavailable("nobody knows whether it was claimed", user_id)
+    return claims
+
+
+def due_after(changes: Changes) -> int | None:
+    """When a record is due after a commit; `None` where that leaves it as it is."""
+    return NEVER if changes.forget and changes.due is None else changes.due
 
 
 def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:

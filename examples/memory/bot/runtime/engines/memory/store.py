@@ -178,6 +178,13 @@ class MemoryStore:
             del self._waiting[user_id]
         return max(row.claims, 1)
 
+    async def reindex(self) -> int:
+        """Rebuild what `due` looks at. See `OperatorStore.reindex`."""
+        self._waiting = {
+            user_id: row for user_id, row in self._rows.items() if row.due and not row.has_expired
+        }
+        return len(self._waiting)
+
     async def forget(self, user_id: str) -> bool:
         """Erase a user, leaving a marker. See `StateStore.forget`."""
         row = self._live_row(user_id)

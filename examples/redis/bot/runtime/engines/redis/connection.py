@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -221,6 +222,12 @@ class Script:
         self.digest = sha1(text, usedforsecurity=False).hexdigest()
 
 
+def sections(path: Path) -> tuple[bytes, Mapping[str, bytes]]:
+    """Read a file of several scripts: what each of them begins with, and the rest of each by its name."""
+    common, *rest = re.split(rb"^--- (\w+)\n", path.read_bytes(), flags=re.MULTILINE)
+    return common, dict(zip(map(bytes.decode, rest[::2]), rest[1::2], strict=True))
+
+
 class RedisConnection:
     """Connections to one server, to the master that Sentinels name, or to a cluster.
 
@@ -261,6 +268,11 @@ class RedisConnection:
     def client(self) -> Redis | RedisCluster:
         """redis-py's client; its commands belong into `call`."""
         return self._client
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys are spread over several servers."""
+        return self._settings.redis_cluster
 
     @property
     def waits_for_disk(self) -> bool:

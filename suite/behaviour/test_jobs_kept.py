@@ -1,4 +1,4 @@
-"""Jobs in their records: where they answer, what they outlive, and what becomes of those that cannot be done."""
+"""Jobs in their records: where they answer, what they outlive, and what becomes of those not done."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -159,7 +159,7 @@ async def test_a_group_takes_its_jobs_along(make_runtime: MakeRuntime, telegram:
         [waits] = await jobs(bot.store, str(NEW))
         assert waits.place.chat == NEW
         assert await jobs(bot.store, str(OLD)) == []
-        await bot.agent.later(chat(OLD), NOW, bot.agent.remind, text="late")
+        await bot.agent.later(chat(OLD), NOW, cast(Later, bot.agent).remind, text="late")
         await telegram.wait_for(lambda: any("late" in text for text in telegram.texts(NEW)), 20)
         for update_id in moved:
             telegram.repeat(update_id)
@@ -311,7 +311,7 @@ async def test_no_more_run_at_once_than_may(make_runtime: MakeRuntime, telegram:
     Later.most = 0
     async with running(make_runtime, max_concurrent_updates=3) as bot:
         for number in range(20):
-            await bot.agent.later(str(number + 1), NOW, bot.agent.take_time)
+            await bot.agent.later(str(number + 1), NOW, cast(Later, bot.agent).take_time)
         while (await bot.store.due(10**6, 9)).due:
             await asyncio.sleep(0.02)
     assert 0 < Later.most <= 3

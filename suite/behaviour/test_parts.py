@@ -8,6 +8,7 @@ from aiogram import F, Router
 from aiogram.types import Message
 
 from bot.runtime.app import Owner
+from bot.runtime.telegram import transaction
 from suite.agents import CountingAgent
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
@@ -106,8 +107,9 @@ async def test_what_comes_next_waits_for_it(
 
 
 async def test_killed_between_two_parts(
-    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transaction, "PART_SECONDS", 5.0)  # a start may take longer than a second
     parts = []
     for number in range(3):
         async with looking(make_runtime, mode) as bot:
@@ -122,7 +124,7 @@ async def test_killed_between_two_parts(
                 for update_id in parts:
                     telegram.repeat(update_id)
                 await telegram.settled()
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(0.5)
                 assert telegram.texts(1) == ["#1  p0 p1 p2"]
                 assert (await bot.record(1)).state == {"message_count": 1}
 

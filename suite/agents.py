@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from bot.agent_adapter import TelegramAgentAdapter
@@ -97,3 +98,78 @@ async def misbehave(message: str, state: dict[str, Any]) -> None:
             state["hoard"] = "x" * int(size)
         case ["spoil"]:
             state["set"] = {1, 2}
+
+
+class SpeakingAgent(TelegramAgentAdapter):
+    """Says what it is told to, piece by piece.
+
+    Attributes:
+        heard: the messages for which it ran, in order.
+        ended: those of which it has ended, in whichever way.
+    """
+
+    def __init__(self, bot_token: str) -> None:
+        super().__init__(bot_token)
+        self.heard: list[str] = []
+        self.ended: list[str] = []
+
+    def wants(self, update: Any) -> bool:
+        return True
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
+        self.heard.append(message)
+        state["count"] = state.get("count", 0) + 1
+        try:
+            match message.split():
+                case ["say", pause, *words]:
+                    for number, word in enumerate(words):
+                        yield f" {word}" if number else word
+                        await asyncio.sleep(float(pause))
+                case ["think", pause, *words]:
+                    await asyncio.sleep(float(pause))
+                    yield " ".join(words)
+                case ["count", number]:
+                    for each in range(int(number)):
+                        yield f"{each:09} "
+                        await asyncio.sleep(0.001)
+                case ["tiny", number]:
+                    for _ in range(int(number)):
+                        yield "x"
+                case ["ever"]:
+                    while True:
+                        yield "la "
+                        await asyncio.sleep(0.02)
+                case ["hold"]:
+                    yield "held"
+                    await gates[-1].wait()
+                    yield " and freed"
+                case ["raise", pause]:
+                    yield "half an "
+                    await asyncio.sleep(float(pause))
+                    raise RuntimeError("the agent raised")
+                case ["number"]:
+                    yield 1  # type: ignore[misc]
+                case ["cling"]:
+                    yield "clings"
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        yield " to life"
+                        raise ValueError("not like this") from None
+                case ["nothing"]:
+                    pass
+                case _:
+                    yield f"{message} #{state['count']}"
+        finally:
+            self.ended.append(message)
+
+
+class ShowingAgent(SpeakingAgent):
+    """The same, by `turn.show`."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:  # type: ignore[override]
+        text = ""
+        async for piece in super().agent_logic(message, state):
+            text += piece
+            self.turn.show(text)
+        return text

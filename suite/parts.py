@@ -55,9 +55,10 @@ def why_not(path: Path) -> str | None:
             return "the bot has no cloud provider"
         case ("providers", name, *_) if name.startswith("test_") and not _is_of(provider(), name):
             return f"the provider is {provider()}"
-        case ("behaviour", "test_jobs_cli.py" | "test_operation.py" | "test_state_cli.py") if (
-            not outlives_the_process()
-        ):
+        case (
+            "behaviour",
+            "test_jobs_cli.py" | "test_operation.py" | "test_state_cli.py" | "test_streaming_killed.py",
+        ) if not outlives_the_process():
             return f"{ENGINE} keeps nothing when the bot ends"
         case ("flow", "test_processes.py") if not outlives_the_process():
             return f"{ENGINE} keeps nothing when the bot ends"

@@ -85,6 +85,7 @@ UPDATES = (
     Update("business_message", "with `business` in `accepts`, or a handler", "as the table of messages says"),
     Update("edited_business_message", "with both, or a handler", "agent, or your routers"),
     Update("guest_message", "with `guest` in `accepts`, or a handler", "as the table of messages says"),
+    Update("stopped_message_generation", YES, "it stops the answer that is shown"),
     Update("callback_query", YES, "your routers; the button stops spinning in any case"),
     Update(
         "pre_checkout_query shipping_query inline_query",
@@ -94,8 +95,7 @@ UPDATES = (
     Update(
         """channel_post edited_channel_post business_connection deleted_business_messages message_reaction
         message_reaction_count chosen_inline_result purchased_paid_media poll poll_answer my_chat_member
-        chat_member chat_join_request chat_boost removed_chat_boost managed_bot subscription
-        stopped_message_generation""",
+        chat_member chat_join_request chat_boost removed_chat_boost managed_bot subscription""",
         NO,
         ROUTERS,
     ),

@@ -19,7 +19,10 @@ from suite.support.command_line import BOT, environment
 class BotProcess:
     """`bot run`; everything it writes goes into one file."""
 
-    def __init__(self, folder: Path, telegram: FakeTelegram, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, telegram: FakeTelegram, module: str = "suite.counting_bot", **settings: str
+    ) -> None:
+        self._module = module
         self.log = folder / "written.log"
         self._folder = folder
         self._settings = {
@@ -47,7 +50,7 @@ class BotProcess:
         self.log.write_bytes(b"")
         with self.log.open("ab") as output:
             self.process = await warm.start(
-                [*BOT, "run"],
+                [*BOT[:-1], self._module, "run"],
                 cwd=self._folder,
                 env=environment(self._folder, **self._settings),
                 stdout=output,

@@ -22,7 +22,7 @@ from bot.runtime.health import add_jobs, listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
 from bot.runtime.telegram.calls import Session, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
@@ -34,7 +34,7 @@ from bot.runtime.telegram.commands import (
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Admission, Processor
 from bot.runtime.telegram.receiver import BODY_LIMIT, Receiver
-from bot.runtime.telegram.texts import TextTable
+from bot.runtime.telegram.texts import STOP_MENU, TextTable
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import SAID
 
@@ -66,9 +66,10 @@ def load_owner() -> Owner:
 
     handlers = import_module("bot.handlers") if find_spec("bot.handlers") else None
     flow = import_module("bot.flow") if find_spec("bot.flow") else None
+    menus = [*([flow.MENU] if flow else []), *([STOP_MENU] if streams(Agent) else [])]
     return Owner(
         agent=Agent,
-        texts=TextTable(getattr(handlers, "TEXTS", None), [flow.MENU] if flow else []),
+        texts=TextTable(getattr(handlers, "TEXTS", None), menus),
         before=_routers(handlers, "before"),
         flows=[flow.router()] if flow else [],
         after=_routers(handlers, "after"),
@@ -233,6 +234,7 @@ async def run(
     async with open_app(
         settings, session=session, token=token, bot_id=settings.bot_id, store=store, owner=owner
     ) as app:
+        _check_busy(app.agent, settings)
         if not app.store.survives_exit:
             log.warning("the memory store forgets everything when the bot stops")
         if skip is not None:
@@ -276,6 +278,21 @@ async def run_jobs(settings: Settings) -> Counter[str]:
             return await app.jobs.run_once()
         finally:
             await app.drain()
+
+
+def _check_busy(agent: TelegramAgentAdapter, settings: Settings) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        OperatorError: it says what to do.
+    """
+    if agent.while_busy not in ("queue", "stop"):
+        raise OperatorError(f"Agent.while_busy is {agent.while_busy!r}: it has to be 'queue' or 'stop'")
+    if agent.while_busy == "stop" and settings.webhook_url and not agent.deferred:
+        raise OperatorError(
+            'Agent.while_busy = "stop" cannot work with WEBHOOK_URL, as Telegram brings a message only when '
+            "the one before is answered: set Agent.deferred = True, or leave WEBHOOK_URL empty"
+        )
 
 
 async def _receive_until(stop: asyncio.Event, receiver: Receiver) -> None:

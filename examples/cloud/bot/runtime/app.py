@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,12 @@ from aiogram.fsm.strategy import FSMStrategy
 
 from bot.runtime.config import Settings
 from bot.runtime.engines import create_store
-from bot.runtime.errors import StateError, unusable
-from bot.runtime.health import listen, make_server
+from bot.runtime.errors import OperatorError, StateError, unusable
+from bot.runtime.health import add_jobs, listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
 from bot.runtime.telegram.calls import Session, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
@@ -32,10 +33,10 @@ from bot.runtime.telegram.commands import (
 )
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Admission, Processor
-from bot.runtime.telegram.texts import TextTable
+from bot.runtime.telegram.receiver import BODY_LIMIT, Receiver
+from bot.runtime.telegram.texts import STOP_MENU, TextTable
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import SAID
-from bot.runtime.telegram.webhook import BODY_LIMIT, Receiver
 
 log = structlog.get_logger()
 
@@ -65,9 +66,10 @@ def load_owner() -> Owner:
 
     handlers = import_module("bot.handlers") if find_spec("bot.handlers") else None
     flow = import_module("bot.flow") if find_spec("bot.flow") else None
+    menus = [*([flow.MENU] if flow else []), *([STOP_MENU] if streams(Agent) else [])]
     return Owner(
         agent=Agent,
-        texts=TextTable(getattr(handlers, "TEXTS", None), [flow.MENU] if flow else []),
+        texts=TextTable(getattr(handlers, "TEXTS", None), menus),
         before=_routers(handlers, "before"),
         flows=[flow.router()] if flow else [],
         after=_routers(handlers, "after"),
@@ -158,6 +160,7 @@ async def open_app(
                 is_ours=is_ours,
                 empty=processor.empty_inbox,
                 gather=transaction.gather,
+                admins=settings.admins or (),
             )
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:
@@ -231,6 +234,7 @@ async def run(
     async with open_app(
         settings, session=session, token=token, bot_id=settings.bot_id, store=store, owner=owner
     ) as app:
+        _check_busy(app.agent, settings)
         if not app.store.survives_exit:
             log.warning("the memory store forgets everything when the bot stops")
         if skip is not None:
@@ -239,6 +243,8 @@ async def run(
             app.bot, app.processor, settings, app.dispatcher.resolve_used_update_types(), app.texts
         )
         server = make_server(app.store, lambda: receiver.is_receiving, app.outage, body_limit=BODY_LIMIT)
+        if settings.webhook_secret and settings.webhook_path != "/jobs":
+            add_jobs(server, app.jobs.run_once, settings.secret)
         receiver.add_routes(server)
         runner = await listen(server, settings.host, settings.port)
         try:
@@ -253,6 +259,40 @@ async def run(
             await receiver.close()
             await runner.cleanup()
     log.info("stopped")
+
+
+async def run_jobs(settings: Settings) -> Counter[str]:
+    """Do what is due now; see `JobRunner.run_once`.
+
+    Args:
+        settings: the bot's.
+
+    Raises:
+        OperatorError: the bot cannot run; the text says what to do.
+    """
+    session, token = Session.of(settings, limit=500), settings.token
+    async with open_app(settings, session=session, token=token, bot_id=settings.bot_id) as app:
+        if not app.store.survives_exit:
+            raise OperatorError("the memory store keeps nothing outside the running bot, which does its jobs")
+        try:
+            return await app.jobs.run_once()
+        finally:
+            await app.drain()
+
+
+def _check_busy(agent: TelegramAgentAdapter, settings: Settings) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        OperatorError: it says what to do.
+    """
+    if agent.while_busy not in ("queue", "stop"):
+        raise OperatorError(f"Agent.while_busy is {agent.while_busy!r}: it has to be 'queue' or 'stop'")
+    if agent.while_busy == "stop" and settings.webhook_url and not agent.deferred:
+        raise OperatorError(
+            'Agent.while_busy = "stop" cannot work with WEBHOOK_URL, as Telegram brings a message only when '
+            "the one before is answered: set Agent.deferred = True, or leave WEBHOOK_URL empty"
+        )
 
 
 async def _receive_until(stop: asyncio.Event, receiver: Receiver) -> None:

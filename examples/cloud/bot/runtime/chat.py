@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import mimetypes
 import re
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import orjson
@@ -18,10 +19,10 @@ from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
 from bot.runtime.state.record import waiting_for
-from bot.runtime.telegram.calls import Reply, run_alongside
+from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
+from bot.runtime.telegram.calls import NOTHING_YET, Reply, run_alongside, without_markup
 from bot.runtime.telegram.jobs import JobRunner
-from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
 from bot.runtime.telegram.processor import NotAcknowledged
 
 FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
@@ -34,16 +35,30 @@ SHOWN_AS = {"image": "photo", "audio": "audio", "video": "video"}
 class _Screen:
     """Shows what the bot does, and knows what a number stands for."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], write: Callable[[str], None] | None = None) -> None:
         self.show = show
+        self._write = write
+        self._written = ""
+        """What of the answer that grows is written already."""
         self.buttons: list[Button] = []
         """Those of the last message that had any."""
+
+    def watch_frame(self, call: Reply) -> None:
+        """Write what an answer has become longer by."""
+        text = call.params["text"]
+        if self._write and text != NOTHING_YET and text.startswith(self._written):
+            self._write(text.removeprefix(self._written))
+            self._written = text
 
     def watch(self, call: Reply, message: Json | None) -> None:
         """Show a call of the bot."""
         match call.method:
             case "sendMessage" | "editMessageText":
-                self.show(call.params["text"])
+                plain = without_markup(call) or call  # a terminal shows no link's address
+                text = plain.params["text"]
+                goes_on = text.startswith(self._written)
+                self.show(text.removeprefix(self._written) if goes_on else f"\n{text}")
+                self._written = ""
             case "sendDocument":
                 self.show(call.params.get("caption", ""))
                 for name, content in call.files.values():
@@ -116,9 +131,9 @@ async def chat(settings: Settings, user_id: int) -> None:
         OperatorError: the store cannot be opened.
     """
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    screen = _Screen(_show_coloured if is_terminal else _show_plain)
+    screen = _Screen(_show_coloured, _write_coloured) if is_terminal else _Screen(_show_plain)
     telegram = LocalTelegram()
-    telegram.watch = screen.watch
+    telegram.watch, telegram.watch_frame = screen.watch, screen.watch_frame
     person = LocalChat(telegram, telegram.person("You", user_id))
     opening = open_app(
         settings,
@@ -128,14 +143,43 @@ async def chat(settings: Settings, user_id: int) -> None:
     )
     async with opening as app, _running(app.jobs):
         telegram.bring_to(app.bot, app.processor, app.jobs)
+        if app.agent.format != "plain":
+            telegram.watch_frame = lambda call: None  # rendered, an answer does not go on as it began
         if is_terminal:
             print("Write to your bot. /help lists its commands, /file PATH sends a file, Ctrl-D leaves.")
+            if streams(type(app.agent)):
+                print("Ctrl-C stops an answer.")
             if not app.store.survives_exit:
                 print("The memory store forgets everything when you leave.")
         async for line in _typed_lines() if is_terminal else _piped_lines():
             if line.strip():
-                await screen.enter(line, person)
+                with _stoppable(app.agent, person) if is_terminal else nullcontext():
+                    await screen.enter(line, person)
         await app.drain()
+
+
+@contextmanager
+def _stoppable(agent: TelegramAgentAdapter, person: LocalChat) -> Iterator[None]:
+    """Have Ctrl-C stop an answer that grows; where there is none, it ends the program as ever."""
+    loop, main, before = asyncio.get_running_loop(), asyncio.current_task(), signal.getsignal(signal.SIGINT)
+    stopping: set[asyncio.Task[None]] = set()
+
+    def interrupt() -> None:
+        if agent.streams and agent.streams.is_busy:
+            stopping.add(asyncio.ensure_future(person.stop()))
+        elif main:
+            main.cancel()
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    except NotImplementedError:  # on Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
 
 @asynccontextmanager
@@ -163,6 +207,10 @@ async def _piped_lines() -> AsyncIterator[str]:
 
 def _show_coloured(text: str) -> None:
     print_formatted_text(FormattedText([("ansicyan", text)]))
+
+
+def _write_coloured(text: str) -> None:
+    print_formatted_text(FormattedText([("ansicyan", text)]), end="", flush=True)
 
 
 def _show_plain(text: str) -> None:

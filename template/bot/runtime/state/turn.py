@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
@@ -121,6 +121,27 @@ READ_ONLY = (
 )
 
 
+class Stream(Protocol):
+    """Shows what an answer is so far, see `bot.runtime.telegram.streaming`."""
+
+    is_stopped: bool
+
+    def show(self, text: str) -> None:
+        """Show this from now on."""
+
+    def follow(self, parts: Sequence[str]) -> None:
+        """Show these, which become more."""
+
+    async def grow(self) -> None:
+        """There are more of them."""
+
+    def said_until_stopped(self) -> str | None:
+        """What was said until its person stopped it; `None` if they did not."""
+
+    async def close(self, seconds: float = ...) -> None:
+        """Show no more; wait for so long for what is under way."""
+
+
 class _Sealed(dict[str, Any]):
     """A dict that can be read only."""
 
@@ -162,6 +183,8 @@ class Turn:
         counters: what limits people: per name, until when it counts (in seconds since 1970, by Telegram's
             clock) and the count. They outlive `/reset`, `/forget` and a turn that fails.
         failure: the exception that ended a handler, whoever caught it: with it, nothing is kept.
+        stopped: what the agent had said when its person stopped it, in an attempt before this one.
+        answering: the task in which the agent answers, while it does.
     """
 
     def __init__(
@@ -174,9 +197,15 @@ class Turn:
         is_read_only: bool = False,
         timetable: Timetable | None = None,
         job: Job | None = None,
+        open_stream: "Callable[[Turn], Stream | None] | None" = None,
+        stopped: str | None = None,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.job = job
+        self.stopped = stopped
+        self.answering: asyncio.Task[Any] | None = None
+        self._open_stream = open_stream
+        self._stream: Stream | None = None
         self._timetable = timetable or Timetable()
         self.user_id = record.user_id
         self.version = record.version
@@ -221,6 +250,37 @@ class Turn:
     def reply(self, method: "TelegramMethod[Any]") -> None:
         """Send `method`, un-awaited, when the turn is committed: at least once, and in order."""
         self.replies.append(method)
+
+    def show(self, text: str) -> None:
+        """Show what the answer is so far, while the agent goes on. What it returns in the end is the answer.
+
+        Nothing is waited for, and not each text is shown: as many as Telegram takes. Where nothing can be
+        shown, as outside of updates, this does nothing.
+
+        Raises:
+            TurnGivenUp: the turn took too long.
+            CancelledError: its person has stopped it.
+        """
+        if self.is_given_up:
+            raise TurnGivenUp
+        if self.is_open and (stream := self.stream):
+            stream.show(text)
+
+    def said_until_stopped(self) -> str | None:
+        """What was said until its person stopped the answer; `None` if nobody did, or the turn is over."""
+        return self._stream.said_until_stopped() if self._stream and not self.is_given_up else None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the answer is shown while it grows."""
+        return self._stream is not None
+
+    @property
+    def stream(self) -> Stream | None:
+        """What shows the answer while it grows; `None` where that is not possible."""
+        if self._stream is None and self._open_stream:
+            self._stream = self._open_stream(self)
+        return self._stream
 
     def remember(self, role: Literal["user", "assistant"], text: str) -> None:
         """Append a message to the history."""

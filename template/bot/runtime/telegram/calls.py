@@ -128,6 +128,7 @@ class Reply:
         sources: per attached name, the file's `name`, and where it is: `kept` beside the record by this id,
             or at this `path` or `url`.
         rest: the parameters of `PLACE` for what is too long for it, as far as it has none of its own.
+        anew: whether it is to be sent as a message, if that is gone which it edits.
     """
 
     method: str
@@ -135,6 +136,7 @@ class Reply:
     files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rest: Mapping[str, str] = field(default_factory=dict)
+    anew: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The reply as a JSON object."""
@@ -143,13 +145,19 @@ class Reply:
             value["files"] = {key: dict(source) for key, source in self.sources.items()}
         if self.rest:
             value["rest"] = dict(self.rest)
+        if self.anew:
+            value["anew"] = True
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
         return cls(
-            value["method"], value["params"], sources=value.get("files", {}), rest=value.get("rest", {})
+            value["method"],
+            value["params"],
+            sources=value.get("files", {}),
+            rest=value.get("rest", {}),
+            anew=value.get("anew", False),
         )
 
     def kept_files(self) -> dict[str, bytes | None]:
@@ -197,6 +205,14 @@ class _Form(FormData):
         return BytesPayload(
             urlencode(self._params).encode(), content_type="application/x-www-form-urlencoded"
         )
+
+
+NOTHING_YET = "…"
+"""Shown of an answer until there is something to show."""
+
+
+class Frame(StoredCall):
+    """A call that shows what an answer is so far."""
 
 
 class Session(AiohttpSession):

@@ -715,7 +715,11 @@ async def _deliver_part(
                 kept = {key: value for key, value in reply.params.items() if key not in QUOTES}
                 reply = replace(reply, params=kept)
                 continue
-            if not is_alone and _is_refused(error, NO_MESSAGE) and (anew := instead_of_edit(reply)):
+            if (
+                (reply.anew or not is_alone)
+                and _is_refused(error, NO_MESSAGE)
+                and (anew := instead_of_edit(reply))
+            ):
                 log.info("what it edits is gone, sent anew")
                 reply = anew
                 continue

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from aiogram import Bot, Dispatcher
@@ -33,7 +33,7 @@ from bot.runtime.state.jobs import MICROSECONDS, UPDATE, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
-from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter
+from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter, streams
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
@@ -55,6 +55,9 @@ from bot.runtime.telegram.updates import (
     turned_down,
     upgrade_in,
 )
+
+if TYPE_CHECKING:
+    from bot.runtime.telegram.streaming import Stream, Streams
 
 ON_ERROR_SECONDS = 5.0
 """How long the owner's `on_error` may take."""
@@ -121,6 +124,8 @@ class Transaction:
         self._texts = texts
         self._settings = settings
         self.lanes = agent.lanes
+        if streams(type(agent)):
+            self.begin_streaming()
         self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         self._began: LruDict[int] = LruDict()
 
@@ -327,6 +332,7 @@ class Transaction:
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
+            replies = await self._in_place_of_shown(turn, replies, may_be_earlier=True)
             owed, entry = owing(replies)
             due = turn.due({}, owed, owes=is_owed(entry))
             await write(Changes(due=due, outbox=owed), replies, owed)
@@ -336,6 +342,7 @@ class Transaction:
                 raise failure
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
+            replies = await self._in_place_of_shown(turn, replies)
             owed, entry = owing(replies)
             changes = await turn.fitted_changes(self.store, owed, owes=is_owed(entry))
         except (StateUnavailable, StateConflict):
@@ -357,6 +364,7 @@ class Transaction:
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
         replies, begin = await self._apology(turn, update, sender, failure)
+        replies = await self._in_place_of_shown(turn, replies, may_be_earlier=True)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
         owed, owing_apology = owing(replies)
         entry = None
@@ -400,7 +408,41 @@ class Transaction:
             is_anonymous=sender.user_id is None,
             is_read_only=is_read_only,
             timetable=self._agent.timetable,
+            open_stream=self._open_stream if sender.user_id and not is_read_only else None,
+            stopped=self._agent.streams.said(update.update_id) if self._agent.streams else None,
         )
+
+    def _open_stream(self, turn: Turn) -> "Stream | None":
+        """Begin to show what a turn's agent says."""
+        return self.begin_streaming().open(turn)
+
+    def begin_streaming(self) -> "Streams":
+        """What shows answers while they grow."""
+        if self._agent.streams is None:
+            from bot.runtime.telegram.streaming import Streams
+
+            self._agent.streams = Streams(
+                self._bot,
+                self.store,
+                self._texts,
+                can_stop=self._agent.deferred or not self._settings.webhook_url,
+                by_message=self._agent.while_busy == "stop",
+                format=self._agent.format,
+            )
+        return self._agent.streams
+
+    async def _in_place_of_shown(
+        self, turn: Turn, replies: list[Reply], *, may_be_earlier: bool = False
+    ) -> list[Reply]:
+        """The replies, of which the first takes the place of what was shown until then.
+
+        Args:
+            turn: what was shown is its agent's.
+            replies: its replies.
+            may_be_earlier: look for what another attempt has shown, though this one has shown nothing.
+        """
+        stream: Any = turn.stream if self._agent.streams and (turn.is_shown or may_be_earlier) else None
+        return await stream.replaced_by(replies) if stream else replies
 
     async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.
@@ -425,7 +467,15 @@ class Transaction:
                     raise turn.failure
                 return result
 
-        result = await limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        try:
+            result = await limited(handle(), min(seconds, self._settings.agent_timeout), turn)
+        except asyncio.CancelledError:
+            if turn.is_shown and turn.stream:
+                await turn.stream.close(0)
+            raise
+        finally:
+            if turn.is_shown and turn.stream:
+                await turn.stream.close()
         if result is not UNHANDLED:
             return "handled"
         if turn.is_read_only:

@@ -76,6 +76,9 @@ SENT_BY_PEOPLE = FILES.keys() | {
 COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
 """A command, whose it is, and what follows it."""
 
+STOP_BUTTON = re.compile(r"stop answer (\d+)")
+"""The data of the button that stops an answer, with the id of the update that is answered."""
+
 _NAMES = re.compile(r"@\w+")
 
 NAME_SECONDS = 5.0

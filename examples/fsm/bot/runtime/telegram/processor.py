@@ -317,6 +317,8 @@ class Processor:
             metrics.UPDATES.labels(kind, "unwanted").inc()
             log.debug("update not wanted")
         else:
+            if streams := self._agent.streams:
+                streams.heed(update, sender, self._agent.username)
             with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
                 if kind in QUERIES:
                     outcome, delivery = await self._until_answered(update, sender, keep_trying)
@@ -328,6 +330,8 @@ class Processor:
                         self._transaction.run, update, sender, keep_trying
                     )
                     await self._released(delivery)
+                    if self._agent.streams and is_forgetting(update):
+                        await self._inbox.drop(sender.user_id or "")
             self._note_done(update, kind, outcome, started)
         self._done.set(update.update_id, True)
 
@@ -340,6 +344,8 @@ class Processor:
                 self._transaction.run, update, sender, keep_trying, self._slots
             )
             await self._inbox.drop(sender.user_id or "")
+            if streams := self._agent.streams:
+                streams.take_away(sender.lock_key, self._agent.background)
             if task := self._handling.get(sender.user_id or ""):
                 task.cancel()
         elif is_about_forgetting(update):
@@ -361,6 +367,8 @@ class Processor:
         """Handle an update when those before it are."""
         async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
             outcome, delivery = await self._until(attempt, update, sender, keep_trying, self._slots)
+            if streams := self._agent.streams:
+                streams.settle(update.update_id, sender.lock_key, delivery, self._agent.background)
             if delivery:
                 await self._outbox.moved(delivery)
         return outcome, delivery

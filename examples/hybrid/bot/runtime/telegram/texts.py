@@ -12,6 +12,10 @@ MENU = {
 }
 
 
+STOP_MENU = {"en": {"stop": "Stop what I am saying"}}
+"""One more command, of agents whose answers come in pieces: per language, what it does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """What the bot says in one language.
@@ -40,6 +44,7 @@ class Texts:
         sorry_file_too_large: the agent did not catch that a file has more bytes than `ATTACHMENT_BYTES`.
         sorry_corrupt: the record cannot be read.
         sorry_undelivered: a reply could not be sent, in place of it.
+        stop: the button under an answer that is still growing.
         menu: what each command does: Telegram's menu and `/help`, in this order.
     """
 
@@ -72,6 +77,7 @@ class Texts:
     sorry_file_too_large: str = "Sorry, this file is too large for me."
     sorry_corrupt: str = "Sorry, I cannot read what I know about you. The person who runs me has been told."
     sorry_undelivered: str = "Sorry, I have an answer for you that I could not send."
+    stop: str = "Stop"
     menu: Mapping[str, str] = field(default_factory=lambda: dict(MENU))
 
 

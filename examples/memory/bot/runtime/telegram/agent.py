@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import structlog
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from aiogram import Bot
     from aiogram.methods import TelegramMethod
     from aiogram.types import Update
+
+    from bot.runtime.telegram.streaming import Streams
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,10 +54,17 @@ class TelegramAgentAdapter:
             of the rest is answered with `Texts.only_text`.
         deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
             an agent that takes longer than the minute for which Telegram waits.
+        format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
+            `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
+        while_busy: what a person's next message does in the middle of an answer that is shown while it grows:
+            it waits (`queue`), or stops that (`stop`).
+        streams: what is shown of answers that grow, as long as the bot runs.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
     deferred: ClassVar[bool] = False
+    format: ClassVar[Literal["plain", "markdown"]] = "plain"
+    while_busy: ClassVar[Literal["queue", "stop"]] = "queue"
 
     bot: Bot
 
@@ -70,6 +80,7 @@ class TelegramAgentAdapter:
         self.lanes = KeyedLock()
         self.timetable = Timetable()
         self.username: str | None = None
+        self.streams: Streams | None = None
         self._background = _Background()
 
     async def connect(self) -> None:
@@ -124,7 +135,7 @@ class TelegramAgentAdapter:
                 timetable=self.timetable,
             )
         turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
-        reply = await self.process_agent_request(message, user_id)
+        reply = turn.stopped if turn.stopped is not None else await self._answer(turn, message)
         if not isinstance(reply, str):
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
             method = "process_agent_request" if own else "agent_logic"
@@ -133,8 +144,27 @@ class TelegramAgentAdapter:
             turn.remember("assistant", reply)
         return reply
 
+    async def _answer(self, turn: Turn, message: str) -> Any:
+        """What the agent answers; what it said so far, when its person stops it."""
+        turn.answering = asyncio.current_task()
+        try:
+            reply = await _whole(turn, self.process_agent_request(message, turn.user_id))
+            turn.said_until_stopped()  # which notes it, where the agent took no notice of its cancellation
+            return reply
+        except (asyncio.CancelledError, Exception) as error:
+            said = turn.said_until_stopped()
+            if said is None:
+                raise
+            if isinstance(error, Exception):
+                log.warning("the agent failed when it was stopped", exc_info=error)
+            return said
+        finally:
+            turn.answering = None
+
     async def process_agent_request(self, message: str, user_id: str) -> str:
         """Answer a message: load the user's state, run `agent_logic`, keep what it changed.
+
+        It may be an async generator, as `agent_logic` may.
 
         Args:
             message: what the user wrote.
@@ -146,10 +176,15 @@ class TelegramAgentAdapter:
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
             return await self.handle_message(user_id=user_id, message=message)
-        return await self.agent_logic(message, turn.state)
+        reply: str = await _whole(turn, self.agent_logic(message, turn.state))
+        return reply
 
-    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+    def agent_logic(
+        self, message: str, state: dict[str, Any]
+    ) -> Coroutine[Any, Any, str] | AsyncGenerator[str, None]:
         """Answer a message. Every agent has to implement this.
+
+        It is an `async def` that returns the reply, or yields it in pieces, which are shown as they come.
 
         Args:
             message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
@@ -366,7 +401,8 @@ class TelegramAgentAdapter:
 
         Args:
             user_id: Telegram's id, as text.
-            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
+            message: a text of the agent's `format`, which is split where it is too long, or an aiogram
+                method, un-awaited.
 
         Raises:
             DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
@@ -375,13 +411,14 @@ class TelegramAgentAdapter:
         # Here, because aiogram takes a while to import and an agent without Telegram can do without.
         from aiogram.methods import SendMessage
 
-        from bot.runtime.telegram.calls import prepare
+        from bot.runtime.telegram.calls import options_of, prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
         method: TelegramMethod[Any]
         if isinstance(message, str):
             chat_id, topic_id = address_of(user_id)
-            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
+            options = options_of(self.format)
+            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message, **options)
         else:
             method = message
         turn = turn_of(user_id)
@@ -445,6 +482,21 @@ async def _forget_everywhere(agent: TelegramAgentAdapter, user_id: int, until: f
         log.warning("not all shared records were looked through: /forget again", records=looked)
         raise
     log.info("erased in shared records", records=looked, messages=erased, failed=failed)
+
+
+def streams(agent: type[TelegramAgentAdapter]) -> bool:
+    """Whether an agent's answers come in pieces."""
+    return any(map(inspect.isasyncgenfunction, (agent.agent_logic, agent.process_agent_request)))
+
+
+async def _whole(turn: Turn, answer: Awaitable[Any] | AsyncGenerator[str, None]) -> Any:
+    """All of an answer, shown as it grows, if it comes in pieces."""
+    if not isinstance(answer, AsyncGenerator):
+        return await answer
+    # Here, because it takes aiogram, and few agents need it.
+    from bot.runtime.telegram.streaming import joined
+
+    return await joined(turn, answer)
 
 
 async def is_admin(_: Any) -> bool:

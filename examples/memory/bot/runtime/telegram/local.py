@@ -17,7 +17,7 @@ import orjson
 from aiogram import Bot
 from aiogram.client.session.base import BaseSession
 
-from bot.runtime.telegram.calls import Reply, StoredCall, prepare, split_reply, with_files
+from bot.runtime.telegram.calls import Frame, Reply, StoredCall, prepare, split_reply, with_files
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Processor
 
@@ -51,8 +51,8 @@ NAMELESS = ("photo", "sticker", "video_note", "voice")
 SHOWS_NOTHING = {"sendChatAction", "sendMessageDraft", "sendRichMessageDraft"}
 """Methods that send no message, whatever their names say."""
 
-_calls: ContextVar[list[Reply] | None] = ContextVar("calls", default=None)
-"""Where the calls are noted that are made on account of the update under way."""
+_calls: ContextVar[tuple[list[Reply], list[Reply]]] = ContextVar("calls")
+"""Where the calls are noted that are made on account of the update under way, and, apart, its frames."""
 
 
 class Refused(Exception):
@@ -87,6 +87,7 @@ class LocalTelegram:
         answers: results by method, for those that are not known here, such as `getChatMember`, and in place
             of what is usual for the others; a `Refused` is raised.
         watch: is shown each call, and the message that it made or changed.
+        watch_frame: is shown each frame of an answer that grows.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,7 @@ class LocalTelegram:
         }
         self.answers: dict[str, Any] = {}
         self.watch: Callable[[Reply, Json | None], None] = lambda call, message: None
+        self.watch_frame: Callable[[Reply], None] = lambda call: None
         self._bot: Bot | None = None
         self._processor: Processor | None = None
         self._jobs: JobRunner | None = None
@@ -216,19 +218,20 @@ class LocalTelegram:
         raw: Json = orjson.loads(orjson.dumps({"update_id": next(self._update_ids), **event}))
         return raw
 
-    async def deliver(self, raw: Json, calls: list[Reply]) -> None:
+    async def deliver(self, raw: Json, calls: list[Reply], frames: list[Reply] | None = None) -> None:
         """Bring an update to the bot.
 
         Args:
             raw: the update, as `update` makes it.
             calls: where to note the calls that the bot makes on account of it, in background work, too.
+            frames: where to note those that show an answer while it grows.
 
         Raises:
             NotAcknowledged: the bot did not deal with it, and Telegram would bring it again.
         """
         if self._bot is None or self._processor is None:
             raise RuntimeError("no bot runs")
-        token = _calls.set(calls)
+        token = _calls.set((calls, [] if frames is None else frames))
         try:
             await self._processor.process_raw(raw)
             if self._jobs and self._processor.defers:
@@ -236,8 +239,12 @@ class LocalTelegram:
         finally:
             _calls.reset(token)
 
-    def call(self, call: Reply) -> Any:
+    def call(self, call: Reply, *, is_frame: bool = False) -> Any:
         """Do what a call of the bot says.
+
+        Args:
+            call: the call.
+            is_frame: whether it shows an answer while it grows.
 
         Returns:
             Its result, as JSON.
@@ -246,8 +253,11 @@ class LocalTelegram:
             Refused: Telegram would refuse it.
         """
         result = self._result(call)
-        if (calls := _calls.get()) is not None:
-            calls.append(call)
+        if noted := _calls.get(None):
+            noted[is_frame].append(call)
+        if is_frame:
+            self.watch_frame(call)
+            return result
         message = result if isinstance(result, dict) and "message_id" in result else None
         if (text := self.text_of(call)) is not None and (chat_id := self.chat_of(call)) is not None:
             self._texts.setdefault(chat_id, []).append(text)
@@ -386,6 +396,7 @@ class LocalChat:
         self.user = user
         self.chat = chat or telegram.private_chat(user)
         self.replies: list[Reply] = []
+        self._frames: list[Reply] = []
         self._said: Json | None = None
         self._last: Json | None = None
 
@@ -393,6 +404,23 @@ class LocalChat:
     def texts(self) -> list[str]:
         """Everything the bot has shown in this chat: texts, captions, edits and alerts, the oldest first."""
         return list(self.telegram.texts(self.chat))
+
+    @property
+    def frames(self) -> list[str]:
+        """What was shown here meanwhile, of answers to what the person did last, each time they grew."""
+        here = (call for call in self._frames if self.telegram.chat_of(call) == self.chat["id"])
+        return [call.params["text"] for call in here]
+
+    async def stop(self) -> None:
+        """Stop what the bot is saying: by Telegram's button, where one is shown, and by `/stop` otherwise."""
+        drafts = [call.params["draft_id"] for call in self._frames if call.method == "sendMessageDraft"]
+        if drafts:
+            stopped = {"chat": self.chat, "draft_id": int(drafts[-1])}
+            update = self.telegram.update(stopped_message_generation=stopped)
+        else:
+            message = self.telegram.message(self.chat, self.user, text=f"/stop{self.bot}")
+            update = self.telegram.update(message=message)
+        await self.telegram.deliver(update, [])
 
     @property
     def bot(self) -> str:
@@ -568,16 +596,23 @@ class LocalChat:
 
     async def _do(self, *updates: Json) -> list[str]:
         calls: list[Reply] = []
-        self.replies = calls
+        frames: list[Reply] = []
+        self.replies, self._frames = calls, frames
         for update in updates:
             self._last = update
-            await self.telegram.deliver(update, calls)
+            await self.telegram.deliver(update, calls, frames)
         here = (call for call in calls if self.telegram.chat_of(call) == self.chat["id"])
         return [text for call in here if (text := self.telegram.text_of(call)) is not None]
 
 
 class _LocalSession(BaseSession):
-    """Takes the bot's calls to a `LocalTelegram`, and its answers back as aiogram expects them."""
+    """Takes the bot's calls to a `LocalTelegram`, and its answers back as aiogram expects them.
+
+    Attributes:
+        shows_at_once: nobody minds how often something is shown here.
+    """
+
+    shows_at_once = True
 
     def __init__(self, telegram: LocalTelegram) -> None:
         super().__init__()
@@ -589,7 +624,7 @@ class _LocalSession(BaseSession):
         status, answer = 200, {}
         try:
             call = method.reply if isinstance(method, StoredCall) else await _prepare_one(bot, method)
-            answer = {"ok": True, "result": self._telegram.call(call)}
+            answer = {"ok": True, "result": self._telegram.call(call, is_frame=isinstance(method, Frame))}
         except Refused as error:
             status = error.code
             answer = {"ok": False, "error_code": error.code, "description": str(error)}

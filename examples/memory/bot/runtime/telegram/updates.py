@@ -76,6 +76,9 @@ SENT_BY_PEOPLE = FILES.keys() | {
 COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
 """A command, whose it is, and what follows it."""
 
+STOP_BUTTON = re.compile(r"stop answer (\d+)")
+"""The data of the button that stops an answer, with the id of the update that is answered."""
+
 _NAMES = re.compile(r"@\w+")
 
 NAME_SECONDS = 5.0
@@ -115,8 +118,9 @@ def is_known(update: Update, kind: str | None) -> bool:
 
 def date_of(update: Update) -> float | None:
     """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
-    edited_at: int | None = getattr(update.event, "edit_date", None)
-    date = getattr(update.event, "date", None)
+    event = update.event
+    edited_at: int | None = getattr(event, "edit_date", None)
+    date = getattr(event, "date", None)
     return edited_at or (date.timestamp() if date else None)
 
 

@@ -25,6 +25,7 @@ from aiogram.types import (
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     Message,
+    MessageGenerationStopped,
     TelegramObject,
 )
 
@@ -38,6 +39,7 @@ from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
     COMMAND,
     SENT_BY_PEOPLE,
+    STOP_BUTTON,
     LruDict,
     answer,
     is_addressed,
@@ -84,6 +86,9 @@ def commands() -> Router:
     router.message(named("forget"), is_shared)(forget_here)
     router.message(named("export", "forget"))(only_in_private)
     router.callback_query(Forget.filter())(forget_pressed)
+    router.message(is_stop)(stop)
+    router.callback_query(is_stop_pressed)(stop_pressed)
+    router.stopped_message_generation()(stopped)
     return router
 
 
@@ -270,6 +275,28 @@ async def forget_pressed(
     return [query.message.edit_text(text), query.answer()]
 
 
+async def is_stop(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> bool:
+    """Whether it is `/stop`, of an agent that can be stopped."""
+    return agent.streams is not None and await named("stop", is_alone=True)(message, bot)
+
+
+async def is_stop_pressed(query: CallbackQuery) -> bool:
+    """Whether the button was pressed that stops an answer."""
+    return STOP_BUTTON.fullmatch(query.data or "") is not None
+
+
+async def stop(message: Message) -> None:
+    """Do nothing: when it came, it stopped what was to be stopped. See `streaming.Streams.heed`."""
+
+
+async def stop_pressed(query: CallbackQuery) -> None:
+    """Do nothing, as `stop`."""
+
+
+async def stopped(event: MessageGenerationStopped) -> None:
+    """Do nothing, as `stop`: Telegram's own Stop."""
+
+
 async def only_in_private(message: Message, texts: TextTable) -> TelegramMethod[Any]:
     """Keep personal matters out of groups."""
     return answer(message, _for(message, texts).only_in_private)
@@ -402,6 +429,6 @@ async def _show_typing(bot: Bot, message: Message) -> None:
         message_thread_id=thread_id,
         business_connection_id=message.business_connection_id,
     )
-    while _turn().is_open:
+    while _turn().is_open and not _turn().is_shown:
         await bot(action)
         await asyncio.sleep(TYPING_LASTS - 0.5)

@@ -1,0 +1,622 @@
+"""Streaming: what an agent has said so far is shown while it goes on, and it can be stopped.
+
+In a private chat that is a draft. Elsewhere it is a message, sent as "…", edited now and then, and turned
+into the answer in the end. What is shown meanwhile is best effort, in frames that nothing waits for; the
+answer itself leaves through the outbox. Of a draft nothing is left after half a minute. A message stays, so
+its id is kept beside the person's record before anything else is shown in it: after a kill it is used again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from aiogram import Bot
+from aiogram.enums import ChatType
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramAPIError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
+from aiogram.methods import SendMessage
+from aiogram.types import Update
+
+from bot.runtime.errors import StateError, WrongReply
+from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.record import waiting_for
+from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.turn import Turn
+from bot.runtime.telegram.calls import (
+    NOTHING_YET,
+    PLACE,
+    TEXT_LIMIT,
+    Frame,
+    Reply,
+    options_of,
+    split_reply,
+)
+from bot.runtime.telegram.texts import TextTable
+from bot.runtime.telegram.updates import (
+    COMMAND,
+    STOP_BUTTON,
+    LruDict,
+    Sender,
+    answer,
+    is_later,
+    is_said,
+    said_in,
+)
+
+if TYPE_CHECKING:
+    from bot.runtime.telegram.outbox import Delivery
+
+DRAFT_DELAY, DRAFT_GAP, DRAFT_LIFE = 0.3, 0.5, 20.0
+"""Seconds for which a draft waits for something to show, between two frames, and after which the same one is
+shown again. Telegram drops a draft after 30: https://core.telegram.org/bots/api#sendmessagedraft"""
+
+MESSAGE_DELAY, FIRST_GAP, MESSAGE_GAP = 0.5, 1.0, 4.0
+"""Seconds before the message, before its first edit, and between two: a group takes 20 messages a minute."""
+
+FRAMES_A_SECOND = 100
+"""Most frames a second of the whole process; each stream gets fewer when there are many."""
+
+FRAME_SECONDS = 5
+"""How long a frame may take. The answer waits for the one under way, which would otherwise come after it."""
+
+BREATH_SECONDS = 0.05
+"""How long an agent may yield without a pause before others get their turn."""
+
+UNSURE = (TelegramNetworkError, TelegramServerError, ClientDecodeError, TimeoutError)
+"""What is raised when nobody knows whether a frame came."""
+
+SHOWN = "shown:"
+"""How the entry begins that keeps the id of a message."""
+
+NUMBER_BITS = 8
+"""Of a draft's id, those that number the streams of one update."""
+
+EDITED = {
+    *("chat_id", "business_connection_id", "text", "parse_mode", "entities"),
+    *("link_preview_options", "reply_markup"),
+}
+"""The parameters of a message that an edit has, too."""
+LOST_BY_EDIT = {"message_thread_id", "direct_messages_topic_id", "disable_notification"}
+"""Those of which an edit has no need."""
+
+log = structlog.get_logger()
+
+
+class _NoMoreFrames(Exception):
+    """Nothing more can be shown."""
+
+
+async def joined(turn: Turn, pieces: AsyncGenerator[str, None]) -> str:
+    """All that an agent yields, shown as it grows; what there is of it, when its person stops it.
+
+    Raises:
+        WrongReply: it yields something else than texts.
+    """
+    stream, parts = turn.stream, list[str]()
+    if stream:
+        stream.follow(parts)
+    breathed = time.monotonic()
+    async with aclosing(pieces):
+        if stream and stream.is_stopped:
+            return ""
+        async for piece in pieces:
+            if not isinstance(piece, str):
+                raise WrongReply(f"the agent yielded {type(piece).__name__}, not str")
+            parts.append(piece)
+            if stream is None:
+                continue
+            if stream.is_stopped:
+                break
+            await stream.grow()
+            if (now := time.monotonic()) - breathed > BREATH_SECONDS:
+                await asyncio.sleep(0)
+                breathed = now
+    return "".join(parts)
+
+
+def fitting(text: str) -> str:
+    """What a frame shows of a text: the end of it, if it is too long for one message."""
+    text = clean(text)
+    if not text.strip():
+        return NOTHING_YET
+    if _units(text) <= TEXT_LIMIT:
+        return text
+    end, start = text[1 - TEXT_LIMIT :], 0
+    excess = _units(end) - TEXT_LIMIT + 1
+    while excess > 0:
+        excess -= _units(end[start])
+        start += 1
+    return NOTHING_YET + end[start:]
+
+
+def _units(text: str) -> int:
+    """Length in UTF-16 units."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+class Streams:
+    """What is shown by this process, and what was stopped."""
+
+    def __init__(
+        self,
+        bot: Bot,
+        store: StateStore,
+        texts: TextTable,
+        *,
+        can_stop: bool,
+        by_message: bool,
+        format: str = "plain",
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            bot: shows it.
+            store: where ids of messages are kept.
+            texts: what the button says.
+            can_stop: whether a button to stop is offered: not where its press would come too late.
+            by_message: whether the next message of a person stops what the agent is saying.
+            format: of the agent's texts.
+        """
+        self.bot, self.store, self.texts, self.can_stop = bot, store, texts, can_stop
+        self._by_message = by_message
+        self._options = options_of(format)
+        self._open: dict[int, Stream] = {}
+        self._quiet: LruDict[float] = LruDict(10_000)
+        self._stopped_before: LruDict[int] = LruDict(10_000)
+        self._stopped: LruDict[bool] = LruDict(10_000)
+        self._said: LruDict[str] = LruDict(1_000)
+        self.messages: LruDict[int] = LruDict(10_000)
+
+    def marked(self, text: str) -> dict[str, str]:
+        """The parameters of a frame with a text: of one in Markdown, rendered."""
+        if not self._options or text == NOTHING_YET:
+            return {"text": text}
+        *_, last = split_reply(Reply("sendMessage", {"chat_id": "1", "text": text, **self._options}))
+        return {key: last.params[key] for key in ("text", "entities") if key in last.params}
+
+    def open(self, turn: Turn) -> "Stream | None":
+        """Begin to show what a turn's agent says; `None` where that cannot be shown."""
+        update = turn.update
+        said = said_in(update) if update else None
+        there = answer(said, NOTHING_YET) if said else None
+        if update is None or said is None or not isinstance(there, SendMessage):
+            return None
+        values = there.model_dump(include=PLACE, exclude_none=True)
+        place = {name: str(value) for name, value in values.items()}
+        screen: _Draft | _Message
+        if said.chat.type == ChatType.PRIVATE and place.keys() <= {"chat_id", "message_thread_id"}:
+            screen = _Draft(self, update.update_id, place)
+        elif turn.is_anonymous:
+            return None  # nothing is kept, and a message could be left behind
+        else:
+            language = turn.user.language_code if turn.user else None
+            screen = _Message(self, update.update_id, place, turn.user_id, self.texts.of(language).stop)
+        stream = Stream(self, turn, screen, update.update_id, said.chat.id)
+        stop = self._stopped_before.get(hash((turn.user_id, said.chat.id)), 0)
+        stream.is_stopped = update.update_id in self._stopped or is_later(stop, update.update_id)
+        self._open[update.update_id] = stream
+        return stream
+
+    def heed(self, update: Update, sender: Sender, username: str | None) -> None:
+        """Stop what this update asks to stop: Telegram's Stop, the button, `/stop`, perhaps any message."""
+        message, query = update.message, update.callback_query
+        if stopped := update.stopped_message_generation:
+            self._stop(stopped.draft_id >> NUMBER_BITS)
+        elif query and (pressed := STOP_BUTTON.fullmatch(query.data or "")):
+            update_id = int(pressed[1])
+            stream = self._open.get(update_id)
+            if stream and stream.is_of(sender):
+                self._stop(update_id)
+        elif message and sender.chat and (is_stop(message.text, username) or self._stops(update)):
+            self._stopped_before.set(hash((sender.lock_key, sender.chat.id)), update.update_id)
+            for update_id, stream in list(self._open.items()):
+                if stream.is_in(sender.lock_key, sender.chat.id) and is_later(update.update_id, update_id):
+                    self._stop(update_id)
+
+    def _stops(self, update: Update) -> bool:
+        return self._by_message and bool(update.message and is_said(update.message))
+
+    def _stop(self, update_id: int) -> None:
+        self._stopped.set(update_id, True)
+        if stream := self._open.get(update_id):
+            stream.stop()
+
+    def said(self, update_id: int) -> str | None:
+        """What was said until the update was stopped, in an attempt before this one."""
+        return self._said.get(update_id, "") if update_id in self._said else None
+
+    def note_said(self, update_id: int, text: str) -> None:
+        """Note what was said until it was stopped: the agent does not run again."""
+        self._said.set(update_id, text)
+
+    def settle(
+        self, update_id: int, record: str, delivery: "Delivery | None", background: Callable[..., None]
+    ) -> None:
+        """Once an update's replies are out, have what is kept of its message go, in the background."""
+        replies = delivery.replies if delivery else ()
+        if update_id not in self.messages and not any(reply.anew for reply in replies):
+            return
+
+        def drop() -> None:
+            background(self._drop, record, f"{SHOWN}{update_id}")
+
+        if delivery is None or delivery.is_over:
+            drop()
+        elif delivery.is_over is None:
+            before = delivery.then
+
+            def then() -> None:
+                before()
+                drop()
+
+            delivery.then = then
+
+    def take_away(self, record: str, background: Callable[..., None]) -> None:
+        """Take away what is shown of a record whose person was forgotten."""
+        for stream in list(self._open.values()):
+            if stream.record == record:
+                background(stream.take_away)
+
+    async def _drop(self, record: str, key: str) -> None:
+        beside = waiting_for(record)
+        try:
+            if key in (await self.store.load(beside)).fsm:
+                await self.store.commit(beside, Changes(fsm={key: None}), expect=None)
+        except StateError as error:
+            log.info("the id of a message is kept for longer than it is needed", reason=str(error))
+
+    def seconds_of_quiet(self, chat: str) -> float:
+        """For how long Telegram takes no frames for a chat."""
+        return self._quiet.get(hash(chat), 0.0) - time.monotonic()
+
+    def keep_quiet(self, chat: str, seconds: float) -> None:
+        """Show nothing in a chat for so long."""
+        self._quiet.set(hash(chat), time.monotonic() + seconds)
+
+    def least_gap(self) -> float:
+        """Seconds between two frames of a stream, for all that are open to get theirs."""
+        return len(self._open) / FRAMES_A_SECOND
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is shown."""
+        return bool(self._open)
+
+    def closed(self, update_id: int) -> None:
+        """Forget a stream."""
+        self._open.pop(update_id, None)
+
+
+def is_stop(text: str | None, username: str | None) -> bool:
+    """Whether a message is the command `/stop`, and nobody else's."""
+    command = COMMAND.match(text or "")
+    if not command or command["name"].lower() != "stop" or command["rest"]:
+        return False
+    return command["whose"] is None or command["whose"].lower() == (username or command["whose"].lower())
+
+
+class Stream:
+    """What one turn shows.
+
+    Attributes:
+        is_stopped: whether its person has enough.
+    """
+
+    def __init__(
+        self, streams: Streams, turn: Turn, screen: "_Draft | _Message", update_id: int, chat_id: int
+    ) -> None:
+        """Show nothing yet."""
+        self._streams, self._turn, self._screen = streams, turn, screen
+        self._update_id, self._chat_id = update_id, chat_id
+        self._is_eager = getattr(streams.bot.session, "shows_at_once", False)
+        self._parts: Sequence[str] = ()
+        self._wake, self._closing = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled: asyncio.Task[Any] | None = None
+        self.is_stopped = False
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(self._parts)
+
+    @property
+    def record(self) -> str:
+        """Whose it is."""
+        return self._turn.user_id
+
+    def is_in(self, record: str, chat_id: int) -> bool:
+        """Whether it is a record's, in a chat."""
+        return (self._turn.user_id, self._chat_id) == (record, chat_id)
+
+    def is_of(self, sender: Sender) -> bool:
+        """Whether it may be stopped by somebody who presses its button."""
+        return self.is_in(sender.lock_key, sender.chat.id if sender.chat else 0)
+
+    def show(self, text: str) -> None:
+        """Show this from now on. Nothing is waited for.
+
+        Raises:
+            CancelledError: it was stopped.
+        """
+        if self.is_stopped:
+            raise asyncio.CancelledError("stopped")
+        self._parts = (text,)
+        self._begin()
+        self._wake.set()
+
+    def follow(self, parts: Sequence[str]) -> None:
+        """Show these, which become more; as something new, if something was shown before."""
+        if self._parts:
+            self._screen.number += 1
+        self._parts = parts
+        if not self._is_eager:
+            self._begin()
+
+    async def grow(self) -> None:
+        """There is more to show. Over the network nothing is waited for."""
+        if self._is_eager:
+            with suppress(TelegramAPIError, StateError):
+                await self._screen.show_now(fitting(self.text))
+        else:
+            self._wake.set()
+
+    def _begin(self) -> None:
+        if self._task is None and not self._closing.is_set():
+            self._task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """Have the agent end. A second time, or too late, it does nothing."""
+        task = self._turn.answering
+        if task and not (self.is_stopped or self._closing.is_set()):
+            self.is_stopped = True
+            self._cancelled = task
+            task.cancel()
+
+    def said_until_stopped(self) -> str | None:
+        """What was said until it was stopped; `None` if it was not, or the turn is cancelled as well."""
+        if not self.is_stopped:
+            return None
+        task, self._cancelled = self._cancelled, None
+        if task and task.uncancel():
+            return None
+        self._streams.note_said(self._update_id, text := self.text)
+        return text
+
+    async def close(self, seconds: float = FRAME_SECONDS + 1) -> None:
+        """Show no more, and wait for so long for the frame that is under way."""
+        self._closing.set()
+        self._wake.set()
+        self._streams.closed(self._update_id)
+        if self._task:
+            try:
+                await asyncio.wait({self._task}, timeout=seconds)
+            finally:
+                self._screen.is_unsure |= not self._task.done()
+                self._task.cancel()
+
+    async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
+        """The replies, of which the first takes the place of what was shown.
+
+        Raises:
+            StateError: it could not be read what an attempt before has shown.
+        """
+        await self.close()
+        return await self._screen.replaced_by(replies)
+
+    async def take_away(self) -> None:
+        """Show no more, and nothing of what was shown."""
+        for reply in await self.replaced_by([]):
+            with suppress(TelegramAPIError):
+                await self._streams.bot(Frame(reply=reply), request_timeout=FRAME_SECONDS)
+
+    async def _run(self) -> None:
+        try:
+            await self._screen.begin()
+            await self._show_frames()
+        except _NoMoreFrames as error:
+            log.info("no more of the answer is shown before it is there", reason=str(error))
+        except StateError as error:
+            log.warning("the answer is not shown before it is there", reason=str(error))
+        except Exception as error:  # whatever a driver raises
+            log.warning("the answer is not shown before it is there", reason=type(error).__name__)
+
+    async def _show_frames(self) -> None:
+        shown, renew_at = "", None
+        gap = 0.0 if self._is_eager else self._screen.delay
+        if self._screen.shows_first_piece:
+            await self._grown_within(gap)
+            gap = 0.0
+        while not (await self._is_closed_within(gap) or self._turn.is_given_up):
+            self._wake.clear()
+            text, now = fitting(self.text), time.monotonic()
+            if text == shown and (renew_at is None or now < renew_at):
+                await self._grown_within(None if renew_at is None else renew_at - now)
+                gap = 0.0
+            elif (gap := self._streams.seconds_of_quiet(self._screen.chat)) <= 0:
+                gap = self._screen.gap
+                if frame := await self._frame(text):
+                    shown, gap = frame
+                    renew_at = self._screen.life and time.monotonic() + self._screen.life
+                gap = 0.0 if self._is_eager else max(gap, self._streams.least_gap())
+
+    async def _grown_within(self, seconds: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _is_closed_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._closing.wait()
+        return self._closing.is_set()
+
+    async def _frame(self, text: str) -> tuple[str, float] | None:
+        """Show a frame: what is shown now, and for how many seconds at least; `None` if nobody knows."""
+        try:
+            return await self._screen.put(text)
+        except TelegramRetryAfter as error:
+            log.info("Telegram asks to slow down", seconds=error.retry_after)
+            self._streams.keep_quiet(self._screen.chat, error.retry_after)
+            return None
+        except UNSURE:
+            self._screen.note_unsure()
+            return None
+        except TelegramAPIError as error:
+            raise _NoMoreFrames(type(error).__name__) from error
+
+
+class _Draft:
+    """A draft in a private chat. Another attempt at the same update shows the same one."""
+
+    shows_first_piece = True
+
+    def __init__(self, streams: Streams, update_id: int, place: dict[str, str]) -> None:
+        self.delay, self.gap, self.life = DRAFT_DELAY, DRAFT_GAP, DRAFT_LIFE
+        self._streams, self._update_id, self._place = streams, update_id, place
+        self.chat = place["chat_id"]
+        self.number = 1
+        self.is_unsure = False
+
+    async def begin(self) -> None:
+        """Do nothing: there is no trace of a draft."""
+
+    async def put(self, text: str) -> tuple[str, float]:
+        params = {**self._place, "draft_id": str(self._update_id << NUMBER_BITS | self.number)}
+        params |= self._streams.marked(text)
+        if self._streams.can_stop:
+            params |= {"can_stop": "true", "keep_on_stop": "true"}
+        await self._streams.bot(Frame(reply=Reply("sendMessageDraft", params)), request_timeout=FRAME_SECONDS)
+        return text, self.gap
+
+    show_now = put
+
+    def note_unsure(self) -> None:
+        """Whether a frame came, nobody knows. The next one is another attempt."""
+
+    async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
+        """The replies: Telegram drops the draft when they come."""
+        return replies
+
+
+class _Message:
+    """A message that becomes the answer."""
+
+    shows_first_piece = False  # but "…", until it is kept which message it is
+
+    def __init__(
+        self, streams: Streams, update_id: int, place: dict[str, str], record: str, button: str
+    ) -> None:
+        self._streams, self._update_id, self._place, self._record = streams, update_id, place, record
+        self._button = button
+        self.delay, self.gap, self.life = MESSAGE_DELAY, MESSAGE_GAP, None
+        self.chat = place["chat_id"]
+        self.number = 1
+        self.is_unsure = self._is_known = False
+        self._message: int | None = None
+
+    @property
+    def _key(self) -> str:
+        return f"{SHOWN}{self._update_id}"
+
+    async def begin(self) -> None:
+        """Look whether an attempt before this one has sent it."""
+        if self._is_known:
+            return
+        self._message = self._streams.messages.get(self._update_id, 0) or None
+        if self._message is None:
+            beside = await self._streams.store.load(waiting_for(self._record))
+            if entry := beside.fsm.get(self._key):
+                self._message = int(entry["data"]["message"])
+                self._streams.messages.set(self._update_id, self._message)
+        self._is_known = True
+
+    async def put(self, text: str) -> tuple[str, float]:
+        if self._message is None:
+            params = {**self._place, "text": NOTHING_YET, **self._buttons()}
+            try:
+                sent = await self._call("sendMessage", params)
+            except UNSURE as error:
+                # It may be there all the same. A second one would be one more that nobody takes away.
+                raise _NoMoreFrames(type(error).__name__) from error
+            self._message = int(sent["message_id"])
+            self._streams.messages.set(self._update_id, self._message)
+            await self._keep(self._message)
+            return NOTHING_YET, FIRST_GAP
+        params = {**self._whole(), **self._streams.marked(text), **self._buttons()}
+        try:
+            await self._call("editMessageText", params)
+        except TelegramAPIError as error:
+            if "not modified" not in error.message:
+                raise
+        return text, self.gap
+
+    async def show_now(self, text: str) -> None:
+        """Show it without delay."""
+        await self.begin()
+        if self._message is None:
+            await self.put(text)
+        await self.put(text)
+
+    def note_unsure(self) -> None:
+        """An edit may come late: nobody is to edit it after that."""
+        self.is_unsure = True
+        raise _NoMoreFrames("an edit got no answer")
+
+    async def _keep(self, message: int) -> None:
+        """Note the message beside the record: after a kill it is used again, or goes."""
+        entry = dumps({"data": {"chat": self.chat, "message": message}}, "shown")
+        await self._streams.store.commit(
+            waiting_for(self._record), Changes(fsm={self._key: entry}), expect=None
+        )
+
+    async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
+        """The replies: the first edits the message, if that is possible; otherwise it goes after them."""
+        await self.begin()
+        if self._message is None:
+            return replies
+        for number, reply in enumerate(replies):
+            if reply.params.get("chat_id") == self.chat and not reply.method.startswith(("edit", "delete")):
+                if self._can_become(reply):
+                    params = {key: value for key, value in reply.params.items() if key in EDITED}
+                    edit = Reply("editMessageText", {**params, **self._whole()}, rest=self._place, anew=True)
+                    return [*replies[:number], edit, *replies[number + 1 :]]
+                break
+        return [*replies, self._deletion()]
+
+    def _can_become(self, reply: Reply) -> bool:
+        markup = orjson.loads(reply.params.get("reply_markup", "{}"))
+        return (
+            reply.method == "sendMessage"
+            and not self.is_unsure
+            and reply.params.keys() <= EDITED | LOST_BY_EDIT
+            and markup.keys() <= {"inline_keyboard"}
+        )
+
+    def _deletion(self) -> Reply:
+        if connection := self._place.get("business_connection_id"):
+            ids = orjson.dumps([self._message]).decode()
+            return Reply("deleteBusinessMessages", {"business_connection_id": connection, "message_ids": ids})
+        return Reply("deleteMessage", {"chat_id": self.chat, "message_id": str(self._message)})
+
+    def _whole(self) -> dict[str, str]:
+        place = {key: self._place[key] for key in EDITED & self._place.keys()}
+        return {**place, "message_id": str(self._message)}
+
+    def _buttons(self) -> dict[str, str]:
+        if not self._streams.can_stop:
+            return {}
+        button = {"text": self._button, "callback_data": f"stop answer {self._update_id}"}
+        return {"reply_markup": orjson.dumps({"inline_keyboard": [[button]]}).decode()}
+
+    async def _call(self, method: str, params: dict[str, str]) -> Any:
+        return await self._streams.bot(Frame(reply=Reply(method, params)), request_timeout=FRAME_SECONDS)

@@ -1,0 +1,134 @@
+"""Killed in the middle of an answer that grows."""
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bot.runtime.state.record import waiting_for
+from bot.runtime.state.store import OperatorStore
+from suite.bot_api import ApiError, Call, FakeTelegram
+from suite.support.process import BotProcess
+from suite.support.runtime import WEBHOOK, Mode
+
+pytestmark = pytest.mark.clause("streaming.killed")
+
+GROUP = -7
+WORDS = "one two three four five six seven eight nine ten"
+DRAFT, SEND, EDIT = "sendMessageDraft", "sendMessage", "editMessageText"
+
+LAST = -1
+"""In the place of a number: the call with the whole answer."""
+
+Place = tuple[int, str, int, bool]
+"""The call at which the bot is killed: its chat, its method, how many went before, and whether it is done."""
+
+PLACES: list[Place] = [
+    (1, DRAFT, 0, False),
+    (GROUP, SEND, 0, False),
+    (GROUP, SEND, 0, True),
+    (GROUP, EDIT, 0, False),
+    (GROUP, EDIT, 0, True),
+    (1, DRAFT, 4, True),
+    (GROUP, EDIT, 3, True),
+    (1, SEND, LAST, False),
+    (1, SEND, LAST, True),
+    (GROUP, EDIT, LAST, False),
+    (GROUP, EDIT, LAST, True),
+]
+
+
+class Killer:
+    """Kills the bot when it makes a certain call."""
+
+    def __init__(self, telegram: FakeTelegram) -> None:
+        for method in (DRAFT, SEND, EDIT):
+            telegram.fault(method, self.meet, times=10**9)
+        self.bot: BotProcess
+        self.place: Place | None = None
+        self._seen = 0
+
+    def wait_at(self, place: Place) -> None:
+        self.place, self._seen = place, 0
+
+    async def meet(self, call: Call) -> None:
+        if self.place is None or (int(call.params["chat_id"]), call.method) != self.place[:2]:
+            return
+        _, _, number, is_done = self.place
+        before, self._seen = self._seen, self._seen + 1
+        if call.params["text"].startswith(WORDS) if number == LAST else before == number:
+            self.place = None
+            self.bot.process.kill()
+            call.cut = True
+            if not is_done:
+                raise ApiError(500, "killed before")
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["some places", "the others"])
+async def test_killed_at_a_call(
+    tmp_path: Path, telegram: FakeTelegram, store: OperatorStore, half: int
+) -> None:
+    """Some by polling, the others by webhook."""
+    await _killed(PLACES[half::2], "webhook" if half else "polling", tmp_path, telegram, store)
+
+
+@pytest.mark.rarely  # each kill takes seconds of a processor
+async def test_killed_at_every_call(
+    tmp_path: Path, telegram: FakeTelegram, store: OperatorStore, mode: Mode
+) -> None:
+    choice = random.Random(mode)
+    anywhere = [
+        (chat, EDIT if chat == GROUP else DRAFT, choice.randrange(8), choice.random() < 0.5)
+        for chat in (1, GROUP)
+        for _ in range(7)
+    ]
+    await _killed([*PLACES, *anywhere], mode, tmp_path, telegram, store)
+
+
+async def _killed(
+    places: list[Place], mode: Mode, folder: Path, telegram: FakeTelegram, store: OperatorStore
+) -> None:
+    killer = Killer(telegram)
+    settings = {"WEBHOOK_URL": WEBHOOK} if mode == "webhook" else {}
+
+    async def begin() -> BotProcess:
+        killer.bot = await BotProcess(folder / "bot", telegram, "suite.speaking_bot", **settings).__aenter__()
+        telegram.webhook_address = killer.bot.url
+        return killer.bot
+
+    bot = await begin()
+    try:
+        for number, place in enumerate(places):
+            killer.wait_at(place)
+            for user_id, chat in ((1, 1), (2, GROUP)):
+                telegram.message(f"say 0.06 {WORDS} {number}", user_id=user_id, chat_id=chat)
+            await asyncio.wait_for(bot.process.wait(), 60)
+            bot = await begin()
+            await telegram.settled(60)
+        assert await bot.stop() == 0, bot.written
+    finally:
+        if bot.process.returncode is None:
+            bot.process.kill()
+            await bot.process.wait()
+    whole = [f"{WORDS} {number}" for number in range(len(places))]
+    shown = {chat: Counter(_left(telegram, chat)) for chat in (1, GROUP)}
+    twice = [place[:3] == (1, SEND, LAST) and place[3] for place in places]
+    assert shown[1] == {text: 1 + again for text, again in zip(whole, twice, strict=True)}
+    dots = shown[GROUP].pop("…", 0)
+    assert shown[GROUP] == dict.fromkeys(whole, 1)
+    assert dots <= sum(place == (GROUP, SEND, 0, True) for place in places)
+    await store.connect()
+    for record in ("1", "2"):
+        assert (await store.load(record, None)).state == {"count": len(places)}
+    assert (await store.load(waiting_for("2"))).fsm == {}
+
+
+def _left(telegram: FakeTelegram, chat: int) -> list[str]:
+    """What the bot's messages in a chat say in the end."""
+    return [
+        message["text"]
+        for (chat_id, _), message in telegram.messages.items()
+        if chat_id == chat and message["from"]["is_bot"]
+    ]

@@ -16,14 +16,19 @@ from suite.bot_api.people import person
 from suite.support.runtime import MakeRuntime, Mode
 
 GROUP, FORUM = -1_001, -1_002
+SMALL, UPGRADED = -1_003, -1_000_000_001_003
 TOPIC = {"message_thread_id": 7, "is_topic_message": True}
 ANN, BOB, OWNER = 1, 2, 5
+
+WAYS = [pytest.param("polling", id="asking"), pytest.param("webhook", id="told")]
+"""Named otherwise than those of the fixture `mode`: the template's own suite leaves out one of these by its name
+on most engines."""
 
 CONTENT = bytes(range(256)) * 100
 
 
 class Host(TelegramAgentAdapter):
-    """Counts what was said in a record, and reads files. Groups and topics have records of their own."""
+    """Counts what was said in a record, and reads files. Two groups and their topics have records of their own."""
 
     accepts = frozenset({"text", "photo", "voice", "business"})
 
@@ -31,7 +36,7 @@ class Host(TelegramAgentAdapter):
         return True
 
     def record_of(self, place: Place) -> RecordId | None:
-        if place.group is None:
+        if place.group not in (GROUP, FORUM):
             return super().record_of(place)
         return chat(place.group) if place.topic is None else topic(place.group, place.topic)
 
@@ -48,7 +53,9 @@ def shop() -> Router:
     @router.message(Command("buy"))
     async def buy(message: Message) -> TelegramMethod[Any]:
         price = [LabeledPrice(label="Tea", amount=5)]
-        return message.answer_invoice(title="Tea", description=".", payload="tea", currency="XTR", prices=price)
+        return message.answer_invoice(
+            title="Tea", description=".", payload="tea", currency="XTR", prices=price
+        )
 
     @router.pre_checkout_query()
     async def check(query: PreCheckoutQuery) -> TelegramMethod[Any]:
@@ -92,11 +99,11 @@ async def buy_tea(telegram: FakeTelegram) -> str:
     return purchase.charge_id
 
 
-# Named otherwise than the fixture `mode`: the template's own suite leaves out one of its ways on most
-# engines, by its name.
 @pytest.mark.clause("places.everywhere")
-@pytest.mark.parametrize("way", [pytest.param("polling", id="asking"), pytest.param("webhook", id="told")])
-async def test_it_is_kept_where_it_belongs(make_runtime: MakeRuntime, telegram: FakeTelegram, way: Mode) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_is_kept_where_it_belongs(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, way: Mode
+) -> None:
     bot = make_runtime(way, agent_class=Host)
     bot.owner = Owner(agent=Host, before=[shop()])
     async with bot:
@@ -158,3 +165,25 @@ async def replies_are_right(telegram: FakeTelegram, connection: str) -> None:
     on_topic = [each.text for each in texts if each.params.get("message_thread_id") == "7"]
     assert on_topic == ["on topic #1", f"{size}  #2"]
     assert sorted(telegram.texts(FORUM)) == sorted([*on_topic, "off topic #1"])
+
+
+@pytest.mark.clause("record.shared")
+async def test_a_conversation_follows_its_group(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
+    """A person's own, when they next write in what the group has become: once, though all comes again."""
+    telegram.group(SMALL)
+    async with make_runtime("polling", agent_class=Host) as bot:
+        telegram.message("in private", user_id=ANN)
+        telegram.message("in the group", user_id=ANN, chat_id=SMALL)
+        await telegram.settled()
+        telegram.migrate(SMALL, UPGRADED, user_id=BOB)
+        for text in ("still there?", "yes"):
+            telegram.message(text, user_id=ANN, chat_id=UPGRADED)
+        await telegram.settled()
+        for update_id in list(telegram.updates):
+            telegram.repeat(update_id)
+        await telegram.settled()
+        ann = await bot.store.load(str(ANN), None)
+        followed = ["in the group", "still there?", "yes"]
+        assert said(ann) == {"": ["in private"], f"{UPGRADED}::": followed}
+        there = await bot.store.load(str(ANN), f"{UPGRADED}::")
+        assert [each.text for each in there.history if each.role == "user"] == followed

@@ -247,6 +247,7 @@ class Turn:
         self._sizes: dict[str, list[int]] = {}
         self._unread: str | None = None
         self._replaced: dict[str, list[Message]] = {}
+        self._ended: set[str] = set()
         self._forget = False
         self._afterwards: list[Callable[[], None]] = []
 
@@ -308,6 +309,12 @@ class Turn:
             self._loaded_history = tuple(self._history)
             self._history += self._said
         return self._history
+
+    def continue_here(self, conversation: str, history: Sequence[Message]) -> None:
+        """Have the conversation of another name end, and go on at this place."""
+        self._record.conversations.pop(conversation, None)
+        self._ended.add(conversation)
+        self.history[:0] = history
 
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
@@ -454,7 +461,8 @@ class Turn:
         Args:
             record: theirs with all conversations; this turn has only one.
         """
-        now = replace(record, state=self.state, fsm=self.fsm, others=dict(record.others))
+        others = {name: said for name, said in record.others.items() if name not in self._ended}
+        now = replace(record, state=self.state, fsm=self.fsm, others=others)
         if self.conversation:
             now.others[self.conversation] = self.history
         else:
@@ -508,6 +516,11 @@ class Turn:
         """Begin what waits for the commit. In an update it waits for the replies, too."""
         for begin in self._afterwards:
             begin()
+
+    @property
+    def conversations(self) -> Mapping[str, Conversation]:
+        """What is noted of each conversation, by name; nothing as long as there is one only."""
+        return self._record.conversations
 
     @property
     def others(self) -> Mapping[str, list[Message]]:

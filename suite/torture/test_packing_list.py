@@ -12,7 +12,7 @@ from suite.torture.link import Link
 from suite.torture.processes import Replica, balancer, running
 
 GROUP = -700
-MEMBERS, ROUNDS, OWN = 5, 5, 3
+MEMBERS, ROUNDS, OWN = 5, 3, 3
 
 
 def expected(packed: list[tuple[int, str]]) -> list[str]:

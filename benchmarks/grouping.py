@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from measuring import Row, compared
 from storing import ENGINES
@@ -19,7 +20,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
     """Each engine in a process of its own, with servers of its own."""
     for engine, (servers, _) in ENGINES.items():
         project = workshop.rendered(engine, *(["--no-dev"] if engine == "memory" else []))
-        command = (project / ".venv" / "bin" / "python", INSIDE / "group.py", *servers)
+        command: list[str | Path] = [project / ".venv/bin/python", INSIDE / "group.py", *servers]
         done = run(*command, cwd=workshop.folder, env=clean_env(PYTHONPATH=str(project)), timeout=900)
         if done.returncode:
             print(done.stderr, file=sys.stderr)

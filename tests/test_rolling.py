@@ -1,18 +1,18 @@
-"""Replicas of each released version beside those of the working tree, as a rolling update has them for a while."""
+"""Replicas of each released version beside those of the working tree, as a rolling update has them."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 from copier import run_copy
+from test_records import inside, prepare
 
 import releases
 from conftest import Render
 from releases import VERSIONS
 from support import ROOT, Answers, first_of_each_engine, label
-from test_records import inside, prepare
 
-HERE = ROOT / "tests/rolling"
+INSIDE = ROOT / "tests/rolling/inside"
 
 
 def cases() -> list[object]:
@@ -41,10 +41,10 @@ def test_replicas_of_two_versions(
 ) -> None:
     """They write to the same records, and what is forgotten by one is not shown by the other."""
     old, new = tmp_path / "old", tmp_path / "new"
-    run_copy(str(history), old, data=answers, vcs_ref=version, defaults=True, quiet=True)
+    run_copy(str(history), old, data=dict(answers), vcs_ref=version, defaults=True, quiet=True)
     (old / "suite").mkdir()
-    shutil.copy(HERE / "old_replica.py", old / "suite")
+    shutil.copy(INSIDE / "old_replica.py", old / "suite")
     shutil.copytree(render(**answers), new)
     prepare(new)
-    shutil.copy(HERE / "test_beside.py", new / "suite/contract")
+    shutil.copy(INSIDE / "test_beside.py", new / "suite/contract")
     inside(new, "pytest", "-q", "suite/contract/test_beside.py", OLD_PROJECT=str(old))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.runtime.chosen import ENGINE
 from suite.bot_api import FakeTelegram
 from suite.torture.driver import WEBHOOK_TIMEOUT, Setup, short_setups
 from suite.torture.link import Link
@@ -58,8 +59,19 @@ async def trouble(
         await replicas[number % len(replicas)].kill()
 
 
+SETUPS = [
+    pytest.param(
+        setup,
+        id=f"{setup.name}, packing list",
+        marks=[] if ENGINE in ("sqlite", "postgres") else pytest.mark.rarely,
+    )
+    for setup in short_setups()
+]
+"""Of the engines a file and a server; the short torture has shared groups on each."""
+
+
 @pytest.mark.clause("torture.balances")
-@pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: f"{setup.name}, packing list")
+@pytest.mark.parametrize("setup", SETUPS)
 async def test_each_thing_is_packed_once(setup: Setup, tmp_path: Path) -> None:
     telegram = FakeTelegram(webhook_timeout=WEBHOOK_TIMEOUT, max_delay=0.3, max_retry_after=0.3)
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A replica of an older version, which does to user 1 what it reads: `python -m suite.old_replica` in its project.
+"""A replica of an older version, which does to user 1 what it reads: `python -m suite.old_replica`.
 
 A line each: `say TEXT`, `forget`, `flush`, `recall`; it answers each with one, and ends with its input.
 """

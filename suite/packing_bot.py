@@ -1,4 +1,4 @@
-"""The command line with the packing list of `docs/examples` for an agent: `python -m suite.packing_bot run`."""
+"""The command line with the packing list of `docs/examples`: `python -m suite.packing_bot run`."""
 
 from typing import TYPE_CHECKING
 

@@ -177,9 +177,9 @@ UPDATES: dict[str, tuple[dict[str, Any], Place, str | None, str]] = {
         "1",
         f"{GROUP}:5:",
     ),
-    # Of a message that is no longer accessible Telegram tells the chat and no topic. One of a business is always
-    # there: the server tells of its button together with the whole message (tdlib/telegram-bot-api, Client.cpp,
-    # `add_new_business_callback_query`).
+    # Of a message that is no longer accessible Telegram tells the chat and no topic. One of a business always
+    # is: the server tells of its button together with the whole message (tdlib/telegram-bot-api,
+    # Client.cpp, `add_new_business_callback_query`).
     "button under an inaccessible message": (
         {"callback_query": pressed({"chat": CHATS["private"], "message_id": 1, "date": 0})},
         Place(1, person=1),

@@ -17,18 +17,18 @@ from suite.support.runtime import MakeRuntime, Mode
 
 GROUP, FORUM = -1_001, -1_002
 SMALL, UPGRADED = -1_003, -1_000_000_001_003
-TOPIC = {"message_thread_id": 7, "is_topic_message": True}
+TOPIC: dict[str, Any] = {"message_thread_id": 7, "is_topic_message": True}
 ANN, BOB, OWNER = 1, 2, 5
 
 WAYS = [pytest.param("polling", id="asking"), pytest.param("webhook", id="told")]
-"""Named otherwise than those of the fixture `mode`: the template's own suite leaves out one of these by its name
-on most engines."""
+"""Named otherwise than those of the fixture `mode`: of these, the template's own suite leaves out one by its
+name on most engines."""
 
 CONTENT = bytes(range(256)) * 100
 
 
 class Host(TelegramAgentAdapter):
-    """Counts what was said in a record, and reads files. Two groups and their topics have records of their own."""
+    """Counts what was said in a record, and reads files. Two groups and their topics have their own."""
 
     accepts = frozenset({"text", "photo", "voice", "business"})
 

@@ -20,6 +20,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import copying
 import flows
+import grouping
 import hybrid
 import idling
 import plot
@@ -43,6 +44,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "webhook": throughput.measure,
     "idle": idling.measure,
     "turn": turning.measure,
+    "group": grouping.measure,
     "serve": serving.measure,
     "flows": flows.measure,
     "hybrid": hybrid.measure,

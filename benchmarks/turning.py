@@ -81,10 +81,6 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             ours, sketch = found["bytes"]["ours"], found["bytes"]["sketch"]
             name = f"turn, {engine}: on the wire, beside the sketch"
             yield compared(name, "bytes/turn", [(ours, sketch)], what="bytes", engine=engine)
-        if "group" in found:
-            name = f"turn, {engine}: one group's record, beside a record for each of {AT_ONCE} people at once"
-            rounds = list(zip(found["group"]["group"], found["group"]["people"], strict=True))
-            yield compared(name, "turns/s", rounds, what="group", engine=engine)
         least = 0.7 if engine == "sqlite" else 0.8
         kinds: tuple[tuple[str, Bound | None], ...] = (("commits", (">=", least)), ("bare commits", None))
         for what, bound in kinds:

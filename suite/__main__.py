@@ -116,9 +116,17 @@ def kit_inside(folder: Path) -> Iterator[Path]:
         copy = Path(place) / "bot"
         shutil.copytree(folder, copy, ignore=LEFT_BEHIND, ignore_dangling_symlinks=True)
         shutil.copytree(ROOT / "suite", copy / "suite", ignore=shutil.ignore_patterns("*.pyc.*"))
-        # The conversation is the owner's by now: what is proven is the template's.
-        shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
+        put_examples(copy)
         yield copy
+
+
+def put_examples(copy: Path) -> None:
+    """Put beside a copied kit what it proves of the documentation's examples.
+
+    The conversation in steps is its owner's by now: what is proven is the template's.
+    """
+    shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
+    shutil.copy(ROOT / "docs/examples/packing_list.py", copy / "suite")
 
 
 def prove(copy: Path, arguments: Sequence[str]) -> int:

@@ -73,6 +73,7 @@ CLAUSES: dict[str, str] = {
     "streaming.stop": "Stop ends an answer at once, keeps what was said, and the agent does not run again.",
     "streaming.killed": "Killed in mid-answer, a bot finishes it once, and leaves no half of it.",
     "what-comes-in": "Every kind of update and content ends as the table says; none is lost silently.",
+    "places.everywhere": "Photos, voices, groups, topics, business chats and payments work on each engine.",
     "incoming": "The agent sees the message, its place and its files, and only what it accepts.",
     "commands": "/start, /help, /reset, /export and /forget do what they say.",
     "flood": "Flood protection counts right, tells once, and is off unless asked for.",

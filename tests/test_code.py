@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 
 from conftest import Render
+from suite.__main__ import put_examples
 from support import CONFIG, ROOT, TYPES, combinations, engine, run
 
 FOLDERS = ("bot", "tests")
@@ -35,7 +36,7 @@ def whole(render: Render, tmp_path: Path) -> Path:
     for name in FOLDERS:
         shutil.copytree(ROOT / "template" / name, folder / name, ignore=shutil.ignore_patterns("*.jinja"))
     shutil.copytree(ROOT / "suite", folder / "suite", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "template/bot/flow", folder / "suite/flow/example")  # as `./do prove` does
+    put_examples(folder)
     rendered = render(backend="hybrid")
     shutil.copy(rendered / "bot/runtime/chosen.py", folder / "bot/runtime/chosen.py")
     settings = tomllib.loads((rendered / "pyproject.toml").read_text("utf-8"))

@@ -33,7 +33,7 @@ LAYERS = (
     ("telegram.*",),
     ("health", "doctor"),
     ("app",),
-    ("state_commands", "chat", "testing"),
+    ("state_commands", "chat", "broadcast", "testing"),
     ("cli",),
 )
 """The modules of `bot.runtime`, lowest first. A module imports from its own layer and from those below."""

@@ -17,7 +17,7 @@ from proxy import CountingProxy
 from bot.runtime.errors import StateConflict
 from bot.runtime.state.record import Author, OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import Incoming, KeyedLock, Turn
+from bot.runtime.state.turn import Incoming, Turn
 
 USERS = 500
 AT_ONCE = 50
@@ -215,18 +215,6 @@ async def lost(keeper: Keeper) -> int:
     await keeper.create("quick")
     await asyncio.gather(*(keeper.turn("quick", number) for number in range(1, QUICK + 1)))
     return QUICK - await keeper.count("quick")
-
-
-async def group_rates(store: StateStore) -> dict[str, list[float]]:
-    """Turns per second of many people who share one record, and of as many with one each."""
-    people, group, lanes = Ours(store), Ours(store, Author(4815162342, "A. Member")), KeyedLock()
-    await group.create("-100")
-
-    async def in_group(_: str, number: int) -> None:
-        async with lanes.hold("-100"):
-            await group.turn("-100", number)
-
-    return await measure({"group": rate_of(in_group, AT_ONCE), "people": rate_of(people.turn, AT_ONCE)})
 
 
 async def commit_rates(store: StateStore) -> dict[str, list[float]]:

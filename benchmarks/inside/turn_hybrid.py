@@ -21,7 +21,6 @@ from turn import (
     Ours,
     Rate,
     WholeDocument,
-    group_rates,
     lost,
     measure,
     rate_of,
@@ -125,7 +124,6 @@ async def compared(port: int, url: str, in_the_end: AsyncExitStack) -> dict[str,
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
     await sketch.mark_clean()
-    found["group"] = await group_rates(store)
     return found
 
 

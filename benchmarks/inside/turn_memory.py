@@ -7,7 +7,7 @@ from typing import Any
 import uvloop
 from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.storage.memory import MemoryStorage
-from turn import USERS, Keeper, OneKey, Ours, WholeDocument, group_rates, lost, measure, rate_of, said
+from turn import USERS, Keeper, OneKey, Ours, WholeDocument, lost, measure, rate_of, said
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import UserRecord
@@ -107,7 +107,6 @@ async def main() -> None:
     found = {
         "rates": {1: await measure(rates)},
         "lost": {name: await lost(keeper) for name, keeper in waiting.items()},
-        "group": await group_rates(store),
     }
     print(json.dumps(found))
 

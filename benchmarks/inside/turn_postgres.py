@@ -26,7 +26,6 @@ from turn import (
     WholeDocument,
     bytes_per_turn,
     commit_rates,
-    group_rates,
     lost,
     measure,
     rate_of,
@@ -168,7 +167,6 @@ async def compared(url: str, folder: Path, in_the_end: AsyncExitStack) -> dict[s
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
     found["commits"] = await commit_rates(ours.store)
-    found["group"] = await group_rates(ours.store)
     found["bare commits"] = await measure({"wide": bare(pool, "1000-"), "narrow": bare(pool, "10-")})
     found["bytes"] = {}
     for name in keepers:

@@ -21,7 +21,6 @@ from turn import (
     WholeDocument,
     bytes_per_turn,
     commit_rates,
-    group_rates,
     lost,
     measure,
     rate_of,
@@ -117,7 +116,6 @@ async def main() -> None:
             found["rates"][at_once] = await measure(rates)
         found["lost"] = {name: await lost(keeper) for name, keeper in keepers.items()}
         found["commits"] = await commit_rates(ours(server.port).store)
-        found["group"] = await group_rates(ours(server.port).store)
         found["bytes"] = {}
         for name in keepers:
             async with CountingProxy(lambda: asyncio.open_connection("127.0.0.1", server.port)) as proxy:

@@ -25,7 +25,6 @@ from turn import (
     Rate,
     WholeDocument,
     commit_rates,
-    group_rates,
     lost,
     measure,
     rate_of,
@@ -164,7 +163,6 @@ async def compared(folder: Path, in_the_end: AsyncExitStack) -> dict[str, Any]:
         found["rates"][at_once] = await measure(rates)
     found["lost"] = {name: await lost(keepers[name]) for name in ("ours", "sketch", "once")}
     found["commits"] = await commit_rates(stores[0])
-    found["group"] = await group_rates(stores[0])
     return found
 
 

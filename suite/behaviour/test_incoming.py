@@ -212,6 +212,18 @@ class TestBounds:
         assert "ATTACHMENT_BYTES=255999" in str(error)
         assert not [call for call in telegram.calls if call.method == "getFile"], "nobody had to ask"
 
+    async def test_of_several_files_each_is_bounded(
+        self, bot_that_reads: Any, telegram: FakeTelegram
+    ) -> None:
+        sizes = (1_000, 1_001, 1_000)
+        photos = [telegram.files.add(bytes(size), "photo") for size in sizes]
+        bought = [{"type": "photo", "photo": [photo]} for photo in photos]
+        async with bot_that_reads(attachment_bytes=1_000) as bot:
+            telegram.message(None, user_id=1, paid_media={"star_count": 1, "paid_media": bought})
+            await telegram.settled()
+            assert list(map(len, bot.agent.read)) == [1_000, 1_000]
+            assert [type(error) for error in bot.agent.errors] == [AttachmentTooLarge]
+
     async def test_it_is_larger_than_it_says(self, bot_that_reads: Any, telegram: FakeTelegram) -> None:
         async with bot_that_reads(attachment_bytes=1_000) as bot:
             telegram.attachment("photo", CONTENT, user_id=1, of_file={"file_size": 10})

@@ -158,9 +158,12 @@ async def test_without_a_secret_there_is_no_such_route(
     make_runtime: MakeRuntime, telegram: FakeTelegram
 ) -> None:
     for mode in ("polling", "webhook"):
-        async with make_runtime(mode) as bot, aiohttp.ClientSession() as http:
-            async with http.post(f"http://127.0.0.1:{bot.port}/jobs") as response:
-                assert response.status == 404
+        async with (
+            make_runtime(mode) as bot,
+            aiohttp.ClientSession() as http,
+            http.post(f"http://127.0.0.1:{bot.port}/jobs") as response,
+        ):
+            assert response.status == 404
 
 
 def test_help_is_fast_and_names_every_command(tmp_path: Path) -> None:

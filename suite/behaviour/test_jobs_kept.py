@@ -247,7 +247,10 @@ async def test_administrators_are_told_once(
         async with running(make_runtime, admins=ids) as bot:
             await put(bot.store, "2", fails, wrong)
             await telegram.wait_for(lambda: len(telegram.texts(77)) >= 3, 20)
-            while not all([each.stopped for user in "12" for each in await jobs(bot.store, user)]):
+            while True:
+                found = [*await jobs(bot.store, "1"), *await jobs(bot.store, "2")]
+                if all(each.stopped for each in found):
+                    break
                 await asyncio.sleep(0.05)
     for admin in (77, 78):
         told = telegram.texts(admin)
@@ -276,7 +279,10 @@ async def test_a_full_record_has_its_job_given_up_once(
     bot = make_runtime("webhook")
     bot.agent_class, bot.store = Later, await harness.open(Limits(max_bytes=limit))
     async with bot:
-        while len([each for each in await jobs(store, "1") if each.stopped or each.at > 2]) < 2:
+        while True:
+            found = await jobs(store, "1")
+            if len([each for each in found if each.stopped or each.at > 2]) == 2:
+                break
             await asyncio.sleep(0.05)
         stopped, again = await jobs(store, "1")
         assert (stopped.stopped, again.stopped) == ("StateTooLarge", "")

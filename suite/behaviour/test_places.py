@@ -121,6 +121,10 @@ def said(chat: str, **fields: Any) -> dict[str, Any]:
     return {"message_id": 1, "date": 1, "chat": CHATS[chat], "from": PERSON, "text": "x"} | fields
 
 
+def pressed(message: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "1", "from": PERSON, "chat_instance": "1", "data": "x", "message": message}
+
+
 UPDATES: dict[str, tuple[dict[str, Any], Place, str | None, str]] = {
     "private": ({"message": said("private")}, Place(1, person=1), "1", ""),
     "topic in private": (
@@ -157,6 +161,33 @@ UPDATES: dict[str, tuple[dict[str, Any], Place, str | None, str]] = {
     ),
     "button": (
         {"callback_query": {"id": "1", "from": PERSON, "chat_instance": "1", "message": said("group")}},
+        Place(GROUP, person=1),
+        "1",
+        THE_GROUP,
+    ),
+    "button in business": (
+        {"callback_query": pressed(said("private", business_connection_id="b"))},
+        Place(1, business_connection="b", person=1),
+        "1",
+        "1::b",
+    ),
+    "button in a topic": (
+        {"callback_query": pressed(said("group", message_thread_id=5, is_topic_message=True))},
+        Place(GROUP, 5, person=1),
+        "1",
+        f"{GROUP}:5:",
+    ),
+    # Of a message that is no longer accessible Telegram tells the chat and no topic. One of a business always
+    # is: the server tells of its button together with the whole message (tdlib/telegram-bot-api,
+    # Client.cpp, `add_new_business_callback_query`).
+    "button under an inaccessible message": (
+        {"callback_query": pressed({"chat": CHATS["private"], "message_id": 1, "date": 0})},
+        Place(1, person=1),
+        "1",
+        "",
+    ),
+    "button under an inaccessible message of a group or topic": (
+        {"callback_query": pressed({"chat": CHATS["group"], "message_id": 1, "date": 0})},
         Place(GROUP, person=1),
         "1",
         THE_GROUP,
@@ -363,6 +394,71 @@ async def test_a_groups_record_moves_with_it(
             assert (await bot.store.load(chat(NEW))).state["things"][-1] == "said before"
         record = await bot.store.load(chat(OLD), None)
         assert (record.state, record.history, record.others) == ({}, [], {})
+
+
+class Recalled(Recalling):
+    """Raises when it is told to."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        if message == "raise":
+            raise RuntimeError("told to")
+        return await super().agent_logic(message, state)
+
+
+@pytest.mark.clause("history.apart")
+@pytest.mark.parametrize("told", [[0, 1], [1, 0], [0], [1]], ids=str)
+async def test_a_persons_conversation_moves_with_its_group(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, told: list[int]
+) -> None:
+    """With the first of their messages that has an effect there; of nobody else, and nowhere else."""
+    telegram.group(OLD)
+    telegram.group(OLD - 1)
+    words = Texts()
+    async with make_runtime(mode, agent_class=Recalled) as bot:
+        for user in (1, 2):
+            telegram.message(f"{user} in private", user_id=user)
+            telegram.message(f"{user} in the group", user_id=user, chat_id=OLD)
+            telegram.message(f"{user} in another", user_id=user, chat_id=OLD - 1)
+        await telegram.settled()
+        messages = telegram.migrate(OLD, NEW, user_id=2, only=told)
+        await telegram.settled()
+        telegram.message("in a third", user_id=1, chat_id=GROUP)
+        telegram.message("raise", user_id=1, chat_id=NEW)
+        await telegram.settled()
+        for text in ("hi", "again"):
+            telegram.message(text, user_id=1, chat_id=NEW)
+        telegram.message("/export", user_id=1)
+        await telegram.settled()
+        for update_id in messages:
+            telegram.repeat(update_id)
+        await telegram.settled()
+        assert telegram.texts(NEW) == [
+            words.sorry, "1 in the group | hi", "1 in the group | hi | again"
+        ]  # fmt: skip
+        elsewhere = {f"{OLD - 1}::": ["1 in another"], THE_GROUP: ["in a third"], "": ["1 in private"]}
+        assert texts(await bot.store.load("1", None)) == {
+            **elsewhere, f"{NEW}::": ["1 in the group", "hi", "again"]
+        }  # fmt: skip
+        assert texts(await bot.store.load("2", None))[f"{OLD}::"] == ["2 in the group"]
+
+
+@pytest.mark.clause("history.apart")
+@pytest.mark.parametrize("command", ["/export", "/reset"])
+async def test_a_command_is_the_first_that_is_said_in_the_supergroup(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, command: str
+) -> None:
+    telegram.group(OLD)
+    async with make_runtime("polling", agent_class=Recalling) as bot:
+        telegram.message("in the group", user_id=1, chat_id=OLD)
+        telegram.message("in private", user_id=1)
+        await telegram.settled()
+        telegram.migrate(OLD, NEW, user_id=2)
+        telegram.message(command, user_id=1, chat_id=NEW)
+        await telegram.settled()
+        telegram.message("hi", user_id=1, chat_id=NEW)
+        await telegram.settled()
+        before = [] if command == "/reset" else ["in the group"]
+        assert texts(await bot.store.load("1", None)) == {"": ["in private"], f"{NEW}::": [*before, "hi"]}
 
 
 @pytest.mark.clause("record.shared")

@@ -326,7 +326,9 @@ async def test_by_sql_or_by_migrate_it_is_the_same(own_server: OwnServer, projec
     await store.migrate()
     by_migrate = await schema_of(project)
     assert len(by_migrate) > 30
-    await project.execute("DROP TABLE user_file, user_state, user_message, user_state_owner, alembic_version")
+    await project.execute(
+        "DROP TABLE user_file, user_talk, user_state, user_message, user_state_owner, alembic_version"
+    )
 
     for file in sorted(supabase_migrations.FOLDER.glob("*.sql")):
         await project.execute(file.read_text("utf-8"))

@@ -5,6 +5,7 @@ GRANT bot TO CURRENT_USER;
 ALTER TABLE alembic_version OWNER TO bot;
 ALTER TABLE user_state OWNER TO bot;
 ALTER TABLE user_message OWNER TO bot;
+ALTER TABLE user_talk OWNER TO bot;
 ALTER TABLE user_file OWNER TO bot;
 ALTER TABLE user_state_owner OWNER TO bot;
 REVOKE bot FROM CURRENT_USER;

@@ -111,7 +111,7 @@ DECLARE
     of_ours text;
     api_role text;
 BEGIN
-    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_file,user_state_owner}'::text[] LOOP
+    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_talk,user_file,user_state_owner}'::text[] LOOP
         IF to_regclass(of_ours) IS NULL THEN
             CONTINUE;
         END IF;

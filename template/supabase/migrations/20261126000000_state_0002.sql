@@ -2,13 +2,22 @@
 
 ALTER TABLE user_state ADD COLUMN conversations jsonb NOT NULL DEFAULT '{}';
 
-ALTER TABLE user_message
-            ADD COLUMN conversation text NOT NULL DEFAULT '',
-            ADD COLUMN author jsonb,
-            DROP CONSTRAINT user_message_pkey,
-            ADD PRIMARY KEY (user_id, conversation, number);
+ALTER TABLE user_message ADD COLUMN author jsonb;
 
-COMMENT ON COLUMN user_message.conversation IS 'chat:topic:business connection; empty: home';
+CREATE TABLE user_talk (
+            user_id text NOT NULL REFERENCES user_state ON DELETE CASCADE,
+            conversation text NOT NULL,
+            number bigint NOT NULL,
+            role text NOT NULL,
+            text text NOT NULL,
+            at double precision NOT NULL,
+            author jsonb,
+            PRIMARY KEY (user_id, conversation, number)
+        );
+
+COMMENT ON COLUMN user_talk.conversation IS 'chat:topic:business connection';
+
+COMMENT ON COLUMN user_talk.at IS 'seconds since 1970';
 
 UPDATE public.alembic_version SET version_num='state_0002' WHERE public.alembic_version.version_num = 'state_0001';
 
@@ -17,7 +26,7 @@ DECLARE
     of_ours text;
     api_role text;
 BEGIN
-    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_file,user_state_owner}'::text[] LOOP
+    FOREACH of_ours IN ARRAY '{alembic_version,user_state,user_message,user_talk,user_file,user_state_owner}'::text[] LOOP
         IF to_regclass(of_ours) IS NULL THEN
             CONTINUE;
         END IF;

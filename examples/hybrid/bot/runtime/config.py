@@ -166,8 +166,8 @@ class Settings(Environment):
     attachment_bytes: int = Field(
         20_971_520,
         ge=1,
-        description="Most bytes of a file that the agent reads. Telegram hands out no more than 20971520, "
-        "a Bot API server of yours does.",
+        description="Most bytes of a file that the agent reads; of several in a message, of each. Telegram "
+        "hands out no more than 20971520, a Bot API server of yours does.",
     )
     attachment_timeout: Seconds = Field(30, description="Seconds that reading such a file may take.")
     history_limit: int = Field(50, ge=0, description="Messages of the conversation kept per user.")

@@ -27,7 +27,7 @@ HOW_TO_GET_IT = (
     f"get the certificate from Supabase's dashboard (Database, Settings, SSL Configuration) into {AUTHORITY}"
 )
 
-TABLES = ("alembic_version", "user_state", "user_message", "user_file", "user_state_owner")
+TABLES = ("alembic_version", "user_state", "user_message", "user_talk", "user_file", "user_state_owner")
 
 CLOSE = """
 DO $$

@@ -55,6 +55,9 @@ COMMIT_ATTEMPTS = 10
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
 
+CLOCKS_DIFFER = 60_000_000
+"""Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
+
 AUTHOR_BYTES = len(',"author":{"id":,"name":}')
 """What its author takes besides id and name."""
 
@@ -240,10 +243,11 @@ class Turn:
         self._unread_history = record.unread or ()
         if not self._unread_history:
             self._read_history()
-        self._noted = dict(record.conversations)
+        self._noted = dict(record.conversations) | dict.fromkeys(record.orphans)
         self._sizes: dict[str, list[int]] = {}
         self._unread: str | None = None
         self._replaced: dict[str, list[Message]] = {}
+        self._ended: set[str] = set()
         self._forget = False
         self._afterwards: list[Callable[[], None]] = []
 
@@ -305,6 +309,12 @@ class Turn:
             self._loaded_history = tuple(self._history)
             self._history += self._said
         return self._history
+
+    def continue_here(self, conversation: str, history: Sequence[Message]) -> None:
+        """Have the conversation of another name end, and go on at this place."""
+        self._record.conversations.pop(conversation, None)
+        self._ended.add(conversation)
+        self.history[:0] = history
 
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
@@ -451,7 +461,8 @@ class Turn:
         Args:
             record: theirs with all conversations; this turn has only one.
         """
-        now = replace(record, state=self.state, fsm=self.fsm, others=dict(record.others))
+        others = {name: said for name, said in record.others.items() if name not in self._ended}
+        now = replace(record, state=self.state, fsm=self.fsm, others=others)
         if self.conversation:
             now.others[self.conversation] = self.history
         else:
@@ -507,6 +518,11 @@ class Turn:
             begin()
 
     @property
+    def conversations(self) -> Mapping[str, Conversation]:
+        """What is noted of each conversation, by name; nothing as long as there is one only."""
+        return self._record.conversations
+
+    @property
     def others(self) -> Mapping[str, list[Message]]:
         """The conversations beside `HOME`, if the record was loaded with all."""
         return self._record.others
@@ -514,7 +530,7 @@ class Turn:
     def replace_others(self, others: Mapping[str, list[Message]]) -> None:
         """Put these in the place of all conversations beside `HOME`, of a record that was loaded with all."""
         before = self._record.conversations
-        following = next_version(max((each.next for each in before.values()), default=0))
+        following = next_version(max([self.version, *(each.next for each in before.values())]))
         self._record.conversations = {}
         for name, messages in others.items():
             if kept := messages[-self._limits.history :] if self._limits.history else []:
@@ -542,7 +558,8 @@ class Turn:
             StateConflict: another commit was first.
             StateError: as `StateStore.load` and `changes` say.
         """
-        if self.conversation and self.version and not (self._noted or self._forget) and self.history:
+        is_first = self.conversation and not (self._record.conversations or self._forget)
+        if is_first and self.version and self.history:
             home = await self._sizes_of(store, HOME)
             if home.history:
                 size, following = sum(self._sizes[HOME]), len(home.history)
@@ -609,7 +626,8 @@ class Turn:
                 keep = others[HOME].next - others[HOME].first if HOME in others else 0
             if kept:
                 # Numbers that nobody ever had: where a record has expired, its messages may still be there.
-                following = own.next if own else next_version(0)
+                # They tell whether it began before its user was forgotten.
+                following = own.next if own else next_version(self.version) + self._forget * CLOCKS_DIFFER
                 following += kept if clear else len(messages)
                 others[self.conversation] = self._noted_now(kept, history_size, following)
                 if messages:

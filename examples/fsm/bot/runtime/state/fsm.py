@@ -6,10 +6,11 @@ strategies (`CHAT`, `CHAT_TOPIC`) name the chat as the user: unless another one 
 a record of the chat's own, beside the transaction of an update that changes a person's.
 
 A group that becomes a supergroup gets another id. What its own record has moves to that of the new chat,
-which notes the old one; a person's flow follows when the person next writes there, as nobody knows whose
-records have one.
+which notes the old one; a person's flow and conversation follow when the person next writes there, as nobody
+knows whose records have one.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
@@ -20,6 +21,7 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, StateType, StorageKey
 
+from bot.runtime.errors import StateConflict
 from bot.runtime.state.jobs import JOB, jobs_in
 from bot.runtime.state.record import (
     UPGRADED_FROM,
@@ -38,6 +40,9 @@ T = TypeVar("T")
 
 SUPERGROUPS = -(10**12)
 """Ids of supergroups and channels are below, those of groups above."""
+
+_BEGINS_IN_A_GROUP = re.compile(r"-\d{1,12}:")
+"""The name of a conversation in a group that is no supergroup."""
 
 Flow = dict[str, Any]
 """One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970
@@ -154,8 +159,8 @@ class RecordStorage(BaseStorage):
         name = _name_in(turn, key)
         if key.chat_id > SUPERGROUPS or name in turn.fsm or not any(map(_is_in_a_group, turn.fsm)):
             return
-        if noted := (await self._store.load(str(key.chat_id))).fsm.get(UPGRADED_FROM):
-            before = _name_in(turn, replace(key, chat_id=noted["data"]["chat_id"]))
+        if group := await _group_before(self._store, key.chat_id):
+            before = _name_in(turn, replace(key, chat_id=group))
             if before in turn.fsm:
                 turn.fsm[name] = turn.fsm.pop(before)
 
@@ -249,6 +254,33 @@ async def upgrade_group(
     await change(new, arrive)
     if before.state or before.history or before.others or before.fsm.keys() - {UPGRADED_TO}:
         await change(old, leave)
+
+
+async def follow_conversation(store: StateStore, turn: Turn) -> None:
+    """Bring along the conversation from the group that the supergroup was. It costs only who begins one here.
+
+    Raises:
+        StateConflict: another commit was first.
+        StateError: as `StateStore.load` says.
+    """
+    place, noted = turn.place, turn.conversations
+    if not place.chat or place.chat > SUPERGROUPS or turn.conversation in noted:
+        return
+    if not any(map(_BEGINS_IN_A_GROUP.match, noted)):
+        return
+    if group := await _group_before(store, place.chat):
+        before = replace(place, chat=group).conversation(turn.user_id)
+        if before in noted:
+            record = await store.load(turn.user_id, before)
+            if record.version != turn.version:
+                raise StateConflict("another commit was first", turn.user_id)
+            turn.continue_here(before, record.history)
+
+
+async def _group_before(store: StateStore, supergroup: int) -> int | None:
+    """The group that it was, if it was one."""
+    noted = (await store.load(chat(supergroup))).fsm.get(UPGRADED_FROM)
+    return noted["data"]["chat_id"] if noted else None
 
 
 def moved_to(record: UserRecord) -> int | None:

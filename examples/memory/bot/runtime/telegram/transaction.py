@@ -28,7 +28,7 @@ from bot.runtime.errors import (
     StateUnavailable,
 )
 from bot.runtime.state.codec import clean, dumps
-from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.fsm import follow_conversation, moved_to, upgrade_group
 from bot.runtime.state.jobs import MICROSECONDS, UPDATE, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
@@ -340,6 +340,7 @@ class Transaction:
         try:
             if failure:
                 raise failure
+            await follow_conversation(self.store, turn)
             outcome = await self._handle(turn, update)
             replies = await self.outbox.prepare(update, turn.replies)
             replies = await self._in_place_of_shown(turn, replies)

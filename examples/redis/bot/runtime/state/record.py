@@ -250,6 +250,8 @@ class UserRecord:
         conversations: what is noted of each, by name. Empty as long as there is none but `HOME`.
         others: the messages of those beside `HOME`, by name, when all were asked for.
         unread: the history as it is kept, until somebody asks for `history`.
+        orphans: the names of those that were forgotten, and still stand in the store: version 1.0.0, which
+            knows of none, leaves them. The next commit erases them.
     """
 
     user_id: str
@@ -266,6 +268,7 @@ class UserRecord:
     conversation: str = HOME
     conversations: dict[str, Conversation] = field(default_factory=dict)
     others: dict[str, list[Message]] = field(default_factory=dict)
+    orphans: frozenset[str] = frozenset()
     unread: Sequence[Mapping[str, Any]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def read_later(self, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -305,6 +308,27 @@ class UserRecord:
             return self
         history = self.others.get(conversation, []) if conversation else self.history
         return replace(self, history=history, conversation=conversation, others={})
+
+    def without_orphans(self) -> "UserRecord":
+        """The same record without conversations that began before its user was forgotten.
+
+        Their numbers tell: those of a conversation begin after the version at which it began.
+        """
+        if not (self.conversations or self.others or self.conversation):
+            return self
+        old = {name for name, each in self.conversations.items() if name and each.first <= self.forgotten}
+        known = self.conversations.keys() - old
+        if self.conversation and self.conversation not in known:
+            if self.unread or self.history:
+                old.add(self.conversation)
+            self.history, self.unread = [], None
+        self.orphans = frozenset(old | (self.others.keys() - known))
+        self.conversations = {name: each for name, each in self.conversations.items() if name in known}
+        self.others = {name: each for name, each in self.others.items() if name in known}
+        if self.conversations.keys() == {HOME}:
+            self.conversations = {}
+            self.orphans |= {HOME}
+        return self
 
     @property
     def acknowledged(self) -> tuple[int, ...]:
@@ -416,7 +440,7 @@ def decode_record(
         )
         if unread:
             record.read_later(unread)
-        return record
+        return record.without_orphans()
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
 

@@ -44,9 +44,20 @@ WRITE = """
         ) AS m (conversation, number, role, text, at, author)
     ),
     said AS (
-        INSERT INTO {schema}.user_message (user_id, conversation, number, role, text, at, author)
-        SELECT $1, history.* FROM history WHERE NOT EXISTS (
+        INSERT INTO {schema}.user_message (user_id, number, role, text, at, author)
+        SELECT $1, number, role, text, at, author FROM history WHERE conversation = '' AND NOT EXISTS (
             SELECT FROM {schema}.user_message AS m
+            WHERE m.user_id = $1 AND m.number = history.number
+                AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
+                AND m.author IS NOT DISTINCT FROM history.author
+        )
+        ON CONFLICT (user_id, number) DO UPDATE
+            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author
+    ),
+    talked AS (
+        INSERT INTO {schema}.user_talk (user_id, conversation, number, role, text, at, author)
+        SELECT $1, history.* FROM history WHERE conversation <> '' AND NOT EXISTS (
+            SELECT FROM {schema}.user_talk AS m
             WHERE m.user_id = $1 AND m.conversation = history.conversation AND m.number = history.number
                 AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
                 AND m.author IS NOT DISTINCT FROM history.author
@@ -56,11 +67,14 @@ WRITE = """
     ),
     dropped AS (
         DELETE FROM {schema}.user_message AS m USING written
-        WHERE m.user_id = $1 AND NOT coalesce(CASE m.conversation
-            WHEN '' THEN m.number >= first_message AND m.number < next_message
-            ELSE m.number >= (conversations -> m.conversation ->> 0)::bigint
-                AND m.number < (conversations -> m.conversation ->> 1)::bigint
-        END, false)
+        WHERE m.user_id = $1 AND NOT (m.number >= first_message AND m.number < next_message)
+    ),
+    ended AS (
+        DELETE FROM {schema}.user_talk AS m USING written
+        WHERE m.user_id = $1 AND NOT coalesce(
+            m.number >= (conversations -> m.conversation ->> 0)::bigint
+                AND m.number < (conversations -> m.conversation ->> 1)::bigint, false
+        )
     ),
     sent AS (
         DELETE FROM {schema}.user_file AS f USING written

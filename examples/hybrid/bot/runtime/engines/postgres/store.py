@@ -37,7 +37,6 @@ from bot.runtime.state.store import (
     check_size,
     cut,
     joined,
-    next_version,
     parts_of,
 )
 
@@ -439,7 +438,6 @@ def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
         *merge_of(changes.noted),
         *columns_of(rows),
         [*filter(None, changes.conversations)],
-        next_version(0),
     )
 
 
@@ -522,6 +520,6 @@ def decode_row(user_id: str, row: Any, conversation: str | None = HOME) -> UserR
         )
         if history:
             record.read_later(history)
-        return record
+        return record.without_orphans()
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

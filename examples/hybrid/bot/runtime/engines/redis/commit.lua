@@ -95,6 +95,15 @@ local function drop_files()
   end
 end
 
+-- Drops conversations of which nothing is noted: version 1.0.0, which knows of none, forgets a user without them.
+local function drop_orphans()
+  for _, name in ipairs(redis.call('HKEYS', TALKS)) do
+    if redis.call('HEXISTS', META, 'talk:' .. name) == 0 then
+      redis.call('HDEL', TALKS, name)
+    end
+  end
+end
+
 local function continue_talk(name, note, keep, added)
   if note == '' then
     redis.call('HDEL', META, 'talk:' .. name)
@@ -233,6 +242,9 @@ if keep >= 0 and kept > keep then
   kept = keep
 end
 
+if has_talks then
+  drop_orphans()
+end
 for index = talks.first, talks.last, 4 do
   continue_talk(ARGV[index], ARGV[index + 1], tonumber(ARGV[index + 2]), ARGV[index + 3])
 end

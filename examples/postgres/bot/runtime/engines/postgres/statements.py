@@ -1,10 +1,11 @@
 """The SQL of the PostgreSQL engine: one statement to load a record and one to commit to it.
 
 `user_state` has one row per user. Every commit updates that row, so its lock and its `version` are all that
-is needed against concurrent writers. `user_message` has one row per message, numbered per conversation; the
-user's row says which numbers count: from `first_message` up to, but not including, `next_message` or, for
-further conversations, the first two numbers that `conversations` has under their names. `user_file` has one
-row per part of a file of a reply, as long as the reply waits in the outbox.
+is needed against concurrent writers. `user_message` has one row per message, and `user_talk` one per message
+of further conversations, numbered in each; the user's row says which numbers count: from `first_message` up
+to, but not including, `next_message` or, for further conversations, the first two numbers that
+`conversations` has under their names. `user_file` has one row per part of a file of a reply, as long as the
+reply waits in the outbox.
 
 `due` says in microseconds since 1970 when a record has something to do, or 0, and `claims` how often that was
 begun. Only the rows of which there is something to do are in the index of it.
@@ -103,7 +104,7 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
 
     Parameters: those of `_committed`, $20 authors of messages; with further conversations $24 to $29: names,
-    numbers, roles, texts, times and authors of their messages; $30 and $31 see `_CONVERSATIONS`.
+    numbers, roles, texts, times and authors of their messages; $30 which ones change.
     """
     conversations = _CONVERSATIONS if with_conversations else ""
     return f"""
@@ -120,7 +121,7 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     ),
     trimmed AS (
         DELETE FROM {{schema}}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.conversation = '' AND m.number < first_message AND ($16 OR m.number >= (
+        WHERE m.user_id = $1 AND m.number < first_message AND ($16 OR m.number >= (
             SELECT first_message FROM {{schema}}.user_state WHERE user_id = $1
         ))
     ),
@@ -133,25 +134,25 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     """
 
 
-_CONVERSATIONS = """
+_IS_OVER = "(m.number < (changed.conversations -> m.conversation ->> 0)::bigint) IS NOT FALSE"
+
+_CONVERSATIONS = f"""
     continued AS (
-        INSERT INTO {schema}.user_message (user_id, conversation, number, role, text, at, author)
+        INSERT INTO {{schema}}.user_talk (user_id, conversation, number, role, text, at, author)
         SELECT $1, m.* FROM changed, unnest(
             $24::text[], $25::bigint[], $26::text[], $27::text[], $28::float8[], $29::jsonb[]
         ) AS m
     ),
     cut AS (
-        DELETE FROM {schema}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.conversation = ANY ($30::text[])
-            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $31::bigint)
+        DELETE FROM {{schema}}.user_talk AS m USING changed
+        WHERE m.user_id = $1 AND m.conversation = ANY ($30::text[]) AND {_IS_OVER}
     ),
     erased AS (
-        DELETE FROM {schema}.user_message AS m USING changed
-        WHERE m.user_id = $1 AND m.conversation > '' AND ($16 OR $2 = 0)
-            AND m.number < coalesce((changed.conversations -> m.conversation ->> 0)::bigint, $31)
+        DELETE FROM {{schema}}.user_talk AS m USING changed
+        WHERE m.user_id = $1 AND ($16 OR $2 = 0) AND {_IS_OVER}
     ),
 """
-"""Adds and drops messages of further conversations: $30 which ones; $31 a number that none of theirs had."""
+"""Adds and drops messages of further conversations."""
 
 
 class Statements:
@@ -171,21 +172,23 @@ class Statements:
                 SELECT array_agg(role ORDER BY number) AS roles, array_agg(text ORDER BY number) AS texts,
                     array_agg(at ORDER BY number) AS times, CASE WHEN bool_or(author IS NOT NULL)
                         THEN array_agg(author ORDER BY number) END AS authors, {{names}} AS names
-                FROM {{{{schema}}}}.user_message
-                WHERE user_id = u.user_id AND {{which}}
+                FROM {{which}}
             ) AS m
             WHERE u.user_id = $1 AND {_LIVE}
         """
-        home = "conversation = '' AND number >= u.first_message"
-        other = "conversation = $2 AND number >= (u.conversations -> $2 ->> 0)::bigint"
+        home = "{schema}.user_message WHERE user_id = u.user_id AND number >= u.first_message"
+        others = """{schema}.user_talk
+            WHERE user_id = u.user_id AND number >= (u.conversations -> conversation ->> 0)::bigint"""
 
         self.load = fill(load.format(which=home, names="NULL"))
 
-        self.load_other = fill(load.format(which=other, names="NULL"))
+        self.load_other = fill(load.format(which=f"{others} AND conversation = $2", names="NULL"))
         """A record with the conversation of a name."""
 
-        every, names = f"({home} OR conversation > '')", "array_agg(conversation ORDER BY number)"
-        self.load_all = fill(load.format(which=every, names=names))
+        columns = "number, role, text, at, author"
+        every = f"(SELECT '' AS conversation, {columns} FROM {home} UNION ALL"
+        every += f" SELECT conversation, {columns} FROM {others}) AS said"
+        self.load_all = fill(load.format(which=every, names="array_agg(conversation ORDER BY number)"))
         """A record with all conversations."""
 
         def update(*, with_conversations: bool) -> str:
@@ -247,6 +250,9 @@ class Statements:
             SELECT jsonb_pretty(to_jsonb(u) || jsonb_build_object('messages', (
                 SELECT coalesce(jsonb_agg(to_jsonb(m) - 'user_id' ORDER BY number), '[]')
                 FROM {schema}.user_message AS m WHERE m.user_id = u.user_id
+            ), 'talks', (
+                SELECT coalesce(jsonb_agg(to_jsonb(t) - 'user_id' ORDER BY conversation, number), '[]')
+                FROM {schema}.user_talk AS t WHERE t.user_id = u.user_id
             ), 'files', (
                 SELECT coalesce(jsonb_agg(name ORDER BY name), '[]')
                 FROM {schema}.user_file AS f WHERE f.user_id = u.user_id

@@ -9,26 +9,27 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Name the conversation of each message."""
+    """Give further conversations a table: what bots of before still run goes on with theirs as it is."""
     op.execute("ALTER TABLE user_state ADD COLUMN conversations jsonb NOT NULL DEFAULT '{}'")
+    op.execute("ALTER TABLE user_message ADD COLUMN author jsonb")
     op.execute("""
-        ALTER TABLE user_message
-            ADD COLUMN conversation text NOT NULL DEFAULT '',
-            ADD COLUMN author jsonb,
-            DROP CONSTRAINT user_message_pkey,
-            ADD PRIMARY KEY (user_id, conversation, number)
+        CREATE TABLE user_talk (
+            user_id text NOT NULL REFERENCES user_state ON DELETE CASCADE,
+            conversation text NOT NULL,
+            number bigint NOT NULL,
+            role text NOT NULL,
+            text text NOT NULL,
+            at double precision NOT NULL,
+            author jsonb,
+            PRIMARY KEY (user_id, conversation, number)
+        )
     """)
-    op.execute("COMMENT ON COLUMN user_message.conversation IS 'chat:topic:business connection; empty: home'")
+    op.execute("COMMENT ON COLUMN user_talk.conversation IS 'chat:topic:business connection'")
+    op.execute("COMMENT ON COLUMN user_talk.at IS 'seconds since 1970'")
 
 
 def downgrade() -> None:
     """Leave the private conversations; the others are lost."""
-    op.execute("DELETE FROM user_message WHERE conversation <> ''")
-    op.execute("""
-        ALTER TABLE user_message
-            DROP CONSTRAINT user_message_pkey,
-            ADD PRIMARY KEY (user_id, number),
-            DROP COLUMN conversation,
-            DROP COLUMN author
-    """)
+    op.execute("DROP TABLE user_talk")
+    op.execute("ALTER TABLE user_message DROP COLUMN author")
     op.execute("ALTER TABLE user_state DROP COLUMN conversations")

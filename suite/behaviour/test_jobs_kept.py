@@ -167,6 +167,8 @@ async def test_a_group_takes_its_jobs_along(make_runtime: MakeRuntime, telegram:
         assert await jobs(bot.store, str(NEW)) == [waits]
         assert await jobs(bot.store, str(OLD)) == []
         assert [text for text in telegram.texts(NEW) if "late" in text] == ["late after far"]
+        while (await bot.store.load(str(NEW))).outbox:
+            await asyncio.sleep(0.02)
         assert (await bot.store.due(10**6, 9)).due == [(str(NEW), waits.at)]
 
 

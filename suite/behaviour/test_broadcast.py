@@ -87,7 +87,9 @@ async def test_everybody_gets_it_once(telegram: FakeTelegram, command: Command, 
 async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> None:
     for kill in range(1, 6):
         process = await command.start()
-        await telegram.wait_for(lambda kill=kill: len(received(telegram)) >= 15 * kill or process.returncode)
+        await telegram.wait_for(
+            lambda kill=kill, process=process: len(received(telegram)) >= 15 * kill or process.returncode
+        )
         process.send_signal(signal.SIGKILL)
         await process.communicate()
         await asyncio.sleep(1)

@@ -1,7 +1,7 @@
 """An agent that takes longer than Telegram waits: what came in is kept, and handled when its turn comes."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,8 +20,8 @@ class Slow(CountingAgent):
     """Takes its time."""
 
     deferred = True
-    begun: list[str] = []
-    errors: list[BaseException] = []
+    begun: ClassVar[list[str]] = []
+    errors: ClassVar[list[BaseException]] = []
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
         self.begun.append(message)

@@ -30,8 +30,8 @@ from bot.runtime.state.record import UserRecord
 from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 from bot.runtime.telegram.calls import Session
-from bot.runtime.telegram.receiver import Poller
 from bot.runtime.telegram.processor import Admission, Processor
+from bot.runtime.telegram.receiver import Poller
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from suite.agents import CountingAgent

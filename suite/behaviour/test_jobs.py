@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -30,7 +30,7 @@ SOON = timedelta(milliseconds=300)
 class Forgetful(TelegramAgentAdapter):
     """An agent that does what it is told later."""
 
-    errors: list[BaseException] = []
+    errors: ClassVar[list[BaseException]] = []
 
     def wants(self, update: Any) -> bool:
         return True
@@ -443,7 +443,8 @@ async def test_one_whose_method_is_gone_is_kept(
     async with bot:
 
         async def have_stopped() -> bool:
-            return all([each.stopped for number in (1, 2) for each in await jobs(bot, number)])
+            found = [*await jobs(bot, 1), *await jobs(bot, 2)]
+            return all(each.stopped for each in found)
 
         await until(have_stopped)
         assert "arguments" in (await jobs(bot, 1))[0].stopped
@@ -475,7 +476,7 @@ async def test_arguments_are_checked_at_once(bot: Runtime) -> None:
         with pytest.raises(StateValueError, match=r"remind\(text=\)"):
             await agent.later("1", SOON, agent.remind, text=object())
         with pytest.raises(ValueError, match="time zone"):
-            await agent.later("1", datetime(2030, 1, 1), agent.remind, text="tea")  # noqa: DTZ001
+            await agent.later("1", datetime(2030, 1, 1), agent.remind, text="tea")
         assert (await bot.record(1)).version == 0
 
 
@@ -583,7 +584,7 @@ async def test_a_slow_answer_makes_nothing_early(store: OperatorStore) -> None:
             return agenda
 
     slow: Any = Slow()
-    for waiting in (0.2, 0, 0.3):  # noqa: B007 - which `due` looks at
+    for waiting in (0.2, 0, 0.3):
         timetable = Timetable()
         for _ in range(2):
             await timetable.ask(slow)

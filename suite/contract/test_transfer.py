@@ -214,7 +214,10 @@ async def test_owed_replies_are_due_after_an_import(store: OperatorStore) -> Non
 
 async def test_updates_that_wait_are_due_after_an_import(store: OperatorStore) -> None:
     """Telegram takes them for done."""
-    flows = {"update:7": {"data": {"raw": {"update_id": 7}, "at": 5}}, "full": {"data": {}}}
+    flows: dict[str, dict[str, Any]] = {
+        "update:7": {"data": {"raw": {"update_id": 7}, "at": 5}},
+        "full": {"data": {}},
+    }
     await import_all(store, [orjson.dumps(UserRecord("waiting:1", fsm=flows).to_json())])
     assert (await store.load("waiting:1")).fsm == flows
     assert (await store.due(0, 9)).due == [("waiting:1", 5)]

@@ -11,8 +11,8 @@ from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Limits, UserRecord
 from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.telegram import outbox, processor, transaction
-from bot.runtime.telegram.texts import Texts
 from bot.runtime.telegram.receiver import SECRET_HEADER
+from bot.runtime.telegram.texts import Texts
 from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
 from suite.support.runtime import MakeRuntime, Mode, Runtime

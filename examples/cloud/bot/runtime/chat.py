@@ -18,10 +18,9 @@ from bot.runtime.app import open_app
 from bot.runtime.config import Settings
 from bot.runtime.state.codec import clean
 from bot.runtime.state.record import waiting_for
-from bot.runtime.telegram.calls import Reply, run_alongside
+from bot.runtime.telegram.calls import Reply, run_alongside, without_markup
 from bot.runtime.telegram.jobs import JobRunner
-from bot.runtime.telegram.local import TOKEN, Button, Json, LocalTelegram
-from bot.runtime.telegram.local_chat import LocalChat
+from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
 from bot.runtime.telegram.processor import NotAcknowledged
 
 FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL)
@@ -43,7 +42,8 @@ class _Screen:
         """Show a call of the bot."""
         match call.method:
             case "sendMessage" | "editMessageText":
-                self.show(call.params["text"])
+                plain = without_markup(call) or call  # a terminal shows no link's address
+                self.show(plain.params["text"])
             case "sendDocument":
                 self.show(call.params.get("caption", ""))
                 for name, content in call.files.values():

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from aiogram.fsm.strategy import FSMStrategy
 
 from bot.runtime.config import Settings
 from bot.runtime.engines import create_store
-from bot.runtime.errors import StateError, unusable
-from bot.runtime.health import listen, make_server
+from bot.runtime.errors import OperatorError, StateError, unusable
+from bot.runtime.health import add_jobs, listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
@@ -32,10 +33,10 @@ from bot.runtime.telegram.commands import (
 )
 from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.processor import Admission, Processor
+from bot.runtime.telegram.receiver import BODY_LIMIT, Receiver
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import Transaction
 from bot.runtime.telegram.updates import SAID
-from bot.runtime.telegram.webhook import BODY_LIMIT, Receiver
 
 log = structlog.get_logger()
 
@@ -158,6 +159,7 @@ async def open_app(
                 is_ours=is_ours,
                 empty=processor.empty_inbox,
                 gather=transaction.gather,
+                admins=settings.admins or (),
             )
             yield App(settings, bot, dispatcher, store, agent, owner.texts, processor, jobs, outage)
         except StateError as error:
@@ -239,6 +241,8 @@ async def run(
             app.bot, app.processor, settings, app.dispatcher.resolve_used_update_types(), app.texts
         )
         server = make_server(app.store, lambda: receiver.is_receiving, app.outage, body_limit=BODY_LIMIT)
+        if settings.webhook_secret and settings.webhook_path != "/jobs":
+            add_jobs(server, app.jobs.run_once, settings.secret)
         receiver.add_routes(server)
         runner = await listen(server, settings.host, settings.port)
         try:
@@ -253,6 +257,25 @@ async def run(
             await receiver.close()
             await runner.cleanup()
     log.info("stopped")
+
+
+async def run_jobs(settings: Settings) -> Counter[str]:
+    """Do what is due now; see `JobRunner.run_once`.
+
+    Args:
+        settings: the bot's.
+
+    Raises:
+        OperatorError: the bot cannot run; the text says what to do.
+    """
+    session, token = Session.of(settings, limit=500), settings.token
+    async with open_app(settings, session=session, token=token, bot_id=settings.bot_id) as app:
+        if not app.store.survives_exit:
+            raise OperatorError("the memory store keeps nothing outside the running bot, which does its jobs")
+        try:
+            return await app.jobs.run_once()
+        finally:
+            await app.drain()
 
 
 async def _receive_until(stop: asyncio.Event, receiver: Receiver) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -10,6 +11,13 @@ from bot.runtime.config import TELEGRAM, WEBHOOK_PORTS, Settings, kinds_of_setti
 from bot.runtime.engines import create_store
 from bot.runtime.errors import OperatorError, StateError
 from bot.runtime.state.store import Finding, OperatorStore
+
+LONGEST_AHEAD = 100 * 365 * 86_400.0
+MOST_DUE = 1_000
+"""Seconds ahead for which to look at what is to be done, and how many records to count."""
+
+LATE_SECONDS = 300
+"""Seconds after which what is due should have been done."""
 
 PATIENCE = 3.0
 """Seconds after which whoever asked is told what is waited for."""
@@ -72,12 +80,27 @@ async def _diagnose_store(store: OperatorStore) -> list[Finding]:
     try:
         await store.connect()
         await store.ping()
-        return [Finding("ok", f"the {store.name} store answers"), *await store.diagnose()]
+        findings = [Finding("ok", f"the {store.name} store answers"), *await store.diagnose()]
+        return findings + await _diagnose_due(store)
     except (StateError, OperatorError) as error:
         return [Finding("error", f"the {store.name} store cannot be used: {error}")]
     finally:
         waiting.cancel()
         await store.close()
+
+
+async def _diagnose_due(store: OperatorStore) -> list[Finding]:
+    """What waits to be done."""
+    now, due = await store.due(LONGEST_AHEAD, MOST_DUE)
+    if not due:
+        return []
+    many = f"{MOST_DUE} records or more have" if len(due) == MOST_DUE else f"{len(due)} records have"
+    late = (now - due[0][1]) / 1_000_000
+    if late > LATE_SECONDS:
+        told = f"{many} something to do later, one for {timedelta(seconds=round(late))}: is the bot running?"
+        return [Finding("warning", f"{told} `bot jobs list` shows what")]
+    first = datetime.fromtimestamp(due[0][1] / 1_000_000, UTC).isoformat(timespec="seconds")
+    return [Finding("ok", f"{many} something to do later, the first at {first}")]
 
 
 async def _diagnose_telegram(settings: Settings) -> list[Finding]:
@@ -88,7 +111,7 @@ async def _diagnose_telegram(settings: Settings) -> list[Finding]:
     from aiogram.exceptions import AiogramError, TelegramNotFound, TelegramUnauthorizedError
 
     from bot.runtime.telegram.calls import Session
-    from bot.runtime.telegram.webhook import is_same_address
+    from bot.runtime.telegram.receiver import is_same_address
 
     async with Bot(settings.token, session=Session.of(settings, timeout=10)) as bot:
         try:

@@ -83,9 +83,7 @@ class Chat(LocalChat):
             What the bot showed in this chat meanwhile.
         """
         before = len(self.texts)
-        app = self._bot.app
-        app.agent.timetable.shift += time // timedelta(microseconds=1)
-        await app.jobs.run_once()
+        await self._bot.pass_time(time)
         return self.texts[before:]
 
     def _side_of(self, user: Json, chat: Json | None) -> Self:
@@ -118,6 +116,7 @@ class _RunningBot:
         self.app: App
         self._owner = owner
         self._stack = AsyncExitStack()
+        self._shift = 0
 
     async def start(self) -> None:
         opening = open_app(
@@ -129,7 +128,13 @@ class _RunningBot:
             owner=self._owner,
         )
         self.app = await self._stack.enter_async_context(opening)
+        self.app.agent.timetable.shift = self._shift
         self.telegram.bring_to(self.app.bot, self.app.processor, self.app.jobs)
+
+    async def pass_time(self, time: timedelta) -> None:
+        self._shift += time // timedelta(microseconds=1)
+        self.app.agent.timetable.shift = self._shift
+        await self.app.jobs.run_once()
 
     async def stop(self) -> None:
         await self.app.drain()

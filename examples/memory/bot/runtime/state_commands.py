@@ -1,10 +1,11 @@
-"""`bot state`: list, show, export, import and erase what is kept about users."""
+"""`bot state` and `bot jobs`: what is kept about users, and what the bot has to do for them later."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +17,23 @@ from bot.runtime.chosen import ENGINE
 from bot.runtime.errors import OperatorError
 
 if TYPE_CHECKING:
+    from bot.runtime.state.jobs import Job
     from bot.runtime.state.store import OperatorStore
+    from bot.runtime.state.turn import Turn
 
 state = typer.Typer(help="List, show, export, import and erase users' records.", no_args_is_help=True)
+
+jobs = typer.Typer(help="List, run, retry and cancel what the bot has to do later.", no_args_is_help=True)
+
+OF_GROUPS = {"ignore_unknown_options": True}
+"""Has `-100123` be a record, and no option."""
+
+Record = Annotated[str, typer.Argument(metavar="RECORD", help="The record's id; a person's is Telegram's.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `bot jobs list` shows it.")]
+OneRecord = Annotated[str, typer.Option("--record", metavar="RECORD", help="Of this record only.")]
+Arguments = Annotated[
+    bool, typer.Option("--arguments", help="Show arguments, too: they may be what people wrote.")
+]
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's Telegram id.")]
 
@@ -70,10 +85,10 @@ def list_() -> None:
     """Print the ids of all users about whom something is kept, one to a line."""
 
     async def work(store: "OperatorStore") -> None:
-        from bot.runtime.state.record import is_waiting
+        from bot.runtime.state.record import is_internal
 
         async for user_id in store.users():
-            if not is_waiting(user_id):
+            if not is_internal(user_id):
                 print(user_id)
 
     _with_store(work)
@@ -93,7 +108,12 @@ def show(
         record = await store.load(user, None)
         if record.is_empty:
             raise OperatorError(f"nothing is kept about user {user}: `bot state list` shows about whom")
-        typer.echo(_pretty(record.to_json() | {"version": record.version}))
+        from bot.runtime.state.jobs import jobs_in
+
+        later = [job.shown() for job in jobs_in(record.fsm)]
+        typer.echo(
+            _pretty(record.to_json() | ({"jobs": later} if later else {}) | {"version": record.version})
+        )
 
     _with_store(work)
 
@@ -206,6 +226,141 @@ def forget(
     _with_store(work)
 
 
+@jobs.command("list")
+def list_jobs(record: OneRecord = "", arguments: Arguments = False) -> None:
+    """Print what waits, with when it is due, and what was stopped, with the reason."""
+    _print_jobs(record, arguments, lambda _: True)
+
+
+@jobs.command("failed")
+def list_failed(record: OneRecord = "", arguments: Arguments = False) -> None:
+    """Print what was stopped, with the reason."""
+    _print_jobs(record, arguments, lambda job: bool(job.stopped))
+
+
+@jobs.command("run")
+def run_jobs(
+    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end.")] = False,
+) -> None:
+    """Do what is due, for platforms that wake a bot up. Exit code 1: something failed, or was put off."""
+    if not once:
+        raise OperatorError("a running bot does its jobs by itself; `bot jobs run --once` does what is due")
+    from bot.runtime.logs import read_settings
+
+    settings = read_settings()
+    _ = settings.token
+    from bot.runtime.telegram.fast_import import import_aiogram
+
+    import_aiogram()
+    from bot.runtime import app
+
+    async def work() -> None:
+        outcomes = await app.run_jobs(settings)
+        print(
+            f"ran {outcomes.total()} jobs"
+            + "".join(f", {outcomes[each]} {each}" for each in sorted(outcomes))
+        )
+        if outcomes["failed"] or outcomes["retried"] or outcomes["put off"]:
+            raise typer.Exit(1)
+
+    run_async(work())
+
+
+@jobs.command("retry", context_settings=OF_GROUPS)
+def retry(
+    record: Annotated[str, typer.Argument(metavar="[RECORD]", help="The record's id.")] = "",
+    id_argument: Annotated[str, typer.Argument(metavar="[ID]", help="The job's id.")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="All that were stopped, of every record.")] = False,
+) -> None:
+    """Have a stopped job run again, at once."""
+    if all_ == bool(id_argument):
+        raise OperatorError("name a record and a job of it, or --all: `bot jobs failed` lists them")
+
+    async def work(store: "OperatorStore") -> None:
+        if not all_:
+            await _change_job(store, record, id_argument, _start)
+            print(f"job {id_argument} runs again")
+            return
+        count = 0
+        async for each, job in _all_jobs(store, ""):
+            if job.stopped:
+                await _change_job(store, each, job.id, _start)
+                count += 1
+        print(f"{count} jobs run again")
+
+    _with_store(work)
+
+
+@jobs.command("cancel", context_settings=OF_GROUPS)
+def cancel(record: Record, job_id: JobId) -> None:
+    """Drop a job, whether it waits or was stopped."""
+
+    async def work(store: "OperatorStore") -> None:
+        await _change_job(store, record, job_id, lambda turn, job: turn.cancel(job.id))
+        print(f"job {job_id} is cancelled")
+
+    _with_store(work)
+
+
+def _start(turn: "Turn", job: "Job") -> None:
+    from bot.runtime.state.jobs import put_job
+
+    put_job(turn.fsm, replace(job, stopped="", tries=0, at=turn.now))
+
+
+async def _change_job(
+    store: "OperatorStore", record: str, job_id: str, change: Callable[["Turn", "Job"], object]
+) -> None:
+    """Change a job of a record.
+
+    Raises:
+        OperatorError: there is no such job.
+    """
+    from bot.runtime.state.jobs import Timetable
+    from bot.runtime.state.turn import mutate
+
+    timetable = Timetable()
+    await timetable.ask(store)
+
+    async def apply(turn: "Turn") -> None:
+        found = [job for job in turn.jobs if job.id == job_id]
+        if not found:
+            raise OperatorError(f"record {record} has no job {job_id}: `bot jobs list` shows those there are")
+        change(turn, found[0])
+
+    await mutate(store, record, apply, timetable=timetable)
+
+
+async def _all_jobs(store: "OperatorStore", record: str) -> AsyncIterator[tuple[str, "Job"]]:
+    """The jobs of a record, or of all, and whose each is."""
+    from bot.runtime.state.jobs import jobs_in
+
+    if record:
+        for job in jobs_in((await store.load(record)).fsm):
+            yield record, job
+        return
+    async for user_id in store.users():
+        for job in jobs_in((await store.load(user_id)).fsm):
+            yield user_id, job
+
+
+def _print_jobs(record: str, arguments: bool, is_wanted: Callable[["Job"], bool]) -> None:
+    async def work(store: "OperatorStore") -> None:
+        if record and (await store.load(record)).is_empty:
+            raise OperatorError(f"nothing is kept about user {record}: `bot state list` shows about whom")
+        async for each, job in _all_jobs(store, record):
+            if is_wanted(job):
+                shown = job.shown(arguments=arguments)
+                said = [each, *(str(shown.pop(name)) for name in ("id", "name", "at"))]
+                more = (
+                    f"{name}={value if isinstance(value, str | int) else _line(value)}"
+                    for name, value in shown.items()
+                )
+                typer.echo("  ".join([*said, *more]))
+
+    _with_store(work)
+
+
 def _check_whole(unreadable: int, others: str) -> None:
     """Raise `OperatorError` for an export that lacks records. `others` says where the rest is."""
     if unreadable:
@@ -236,3 +391,9 @@ def _pretty(value: Any) -> str:
     import orjson
 
     return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def _line(value: Any) -> str:
+    import orjson
+
+    return orjson.dumps(value).decode()

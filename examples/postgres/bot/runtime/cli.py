@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bot.runtime.errors import OperatorError
-from bot.runtime.state_commands import run_async, state
+from bot.runtime.state_commands import jobs, run_async, state
 
 if TYPE_CHECKING:
     from bot.runtime.config import SettingGroup
@@ -24,6 +24,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(state, name="state")
+cli.add_typer(jobs, name="jobs")
 
 LAST_SECONDS = 5.0
 """Seconds beyond SHUTDOWN_TIMEOUT for confirming updates and closing connections."""
@@ -108,6 +109,38 @@ def chat(
     from bot.runtime import chat as console
 
     run_async(console.chat(settings, user))
+
+
+@cli.command()
+def broadcast(
+    file: Annotated[typer.FileText, typer.Argument(help="The text; - for standard input.")],
+    name: Annotated[str, typer.Option(help="Tells it from others; the same name goes on where it was.")],
+    groups: Annotated[bool, typer.Option("--groups", help="To groups with a record, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Send one text to everybody who has written to the bot: once each, also when this is run again."""
+    import re
+
+    text = file.read().strip()
+    if not text:
+        raise OperatorError("the text is empty: write one")
+    if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
+        raise OperatorError("--name takes up to 64 letters, digits, - and _: choose another")
+    if not yes:
+        typer.confirm("Send this to everybody?", abort=True)
+    from bot.runtime.logs import read_settings
+
+    settings = read_settings(log_level="ERROR")
+    _ = settings.token
+    _import_aiogram()
+    from bot.runtime.broadcast import broadcast as send
+
+    async def work() -> None:
+        done = await send(settings, name, text, groups=groups)
+        if done.failed:
+            raise OperatorError(f"{done.failed:,} were not reached: run the same command again to try them")
+
+    run_async(work())
 
 
 @cli.command()

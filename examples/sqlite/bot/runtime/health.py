@@ -1,8 +1,10 @@
 """The bot's own HTTP server: health, metrics and, in webhook mode, Telegram's deliveries."""
 
 import asyncio
+import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from aiohttp import web
@@ -101,6 +103,31 @@ def make_server(
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def add_jobs(app: web.Application, run_once: Callable[[], Awaitable[Counter[str]]], secret: str) -> None:
+    """Add `POST /jobs`, which does what is due, for platforms that wake a bot up.
+
+    It answers 401 without `Authorization: Bearer <secret>`, and 503 when the store does not answer.
+
+    Args:
+        app: the server's application.
+        run_once: does what is due; how many jobs ended how.
+        secret: what whoever calls it has to know.
+    """
+    expected = f"Bearer {secret}".encode()
+
+    async def run_jobs(request: web.Request) -> web.Response:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, expected):
+            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        try:
+            outcomes = await run_once()
+        except StateError:
+            return web.Response(status=503, text="the store does not answer")
+        return web.json_response({"jobs": outcomes.total()})
+
+    app.router.add_post("/jobs", run_jobs)
 
 
 async def listen(app: web.Application, host: str, port: int) -> web.AppRunner:

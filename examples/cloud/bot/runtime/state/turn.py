@@ -6,8 +6,8 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from bot.runtime.state.jobs import (
     UPDATE,
     Job,
     Timetable,
+    hear,
     jobs_in,
     new_job,
     put_job,
@@ -37,7 +38,6 @@ from bot.runtime.state.record import (
     Place,
     RecordId,
     UserRecord,
-    encode_entry,
     place_of,
 )
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
@@ -181,7 +181,6 @@ class Turn:
         self.user_id = record.user_id
         self.version = record.version
         self.state = _Sealed(record.state) if is_read_only else record.state
-        self.history = record.history
         self.conversation = record.conversation
         self.fsm = record.fsm
         self.incoming = incoming
@@ -206,7 +205,12 @@ class Turn:
         self._limits = limits
         self._loaded_state = _frozen(record.state)
         self._loaded_fsm = _frozen(record.fsm)
-        self._loaded_history = tuple(record.history)
+        self._loaded_history: tuple[Message, ...] = ()
+        self._history: list[Message] | None = None
+        self._said: list[Message] = []
+        self._unread_history = record.unread or ()
+        if not self._unread_history:
+            self._read_history()
         self._noted = dict(record.conversations)
         self._sizes: dict[str, list[int]] = {}
         self._unread: str | None = None
@@ -221,7 +225,26 @@ class Turn:
     def remember(self, role: Literal["user", "assistant"], text: str) -> None:
         """Append a message to the history."""
         self.check_may_change()
-        self.history.append(Message(role, text, time.time(), self.author if role == "user" else None))
+        messages = self._said if self._history is None else self._history
+        messages.append(Message(role, text, time.time(), self.author if role == "user" else None))
+
+    @property
+    def history(self) -> list[Message]:
+        """The conversation at the place where the update came from, oldest message first."""
+        return self._read_history() if self._history is None else self._history
+
+    @history.setter
+    def history(self, messages: list[Message]) -> None:
+        self._read_history()
+        self._history = messages
+
+    def _read_history(self) -> list[Message]:
+        """Make the messages that nobody has looked at yet, and note them as loaded."""
+        if self._history is None:
+            self._history = self._record.history
+            self._loaded_history = tuple(self._history)
+            self._history += self._said
+        return self._history
 
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
@@ -230,9 +253,14 @@ class Turn:
 
     def check_unchanged(self) -> None:
         """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
-        is_as_before = tuple(self.history) == self._loaded_history
+        is_as_before = self._history is None or tuple(self._history) == self._loaded_history
         if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
             raise StateError(READ_ONLY)
+
+    @property
+    def now(self) -> int:
+        """The store's time, in microseconds since 1970."""
+        return self._timetable.now()
 
     @property
     def jobs(self) -> list[Job]:
@@ -298,8 +326,8 @@ class Turn:
             StateError: too many jobs wait, or a query is answered.
             TypeError, StateValueError: the method or an argument cannot be kept.
         """
-        place = place_of(record)
-        return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=record))
+        place, to = place_of(record), "" if record == self.user_id else record
+        return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=to))
 
     def cancel(self, job_id: str) -> bool:
         """Drop a job.
@@ -309,6 +337,14 @@ class Turn:
         """
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
+
+    def hear(self, job: Job) -> None:
+        """Take a job from another record, unless it came before.
+
+        Raises:
+            StateError: too many jobs wait.
+        """
+        hear(self.fsm, self.counters, job, self._timetable.now())
 
     def _put(self, job: Job) -> str:
         self.check_may_change()
@@ -360,7 +396,8 @@ class Turn:
             now.others[self.conversation] = self.history
         else:
             now.history = self.history
-        return now.personal_data()
+        flows = {name: flow for name, flow in self.fsm.items() if not name.startswith(JOB)}
+        return now.personal_data() | {"fsm": flows, "jobs": [each.shown() for each in self.jobs]}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -378,7 +415,7 @@ class Turn:
             self.user_id,
             version=self.version,
             state=_thawed(self._loaded_state),
-            history=list(self._loaded_history),
+            history=self._read_history() and list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
             conversation=self.conversation,
         )
@@ -445,7 +482,7 @@ class Turn:
             StateConflict: another commit was first.
             StateError: as `StateStore.load` and `changes` say.
         """
-        if self.conversation and self.history and self.version and not (self._noted or self._forget):
+        if self.conversation and self.version and not (self._noted or self._forget) and self.history:
             home = await self._sizes_of(store, HOME)
             if home.history:
                 size, following = sum(self._sizes[HOME]), len(home.history)
@@ -479,11 +516,15 @@ class Turn:
             StateValueError: a value cannot be kept; the text names its key.
             ReplyTooLarge: the state fits, but not with the replies that wait.
         """
+        outbox = outbox or {}
         state, state_size = _compare(self._loaded_state, self.state, "state")
         fsm, fsm_size = _compare(self._loaded_fsm, self.fsm, "fsm")
         before = {} if self._forget else self._record.outbox
-        waiting = {key: encode_entry(entry) for key, entry in before.items()} | dict(outbox or {})
-        content = state_size + fsm_size + sum(len(entry) for entry in waiting.values() if entry)
+        content = state_size + fsm_size
+        content += sum(
+            len(orjson.dumps(entry.to_json())) for key, entry in before.items() if key not in outbox
+        )
+        content += sum(len(entry) for entry in outbox.values() if entry)
         others = {} if self._forget else dict(self._record.conversations)
         own = others.pop(self.conversation, None)
         if state_size + fsm_size <= self._limits.max_bytes < content:
@@ -491,15 +532,15 @@ class Turn:
         noted_size = _noted_size(self.conversation) if self.conversation or others else 0
         kept, history_size = self._fitting_history(self._limits.max_bytes - content - noted_size)
         content += noted_size + history_size if kept else 0
-        self._make_room(others, self._limits.max_bytes - content)
-        content += sum(each.bytes + _noted_size(name) for name, each in others.items())
+        self._unread = None
+        if others:
+            self._make_room(others, self._limits.max_bytes - content)
+            content += sum(each.bytes + _noted_size(name) for name, each in others.items())
 
-        loaded = self._loaded_history
-        appended_only = tuple(self.history[: len(loaded)]) == loaded
-        fresh = self.history[len(loaded) :] if appended_only else self.history
-        messages = tuple(fresh[-len(kept) :]) if kept else ()
-        clear = bool(loaded) and (not appended_only or not kept)
-        keep: int | None = len(kept)
+        was_empty, appended_only, fresh = self._appended()
+        messages = tuple(fresh[-kept:]) if kept else ()
+        clear = not was_empty and (not appended_only or not kept)
+        keep: int | None = kept
         conversations: dict[str, ConversationChange | None] = {}
         if self.conversation:
             home = self._record.conversations.get(HOME)
@@ -509,14 +550,13 @@ class Turn:
             if kept:
                 # Numbers that nobody ever had: where a record has expired, its messages may still be there.
                 following = own.next if own else next_version(0)
-                following += len(kept) if clear else len(messages)
-                others[self.conversation] = noted_of(kept, history_size, following)
+                following += kept if clear else len(messages)
+                others[self.conversation] = self._noted_now(kept, history_size, following)
                 if messages:
-                    appended = tuple(kept) if clear else messages
-                    conversations[self.conversation] = ConversationChange(others[self.conversation], appended)
+                    conversations[self.conversation] = ConversationChange(others[self.conversation], messages)
             messages, clear = (), False
         elif others and kept:
-            others[HOME] = noted_of(kept, history_size, len(kept))
+            others[HOME] = self._noted_now(kept, history_size, kept)
         for name in self._replaced.keys() & others.keys():
             newest = self._replaced[name][others[name].first - others[name].next :]
             conversations[name] = ConversationChange(others[name], tuple(newest))
@@ -536,8 +576,8 @@ class Turn:
             keep_history=keep,
             conversations=conversations,
             marks=self.counter_changes(),
-            outbox=outbox or {},
-            due=self.due(fsm, outbox or {}, owes=owes),
+            outbox=outbox,
+            due=self.due(fsm, outbox, owes=owes),
             forget=self._forget,
             size=content,
         )
@@ -574,28 +614,49 @@ class Turn:
     def counter_changes(self) -> dict[str, bytes | None]:
         """The counters that changed, or whose time is over, as `Changes.marks`."""
         before = {name: mark for name, mark in self._record.marks.items() if not name.isdecimal()}
+        if not (before or self.counters):
+            return {}
         changed = {
             name: dumps(mark, name) for name, mark in self.counters.items() if mark != before.get(name)
         }
         return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
-    def _fitting_history(self, max_bytes: int) -> tuple[list[Message], int]:
-        """The newest messages that state and limits leave room for, and their bytes as JSON."""
-        newest = self.history[-self._limits.history :] if self._limits.history else []
-        if not newest:
-            return [], 0
-        brackets_and_commas = len(newest) + 1
-        size = len(orjson.dumps([message.text for message in newest])) - brackets_and_commas
-        size += len(newest) * MESSAGE_BYTES + sum(_author_size(each) for each in newest if each.author)
+    def _appended(self) -> tuple[bool, bool, list[Message]]:
+        """Whether there was no history, whether it was only appended to, and what is to be written of it."""
+        if self._history is None:
+            return False, True, self._said
+        loaded = self._loaded_history
+        appended_only = tuple(self._history[: len(loaded)]) == loaded
+        return not loaded, appended_only, self._history[len(loaded) :] if appended_only else self._history
+
+    def _noted_now(self, kept: int, size: int, following: int) -> Conversation:
+        """What is to be noted of the conversation here, of which so many messages stay."""
+        said = self._said if self._history is None else self._history
+        return Conversation(following - kept, following, size, (said or self.history)[-1].at)
+
+    def _fitting_history(self, max_bytes: int) -> tuple[int, int]:
+        """How many of the newest messages state and limits leave room for, and their bytes as JSON."""
+        most = self._limits.history
+        said = self._said if self._history is None else self._history
+        texts = [message.text for message in said]
+        if self._history is None:
+            texts = [each["text"] for each in self._unread_history] + texts
+        texts = texts[-most:] if most else []
+        if not texts:
+            return 0, 0
+        brackets_and_commas = len(texts) + 1
+        size = len(orjson.dumps(texts)) - brackets_and_commas + len(texts) * MESSAGE_BYTES
+        size += sum([_author_size(each) for each in said[-most:] if each.author])
         dropped = 0
-        while size > max_bytes and dropped < len(newest):
-            size -= _message_size(newest[dropped])
-            dropped += 1
-        return newest[dropped:], size
+        if size > max_bytes:
+            newest = self.history[-most:]
+            while size > max_bytes and dropped < len(newest):
+                size -= _message_size(newest[dropped])
+                dropped += 1
+        return len(texts) - dropped, size
 
     def _make_room(self, others: dict[str, Conversation], room: int) -> None:
         """Drop of other conversations what does not fit."""
-        self._unread = None
         excess = sum(each.bytes + _noted_size(name) for name, each in others.items()) - room
         for name in sorted(others, key=lambda name: others[name].at):
             if excess <= 0:
@@ -666,18 +727,38 @@ class KeyedLock:
         """Whether somebody holds the key, or waits for it."""
         return key in self._entries
 
-    @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
+    def hold(self, key: str) -> AbstractAsyncContextManager[None]:
         """Wait for the key, and hold it until the end of the block."""
-        entry = self._entries.setdefault(key, _Entry())
+        return _Hold(self._entries, key)
+
+
+class _Hold(AbstractAsyncContextManager[None]):
+    """A key that is waited for and held."""
+
+    def __init__(self, entries: dict[str, _Entry], key: str) -> None:
+        self._entries = entries
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        entry = self._entries.get(self._key)
+        if entry is None:
+            entry = self._entries[self._key] = _Entry()
         entry.users += 1
         try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]
+            await entry.lock.acquire()
+        except BaseException:
+            self._leave(entry)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        entry = self._entries[self._key]
+        entry.lock.release()
+        self._leave(entry)
+
+    def _leave(self, entry: _Entry) -> None:
+        entry.users -= 1
+        if not entry.users:
+            del self._entries[self._key]
 
 
 async def mutate(
@@ -749,9 +830,12 @@ def _check_time() -> None:
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as they are now: serialised, where they could be changed in place."""
-    return {
-        key: orjson.dumps(value) if type(value) in (list, dict) else value for key, value in values.items()
-    }
+    frozen = dict(values)
+    if not _CHANGEABLE.isdisjoint(map(type, values.values())):  # spares most a look at each
+        for key, value in values.items():
+            if type(value) in _CHANGEABLE:
+                frozen[key] = orjson.dumps(value)
+    return frozen
 
 
 def _thawed(frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -767,9 +851,11 @@ def _compare(
     Only what changed is checked: the rest was checked when it was written.
     """
     changed: dict[str, bytes | None] = dict.fromkeys(before.keys() - values.keys())
-    for key, value in values.items():
-        if (old := before.get(key, _MISSING)) is not value and not _is_same(old, value):
-            dumps({key: None}, name)
+    for key in [key for key, value in values.items() if before.get(key, _MISSING) is not value]:
+        old, value = before.get(key, _MISSING), values[key]
+        if not _is_same(old, value):
+            if old is _MISSING:
+                dumps({key: None}, name)
             changed[key] = dumps(value, f"{name}[{key!r}]")
     if not values:
         return changed, 0
@@ -788,6 +874,8 @@ def _is_same(before: Any, value: Any) -> bool:
     except orjson.JSONEncodeError:
         return False
 
+
+_CHANGEABLE = frozenset({list, dict})
 
 _MISSING = object()
 

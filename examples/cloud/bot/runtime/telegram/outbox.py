@@ -271,11 +271,14 @@ class Outbox:
         delivery.task = asyncio.create_task(self._run(delivery))
         return delivery
 
-    def take_over(self, record: UserRecord, update_id: int | None, chat: str, sorry: str) -> None:
+    def take_over(self, record: UserRecord, update_id: int | None, chat: str, sorry: str) -> list[Delivery]:
         """Begin to deliver what a record owes and nobody here delivers: the process that did was killed.
 
         What later updates than this one left has to wait for its turn: Telegram may bring others in between
         again, whose replies go first. Without an update, what Telegram is sure to bring again goes first.
+
+        Returns:
+            What was begun.
         """
         expected = [key for key, entry in record.outbox.items() if not entry.is_owed]
         owed = [
@@ -284,21 +287,22 @@ class Outbox:
             if entry.is_owed and key not in self._under_way and not self.is_delivered(key)
             if not any(is_later(key, each) for each in ([update_id] if update_id is not None else expected))
         ]
+        begun = []
         for key in sorted(owed):  # Telegram counts
             entry = record.outbox[key]
             log.info("sending what is owed", owed_update_id=key)
-            self.begin(
-                Delivery(
-                    update_id=key,
-                    replies=replies_of(entry),
-                    lane=record.user_id,
-                    user_id=record.user_id,
-                    chat=chat,
-                    sorry=sorry,
-                    is_owed=True,
-                    failures=entry.failures,
-                )
+            delivery = Delivery(
+                update_id=key,
+                replies=replies_of(entry),
+                lane=record.user_id,
+                user_id=record.user_id,
+                chat=chat,
+                sorry=sorry,
+                is_owed=True,
+                failures=entry.failures,
             )
+            begun.append(self.begin(delivery))
+        return begun
 
     async def moved(self, delivery: Delivery) -> None:
         """Wait for as long as the person's next update has to wait."""

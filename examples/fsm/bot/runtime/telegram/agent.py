@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import structlog
 
@@ -51,10 +51,13 @@ class TelegramAgentAdapter:
             of the rest is answered with `Texts.only_text`.
         deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
             an agent that takes longer than the minute for which Telegram waits.
+        format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
+            `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
     deferred: ClassVar[bool] = False
+    format: ClassVar[Literal["plain", "markdown"]] = "plain"
 
     bot: Bot
 
@@ -366,7 +369,8 @@ class TelegramAgentAdapter:
 
         Args:
             user_id: Telegram's id, as text.
-            message: a text, which is split where it is too long, or an aiogram method, un-awaited.
+            message: a text of the agent's `format`, which is split where it is too long, or an aiogram
+                method, un-awaited.
 
         Raises:
             DeliveryFailed: sending failed for minutes, or has to wait for longer than that.
@@ -375,13 +379,14 @@ class TelegramAgentAdapter:
         # Here, because aiogram takes a while to import and an agent without Telegram can do without.
         from aiogram.methods import SendMessage
 
-        from bot.runtime.telegram.calls import prepare
+        from bot.runtime.telegram.calls import options_of, prepare
         from bot.runtime.telegram.outbox import completed, noting_upgrades, send
 
         method: TelegramMethod[Any]
         if isinstance(message, str):
             chat_id, topic_id = address_of(user_id)
-            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message)
+            options = options_of(self.format)
+            method = SendMessage(chat_id=chat_id, message_thread_id=topic_id, text=message, **options)
         else:
             method = message
         turn = turn_of(user_id)

@@ -6,14 +6,17 @@ the job away and names the version that it was computed from, so its effect is k
 """
 
 import asyncio
+import hashlib
 import inspect
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfoNotFoundError
 
 import structlog
 from aiogram.methods import SendMessage, TelegramMethod
@@ -23,17 +26,20 @@ from bot.runtime.errors import (
     JobStopped,
     OperatorError,
     StateConflict,
+    StateCorrupt,
     StateError,
+    StateTooLarge,
     StateUnavailable,
     WrongReply,
 )
-from bot.runtime.state.codec import clean
-from bot.runtime.state.jobs import MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job, updates_in
-from bot.runtime.state.record import UserRecord, is_waiting
+from bot.runtime.state.codec import clean, dumps
+from bot.runtime.state.fsm import moved_to, upgrade_group
+from bot.runtime.state.jobs import JOB, MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job, updates_in
+from bot.runtime.state.record import UserRecord, address_of, is_waiting
 from bot.runtime.state.store import Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
 from bot.runtime.telegram.agent import TelegramAgentAdapter
-from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.calls import Reply, options_of
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes_of
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, limited, with_applied
@@ -47,8 +53,14 @@ MOST_CLAIMS = 3
 FIRST_RETRY = 30.0
 """Seconds before a job that raised is tried again; doubled each time."""
 
-TOLD_SECONDS = 25 * 3600
-"""For how long a record notes what it was told, in case it is told again."""
+CORRUPT_SECONDS = 3600.0
+"""Seconds before a record is looked at again that cannot be read."""
+
+SENDING_SECONDS = 30.0
+"""Seconds for which `run_once` waits for what the jobs say."""
+
+TELL_AGAIN = 3600
+"""Seconds in which administrators are told once of jobs of the same name."""
 
 AWAY_SECONDS = 5.0
 """Seconds before the store is asked again that did not answer."""
@@ -90,6 +102,7 @@ class JobRunner:
         is_ours: Callable[[str], bool],
         empty: Callable[[Claim], Awaitable[None]],
         gather: Callable[[str], Awaitable[Delivery | None]],
+        admins: Collection[int | str] = (),
     ) -> None:
         """Make it; nothing runs yet.
 
@@ -104,6 +117,7 @@ class JobRunner:
             is_ours: which records to look after.
             empty: handles the updates that wait for a record.
             gather: handles the parts that wait in a record as one update.
+            admins: who is told of jobs that were given up: those among them that are ids.
 
         Raises:
             OperatorError: two of the agent's jobs have one name.
@@ -113,10 +127,14 @@ class JobRunner:
         self._timetable = agent.timetable
         self._seconds, self._poll, self._most = seconds, poll, most
         self._is_ours, self._empty, self._gather = is_ours, empty, gather
+        self._admins = [admin for admin in admins if isinstance(admin, int)]
+        self._told: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._missed: dict[str, int] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._is_closing = False
-        self._done = 0
+        self._outcomes = Counter[str]()
         self._timetable.noted = self._wake.set
 
     @property
@@ -141,28 +159,33 @@ class JobRunner:
                     pause = max(pause, AWAY_SECONDS)
                 look_at = now + pause * random.uniform(0.9, 1.1)
             self._begin()
-            seconds = min(look_at - time.monotonic(), self._timetable.seconds_to_next())
+            seconds = look_at - time.monotonic()
+            if len(self._running) < self._most:
+                seconds = min(seconds, self._timetable.seconds_to_next())
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0, seconds)):
                     await self._wake.wait()
             self._wake.clear()
 
-    async def run_once(self) -> int:
-        """Do all that is due now, and what that leads to.
+    async def run_once(self) -> Counter[str]:
+        """Do all that is due now, and what that leads to; wait for what it says, if that can be sent soon.
 
         Returns:
-            How many jobs.
+            How many jobs ended how: `done`, `expired`, `retried` (later), `failed`, or `put off`.
 
         Raises:
             StateUnavailable: the store does not answer.
         """
-        before = self._done
+        before = self._outcomes.copy()
         while True:
             await self._look()
             self._begin()
             if not self._running:
-                return self._done - before
+                break
             await asyncio.wait(self._running.values())
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=SENDING_SECONDS)
+        return self._outcomes - before
 
     async def drain(self, timeout: float) -> None:
         """Begin nothing any more; what takes longer than `timeout` seconds is left to another process."""
@@ -176,17 +199,27 @@ class JobRunner:
 
     async def _look(self) -> bool:
         """Note what is due, or will be soon; whether that was more than could be listed."""
-        free = max(1, self._most - len(self._running))
-        agenda = await self._store.due(LOOKS_AHEAD + self._timetable.shift / MICROSECONDS, free)
-        self._timetable.sync(agenda.now)
-        for record, at in agenda.due:
-            if self._is_ours(record) and record not in self._running:
+        free = most = max(1, self._most - len(self._running))
+        ahead = max(LOOKS_AHEAD, 1.5 * self._poll) + self._timetable.shift / MICROSECONDS
+        while True:
+            agenda = await self._timetable.ask(self._store, ahead, most)
+            ours = [(record, at) for record, at in agenda.due if self._is_ours(record)]
+            if ours or len(agenda.due) < most:
+                break
+            most *= 4  # what others have to do may hide it
+        self._outbox.outage.ends()
+        for record, at in ours:
+            if record not in self._running:
                 self._timetable.note(record, at)
-        return len(agenda.due) == free and agenda.due[-1][1] <= agenda.now
+        return len(agenda.due) >= free and agenda.due[-1][1] <= agenda.now
 
     def _begin(self) -> None:
-        for record, at in self._timetable.take():
-            if not self._is_closing and record not in self._running and self._is_ours(record):
+        if self._is_closing:
+            return
+        for record, at in self._timetable.take(self._most - len(self._running)):
+            if record in self._running:
+                self._missed[record] = at
+            elif self._is_ours(record):
                 self._running[record] = asyncio.create_task(self._work(record, at))
 
     async def _work(self, record: str, seen: int) -> None:
@@ -205,24 +238,34 @@ class JobRunner:
         except asyncio.CancelledError:
             await claim.leave(seen, -1)
         except StateUnavailable as error:
+            self._outcomes["put off"] += 1
             self._outbox.outage.goes_on(reason=str(error))
+            await claim.leave(self._timetable.now() + int(AWAY_SECONDS * MICROSECONDS), -1)
+        except StateCorrupt as error:
+            self._outcomes["put off"] += 1
+            log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
+            await claim.leave(self._timetable.now() + int(CORRUPT_SECONDS * MICROSECONDS))
         except Exception as error:  # whatever a driver raises: it is due again when the claim ends
             if self._is_closing:
                 await claim.leave(seen, -1)
+            self._outcomes["put off"] += 1
             log.warning(
                 "job not done yet", reason=str(error) if isinstance(error, StateError) else repr(type(error))
             )
         finally:
             del self._running[record]
+            if at := self._missed.pop(record, None):
+                self._timetable.note(record, at)
             self._wake.set()
 
     async def _do_next(self, claim: Claim) -> None:
         """Do what the record has to do first."""
-        tells: Job | None = None
         async with self._agent.lanes.hold(claim.record):
             for attempt in range(COMMIT_ATTEMPTS):
                 record = await self._store.load(claim.record)
-                self._outbox.take_over(record, None, claim.record, self._texts.of(None).sorry_undelivered)
+                sorry = self._texts.of(None).sorry_undelivered
+                for owed in self._outbox.take_over(record, None, claim.record, sorry):
+                    self._note_sending(owed)
                 parts = updates_in(record.fsm)
                 are_over = bool(parts) and parts[-1][1] <= self._timetable.now()
                 jobs = [each for each in jobs_in(record.fsm) if not each.stopped]
@@ -232,8 +275,9 @@ class JobRunner:
                     await claim.leave(due)
                     self._timetable.note_commit(claim.record, due, owes=owes)
                     return
+                if moves := moved_to(record) if not are_over else None:
+                    break
                 if not are_over and jobs[0].to:
-                    tells = jobs[0]
                     break
                 try:
                     if not are_over:
@@ -248,23 +292,24 @@ class JobRunner:
                         return  # that commit said when the record is due
             else:
                 raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", claim.record)
-        await self._tell(claim.record, tells)
+        # Outside of this record's lane: another one's may wait for it.
+        if moves:
+            await upgrade_group(self._store, address_of(claim.record)[0], moves, self._agent.lanes)
+        else:
+            await self._tell(claim.record, jobs[0])
 
     async def _tell(self, teller: str, told: Job) -> None:
-        """Hand a job over to the record that it is for. That one's lane may wait for this one's."""
-        mark = f"told:{told.id}"
+        """Hand a job over to the record that it is for."""
 
-        async def hear(turn: Turn) -> None:
-            if mark not in turn.counters:
-                put_job(turn.fsm, replace(told, to=""))
-                turn.counters[mark] = [int(self._timetable.now() / MICROSECONDS) + TOLD_SECONDS, 1]
+        async def arrive(turn: Turn) -> None:
+            turn.hear(replace(told, to=""))
 
         async def drop(turn: Turn) -> None:
             turn.cancel(told.id)
 
         change = partial(mutate, self._store, lanes=self._agent.lanes, timetable=self._timetable)
         try:
-            await change(told.to, hear)
+            await change(told.to, arrive)
         except (StateUnavailable, StateConflict):
             raise
         except StateError as error:
@@ -273,6 +318,8 @@ class JobRunner:
 
     async def _do(self, record: UserRecord, job: Job, claims: int) -> None:
         """Run a job, commit what it changed, and begin to send what it says."""
+        with suppress(ZoneInfoNotFoundError):  # which is told below
+            job = job.newest(self._timetable.now()) if job.every else job
         late = self._timetable.now() - job.at
         conversation = job.place.conversation(record.user_id)
         if conversation:
@@ -284,32 +331,32 @@ class JobRunner:
             key = next_version(max(record.version, self._timetable.now()))
             turn = self._turn(record, job)
             without = turn.as_loaded()
-            if job.every:
-                put_job(turn.fsm, job.next(self._timetable.now()))
-            else:
-                turn.cancel(job.id)
             outcome = "done"
             try:
+                if job.every:
+                    put_job(turn.fsm, job.next(self._timetable.now()))
+                else:
+                    turn.cancel(job.id)
                 if (work := self._work_of(job, late, claims, turn)) is None:
                     outcome = "expired"
                 else:
                     await self._run(turn, work)
-                changes, replies = await self._changes(turn, record, key)
+                replies = await self._commit(turn, record, key)
             except (StateUnavailable, StateConflict):
                 raise
             except Exception as error:
                 outcome, turn = await self._failed(without, job, error)
-                changes, replies = await self._changes(turn, record, key)
-            metrics_seconds = max(0, late) / MICROSECONDS
-            if changes is not None:
-                if replies:
-                    changes = with_applied(changes, record, key, QUEUE, None)
-                await self._store.commit(record.user_id, changes, expect=record.version)
-                self._timetable.note_commit(record.user_id, changes.due, owes=bool(replies))
-            self._done += 1
+                try:
+                    replies = await self._commit(turn, record, key)
+                except StateTooLarge:  # not even this fits
+                    replies = []
+                    await self._commit_job(turn, record, job)
+            self._outcomes[outcome] += 1
             metrics.JOBS.labels(outcome).inc()
-            metrics.JOB_LATE_SECONDS.observe(metrics_seconds)
-            log.info("job over", outcome=outcome, late=round(metrics_seconds, 3))
+            metrics.JOB_LATE_SECONDS.observe(max(0, late) / MICROSECONDS)
+            log.info("job over", outcome=outcome, late=round(max(0, late) / MICROSECONDS, 3))
+            if outcome == "failed":
+                self._tell_admins(job.name)
             await self._deliver(record.user_id, job, key, replies, turn)
 
     def _turn(self, record: UserRecord, job: Job) -> Turn:
@@ -350,7 +397,7 @@ class JobRunner:
                     elif isinstance(each, str):
                         if each:
                             turn.remember("assistant", each)
-                            turn.reply(_message(turn, each))
+                            turn.reply(_message(turn, each, **options_of(self._agent.format)))
                     elif each is not None:
                         raise WrongReply(
                             f"a job returned {type(each).__name__}: return a text, a method or nothing"
@@ -362,6 +409,8 @@ class JobRunner:
         """What becomes of a job that could not be done, and a turn that notes it."""
         method = getattr(self._agent, self._methods.get(job.name, ""), None)
         options: JobOptions | None = getattr(method, "__job__", None)
+        if isinstance(error, ZoneInfoNotFoundError) and job.zone:
+            error = JobStopped(f"this machine does not know the time zone {job.zone}: add the package tzdata")
         stopped = isinstance(error, JobStopped)
         if options and not stopped and job.tries < options.retries:
             delay = int(FIRST_RETRY * 2**job.tries * MICROSECONDS)
@@ -389,13 +438,59 @@ class JobRunner:
             log.exception("on_error failed itself")
         return "failed", turn
 
-    async def _changes(self, turn: Turn, record: UserRecord, key: int) -> tuple[Changes | None, list[Reply]]:
+    async def _commit(self, turn: Turn, record: UserRecord, key: int) -> list[Reply]:
+        """Commit a job's turn; what it says, which waits in the record then.
+
+        Raises:
+            StateError: as `StateStore.commit` says, and `Turn.fitted_changes`.
+        """
         replies = await self._outbox.prepare_all(turn.replies, key, place=_params(turn))
         outbox = outbox_changes_of(record, key, replies, self._outbox.is_delivered)
         changes = await turn.fitted_changes(self._store, outbox, owes=bool(replies))
-        if changes is None and replies:
-            changes = Changes(due=turn.due({}, outbox, owes=True))
-        return changes and replace(changes, outbox=outbox, files=files_of(replies)), replies
+        assert changes is not None, "the job itself has changed"
+        changes = replace(changes, outbox=outbox, files=files_of(replies))
+        if replies:
+            changes = with_applied(changes, record, key, QUEUE, None)
+        await self._store.commit(record.user_id, changes, expect=record.version)
+        self._timetable.note_commit(record.user_id, changes.due, owes=bool(replies))
+        return replies
+
+    async def _commit_job(self, turn: Turn, record: UserRecord, job: Job) -> None:
+        """Commit nothing but what becomes of a job, however large the record is."""
+        name = JOB + job.id
+        fsm = {name: dumps(turn.fsm[name], "job") if name in turn.fsm else None}
+        changes = Changes(fsm=fsm, due=turn.due(fsm, {}, owes=False))
+        await self._store.commit(record.user_id, changes, expect=record.version)
+        self._timetable.note_commit(record.user_id, changes.due, owes=False)
+
+    def _tell_admins(self, name: str) -> None:
+        """Tell administrators that a job was given up, if nobody has told them of its like lately."""
+        if self._told.get(name, 0) > (now := time.monotonic()):
+            return
+        self._told[name] = now + TELL_AGAIN
+        for admin in self._admins:
+            self._agent.background(self._tell_admin, str(admin), name)
+
+    async def _tell_admin(self, admin: str, name: str) -> None:
+        mark = f"told:{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+        async def is_news(turn: Turn) -> bool:
+            now = self._timetable.now() // MICROSECONDS
+            if turn.counters.get(mark, [0])[0] > now:
+                return False
+            turn.counters[mark] = [now + TELL_AGAIN, 1]
+            return True
+
+        if await mutate(self._store, admin, is_news, lanes=self._agent.lanes, timetable=self._timetable):
+            text = (
+                f"The job {name} was given up. `bot jobs failed` shows why, `bot jobs retry` runs it again."
+            )
+            await self._agent.send(admin, text)
+
+    def _note_sending(self, delivery: Delivery) -> None:
+        if delivery.task and not delivery.task.done():
+            self._sending.add(delivery.task)
+            delivery.task.add_done_callback(self._sending.discard)
 
     async def _deliver(self, record: str, job: Job, key: int, replies: list[Reply], turn: Turn) -> None:
         if not replies:
@@ -412,6 +507,7 @@ class JobRunner:
                 is_owed=True,
             )
         )
+        self._note_sending(delivery)
         await self._outbox.moved(delivery)
 
 
@@ -426,7 +522,7 @@ def _params(turn: Turn) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _message(turn: Turn, text: str) -> SendMessage:
+def _message(turn: Turn, text: str, **options: Any) -> SendMessage:
     place = turn.place
     if place.chat is None:
         raise JobStopped("the job was made in no chat: send what it says to one")
@@ -435,4 +531,5 @@ def _message(turn: Turn, text: str) -> SendMessage:
         message_thread_id=place.topic,
         business_connection_id=place.business_connection,
         text=text,
+        **options,
     )

@@ -20,8 +20,17 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, StateType, StorageKey
 
-from bot.runtime.state.jobs import JOB
-from bot.runtime.state.record import Place, RecordId, UserRecord, chat, merged_history, merged_others
+from bot.runtime.state.jobs import JOB, jobs_in
+from bot.runtime.state.record import (
+    UPGRADED_FROM,
+    UPGRADED_TO,
+    Place,
+    RecordId,
+    UserRecord,
+    chat,
+    merged_history,
+    merged_others,
+)
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate
 
@@ -30,8 +39,6 @@ T = TypeVar("T")
 SUPERGROUPS = -(10**12)
 """Ids of supergroups and channels are below, those of groups above."""
 
-UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
-"""Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
 Flow = dict[str, Any]
 """One conversation: `state`, its step; `data`; `at`, when either was last set, in seconds since 1970
 by Telegram's clock.
@@ -210,13 +217,14 @@ async def upgrade_group(
         turn.fsm[UPGRADED_TO] = {"data": {"chat_id": supergroup}}
 
     async def arrive(turn: Turn) -> None:
+        for job in jobs_in(before.fsm):  # some may have come to the old record since
+            place = replace(job.place, chat=supergroup) if job.place.chat == group else job.place
+            turn.hear(replace(job, place=place))
         if UPGRADED_FROM in turn.fsm:
             return
         turn.fsm[UPGRADED_FROM] = {"data": {"chat_id": group}}
         for name, flow in before.fsm.items():
-            if name != UPGRADED_TO:
-                if name.startswith(JOB) and flow["data"]["place"][0] == group:
-                    flow["data"]["place"][0] = supergroup
+            if name != UPGRADED_TO and not name.startswith(JOB):
                 turn.fsm.setdefault(name.replace(f":{group}:", f":{supergroup}:", 1), flow)
         turn.state |= before.state | turn.state
         turn.history[:] = merged_history(before.history, turn.history)

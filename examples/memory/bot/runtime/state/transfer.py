@@ -5,19 +5,35 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import UserRecord, encode_entry, merged_history, merged_others
+from bot.runtime.state.jobs import FULL, JOB, UPDATE, Timetable, jobs_in
+from bot.runtime.state.record import (
+    UPGRADED_FROM,
+    UPGRADED_TO,
+    UserRecord,
+    encode_entry,
+    merged_history,
+    merged_others,
+)
 from bot.runtime.state.store import Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn
 
 AT_ONCE = 20
 """Records read or written at the same time."""
+
+OVERDUE = "overdue when it was imported"
+"""Why a job of an import does not run by itself: it may have run where it comes from."""
+
+
+JOBS_END = 253_402_300_799_000_000
+"""The last second of the year 9999, in microseconds since 1970."""
 
 
 class UnusableLine(ValueError):
@@ -73,6 +89,8 @@ async def import_lines(
         StateError: a record could not be written.
     """
     imported = left_out = 0
+    timetable = Timetable()
+    await timetable.ask(store)
     numbered = enumerate(lines, start=1)
     while batch := list(islice(numbered, AT_ONCE)):
         records: dict[str, tuple[int, UserRecord]] = {}  # of a user who stands there twice, the last
@@ -86,7 +104,7 @@ async def import_lines(
             records[record.user_id] = number, record
         results = await asyncio.gather(
             *(
-                import_record(store, record, with_forgotten=with_forgotten, merge=merge)
+                import_record(store, record, with_forgotten=with_forgotten, merge=merge, timetable=timetable)
                 for _, record in records.values()
             ),
             return_exceptions=True,
@@ -114,6 +132,10 @@ def read_line(line: bytes) -> UserRecord:
     try:
         # Not orjson, which reads integers beyond 64 bits as floats.
         _Line.model_validate(value := from_json(line, allow_inf_nan=False))
+        flows: dict[str, dict[str, Any]] = {part: {} for part in _Flows.model_fields}
+        for name, flow in value["fsm"].items():
+            flows[_part_of(name)][name] = flow
+        _Flows.model_validate(flows)
     except ValidationError as error:
         raise _what_is_wrong(error) from None
     except ValueError as error:
@@ -121,10 +143,27 @@ def read_line(line: bytes) -> UserRecord:
     return UserRecord.from_json(value)
 
 
+def _part_of(name: str) -> str:
+    """Which of the things that lie among a record's flows one of this name is."""
+    if name in (UPGRADED_FROM, UPGRADED_TO):
+        return "upgrades"
+    if name == FULL:
+        return "full"
+    return "jobs" if name.startswith(JOB) else "updates" if name.startswith(UPDATE) else "fsm"
+
+
 async def import_record(
-    store: StateStore, record: UserRecord, *, with_forgotten: bool = False, merge: bool = False
+    store: StateStore,
+    record: UserRecord,
+    *,
+    with_forgotten: bool = False,
+    merge: bool = False,
+    timetable: Timetable | None = None,
 ) -> bool:
     """Put a record into the store. Safe to repeat.
+
+    Its jobs come along. Those whose time is over are kept as stopped, but for what is done again and again,
+    which goes on at its next time.
 
     A merge keeps what only the existing record has. A key of the state, or a flow, that both have is taken
     from the imported one; imported messages that are missing are inserted by their time.
@@ -134,6 +173,7 @@ async def import_record(
         record: the record.
         with_forgotten: also when its user was forgotten here, now or before the existing record began.
         merge: add to the record that exists; otherwise it is replaced.
+        timetable: the store's time.
 
     Returns:
         Whether it was put there.
@@ -142,12 +182,15 @@ async def import_record(
         StateError: it could not be written.
         StateValueError: it holds a value that cannot be kept.
     """
+    timetable = timetable or Timetable()
+    _stop_overdue(record, timetable.now())
+    owes = any(entry.is_owed for entry in record.outbox.values())
     for _ in range(COMMIT_ATTEMPTS):
         existing = await store.load(record.user_id, None)
         if existing.forgotten and not with_forgotten:
             return False
         outbox: dict[int, bytes | None] = {key: encode_entry(entry) for key, entry in record.outbox.items()}
-        turn = Turn(existing, store.limits)
+        turn = Turn(existing, store.limits, timetable=timetable)
         if merge:
             turn.state |= record.state
             turn.fsm |= record.fsm
@@ -158,7 +201,7 @@ async def import_record(
             turn.replace_others(record.others)
             outbox = dict.fromkeys(existing.outbox) | outbox
         changes = replace(
-            turn.changes(outbox) or Changes(),
+            turn.changes(outbox, owes=owes) or Changes(due=turn.due({}, outbox, owes=owes)),
             applied=tuple(key for key in record.acknowledged if key not in existing.applied),
             outbox=outbox,
             marks=_marks(existing, record),
@@ -170,6 +213,13 @@ async def import_record(
             continue
         return True
     raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", record.user_id)
+
+
+def _stop_overdue(record: UserRecord, now: int) -> None:
+    for job in jobs_in(record.fsm):
+        if job.at <= now and not job.stopped:
+            later = job.next(now) if job.every else replace(job, stopped=OVERDUE)
+            record.fsm[JOB + job.id] = later.to_json()
 
 
 def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
@@ -210,7 +260,7 @@ def _what_is_wrong(error: ValidationError) -> ValueError:
     what, *_ = first["msg"].split(" or instance of ")
     if not first["loc"]:
         return ValueError(f"not an exported record: {what}")
-    part, *below = first["loc"] if first["loc"][0] in _Line.model_fields else ("", *first["loc"])
+    part, *below = first["loc"] if first["loc"][0] in _Line.model_fields else ("fsm", *first["loc"][1:])
     where = f"{part}{''.join(f'[{each!r}]' for each in below)}"
     return StateValueError(where, f"is not as exported: {what}")
 
@@ -237,6 +287,66 @@ class _Flow(_Part):
     state: str | None = None
     data: dict[str, Any] = {}
     at: FiniteFloat
+
+
+class _JobData(_Part):
+    name: str
+    at: Annotated[int, Field(ge=0, le=JOBS_END)]
+    place: tuple[int | None, int | None, str | None, int | None]
+    args: dict[str, Any] = {}
+    every: Annotated[FiniteFloat, Field(ge=1)] | None = None
+    zone: str = ""
+    tries: Annotated[int, Field(ge=0)] = 0
+    to: str = ""
+    stopped: str = ""
+
+    @field_validator("place", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("zone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value:
+            try:
+                ZoneInfo(value)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError("this machine does not know the time zone: add the package tzdata") from None
+        return value
+
+
+class _Job(_Part):
+    data: _JobData
+
+
+class _UpdateData(_Part):
+    raw: dict[str, Any]
+    at: Annotated[int, Field(ge=0, le=JOBS_END)]
+
+
+class _Update(_Part):
+    data: _UpdateData
+
+
+class _Chat(_Part):
+    chat_id: int
+
+
+class _Upgrade(_Part):
+    data: _Chat
+
+
+class _Full(_Part):
+    data: dict[str, None]
+
+
+class _Flows(_Part):
+    fsm: dict[str, _Flow]
+    jobs: dict[str, _Job]
+    updates: dict[str, _Update]
+    upgrades: dict[str, _Upgrade]
+    full: dict[str, _Full]
 
 
 FileId = Annotated[str, Field(pattern=r"^[0-9]{1,19}/[0-9a-f]{16}/[0-9]{1,10}$")]
@@ -271,8 +381,8 @@ class _Line(_Part):
     state: dict[str, Any]
     history: list[_Message]
     conversations: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], list[_Message]] = {}
-    fsm: dict[str, _Flow]
+    fsm: dict[str, dict[str, Any]]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
-    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+)$")], _Mark] = {}
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|told:[0-9a-f]+)$")], _Mark] = {}
     files: dict[FileId, str] = {}

@@ -17,14 +17,11 @@ from aiogram.types import Update
 
 from bot.runtime.errors import JobStopped, StateConflict, StateError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import UPDATE, Claim, Timetable, updates_in
+from bot.runtime.state.jobs import FULL, UPDATE, Claim, Timetable, updates_in
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS
 from bot.runtime.telegram.updates import parse_update
-
-FULL = "full"
-"""Noted in the place of updates when a person was told that no more are taken."""
 
 MOST_UPDATES = 100
 MOST_BYTES = 1024 * 1024

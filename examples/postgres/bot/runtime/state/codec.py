@@ -22,7 +22,8 @@ def dumps(value: Any, where: str) -> bytes:
     Raises:
         StateValueError: something in it would not come back as it is.
     """
-    _check(value, where, depth=0)
+    if fault := _fault(value, 0):
+        raise StateValueError(where + fault[0], fault[1])
     # A copy: what orjson returns holds on to its whole buffer, KBs behind a few bytes.
     return bytes(memoryview(orjson.dumps(value)))
 
@@ -53,29 +54,26 @@ def clean(text: str) -> str:
     return "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text)
 
 
-def _check(value: Any, where: str, depth: int) -> None:
+def _fault(value: Any, depth: int) -> tuple[str, str] | None:
+    """Where in a value something would not come back as it is, and why, if there is such a thing."""
     kind = type(value)
-    if value is None or kind is bool:
-        return
     if kind is str:
-        if not is_storable(value):
-            raise StateValueError(where, "holds a NUL or a lone surrogate")
-    elif kind is int:
-        if value not in _INT_RANGE:
-            raise StateValueError(where, "is an integer beyond 64 bits; keep it as a str")
-    elif kind is float:
-        if not math.isfinite(value):
-            raise StateValueError(where, "is NaN or infinite, which JSON cannot express")
-    elif kind is list or kind is dict:
-        if depth == MAX_DEPTH:
-            raise StateValueError(where, f"is nested more than {MAX_DEPTH} levels deep")
-        if kind is list:
-            for index, item in enumerate(value):
-                _check(item, f"{where}[{index}]", depth + 1)
-        else:
-            for key, item in value.items():
-                if type(key) is not str or not is_storable(key):
-                    raise StateValueError(where, "has a key that is not plain text")
-                _check(item, f"{where}[{key!r}]", depth + 1)
-    else:
-        raise StateValueError(where, f"is a {kind.__name__}, which JSON cannot give back")
+        return None if is_storable(value) else ("", "holds a NUL or a lone surrogate")
+    if value is None or kind is bool:
+        return None
+    if kind is int:
+        return None if value in _INT_RANGE else ("", "is an integer beyond 64 bits; keep it as a str")
+    if kind is float:
+        return None if math.isfinite(value) else ("", "is NaN or infinite, which JSON cannot express")
+    if kind is not list and kind is not dict:
+        return "", f"is a {kind.__name__}, which JSON cannot give back"
+    if depth == MAX_DEPTH:
+        return "", f"is nested more than {MAX_DEPTH} levels deep"
+    for key, item in enumerate(value) if kind is list else value.items():
+        if kind is dict and (type(key) is not str or not is_storable(key)):
+            return "", "has a key that is not plain text"
+        if type(item) is str and item.isascii() and "\0" not in item:  # spares most a call
+            continue
+        if fault := _fault(item, depth + 1):
+            return f"[{key!r}]{fault[0]}", fault[1]
+    return None

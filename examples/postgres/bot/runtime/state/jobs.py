@@ -5,6 +5,7 @@ When it runs, the commit that keeps its effect takes it away: both happen, or ne
 """
 
 import asyncio
+import heapq
 import inspect
 import math
 import secrets
@@ -19,7 +20,7 @@ from zoneinfo import ZoneInfo
 from bot.runtime.errors import StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER, StateStore
+from bot.runtime.state.store import NEVER, Agenda, StateStore
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -28,6 +29,9 @@ JOB = "job:"
 
 UPDATE = "update:"
 """How the names of updates begin among the flows of a record in which they wait."""
+
+FULL = "full"
+"""Noted in the place of updates when a person was told that no more are taken."""
 
 MOST_JOBS = 100
 """Most jobs of one record that wait."""
@@ -45,6 +49,12 @@ CLAIM_SECONDS = 30.0
 """Seconds after which another process goes on where this one was killed; prolonged while it runs."""
 
 NOWHERE = Place()
+
+NOTED_SECONDS = 60
+"""Seconds ahead for which a process remembers what it made due. It finds the rest in the store, in time."""
+
+TOLD_SECONDS = 25 * 3600
+"""For how long a record notes what it was told, in case it is told again."""
 
 DAY = 86_400
 MICROSECONDS = 1_000_000
@@ -129,6 +139,21 @@ class Job:
         """When, in UTC."""
         return datetime.fromtimestamp(self.at / MICROSECONDS, UTC)
 
+    def shown(self, *, arguments: bool = True) -> dict[str, Any]:
+        """The job for people to read, as a JSON object. Its arguments may be what people wrote."""
+        value = {
+            "id": self.id,
+            "name": self.name,
+            "at": self.when.isoformat(timespec="seconds"),
+            "arguments": dict(self.arguments) if arguments else {},
+            "every": str(timedelta(seconds=self.every)) if self.every else "",
+            "zone": self.zone,
+            "tries": self.tries,
+            "for": self.to,
+            "stopped": self.stopped,
+        }
+        return {key: each for key, each in value.items() if each}
+
     def to_json(self) -> dict[str, Any]:
         """The job as a flow of the record."""
         place = self.place
@@ -163,15 +188,24 @@ class Job:
 
     def next(self, now: int) -> "Job":
         """The job as it is to be done next, after `now`: what was missed meanwhile is left out."""
+        return replace(self, at=self._times(now)[1], tries=0)
+
+    def newest(self, now: int) -> "Job":
+        """The job at the newest of its times that are over: the others were missed."""
+        return replace(self, at=self._times(now)[0])
+
+    def _times(self, now: int) -> tuple[int, int]:
+        """The last of the job's times until `now`, if not its first, and the one after that."""
         assert self.every
         step = int(self.every * MICROSECONDS)
         if not self.zone:
-            return replace(self, at=self.at + step * max(1, math.ceil((now + 1 - self.at) / step)), tries=0)
-        days, zone = timedelta(seconds=self.every), ZoneInfo(self.zone)
-        local = self.when.astimezone(zone)
-        while (at := microseconds(local)) <= max(now, self.at):
-            local += days  # by the clock on the wall
-        return replace(self, at=at, tries=0)
+            over = self.at + step * max(0, (now - self.at) // step)
+            return over, over + step
+        days, zone, over = timedelta(seconds=self.every), ZoneInfo(self.zone), self.at
+        local = self.when.astimezone(zone) + days  # by the clock on the wall
+        while (at := microseconds(local)) <= now:
+            over, local = at, local + days
+        return over, at
 
 
 class Timetable:
@@ -185,16 +219,26 @@ class Timetable:
         """Take this machine's clock until the store's is known."""
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
-        self._ahead = int((time.time() - time.monotonic()) * MICROSECONDS)
-        self._due: dict[str, tuple[int, int]] = {}
+        # So far is the store's clock ahead of this machine's monotonic one, which nobody sets.
+        self._least = self._most = int(time.time() * MICROSECONDS) - _monotonic()
+        self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
+        self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over
 
     def now(self) -> int:
-        """The store's time, in microseconds since 1970."""
-        return int(time.monotonic() * MICROSECONDS) + self._ahead + self.shift
+        """The store's time, in microseconds since 1970: it may be a little later, and is not before."""
+        return _monotonic() + self._least + self.shift
 
-    def sync(self, now: int) -> None:
-        """Note what the store's clock says."""
-        self._ahead = now - int(time.monotonic() * MICROSECONDS)
+    async def ask(self, store: StateStore, within: float = 0, most: int = 1) -> Agenda:
+        """Ask a store what is due, see `StateStore.due`, and note what its clock says."""
+        before = _monotonic()
+        agenda = await store.due(within, most)
+        least, most_ahead = agenda.now - _monotonic(), agenda.now - before
+        if (
+            self._least <= most_ahead and least <= self._most
+        ):  # a slow answer tells less than earlier ones did
+            least, most_ahead = max(least, self._least), min(most_ahead, self._most)
+        self._least, self._most = least, most_ahead
+        return agenda
 
     def at(self, when: timedelta | datetime) -> int:
         """When that is, in microseconds since 1970.
@@ -203,7 +247,7 @@ class Timetable:
             ValueError: a `datetime` without a time zone.
         """
         if isinstance(when, timedelta):
-            return self.now() + when // timedelta(microseconds=1)
+            return _monotonic() + self._most + self.shift + when // timedelta(microseconds=1)
         return microseconds(when)
 
     def note(self, record: str, at: int, *, early: float = 0) -> None:
@@ -214,24 +258,28 @@ class Timetable:
             at: when, in microseconds since 1970; `NEVER` for nothing.
             early: seconds before that to look at it, for others not to be first.
         """
-        if at:
-            self._due[record] = at, at - int(early * MICROSECONDS)
-            self.noted()
-        else:
+        looks = at - int(early * MICROSECONDS)
+        if not at or looks > self.now() + NOTED_SECONDS * MICROSECONDS:
             self._due.pop(record, None)
+            return
+        self._due[record] = looks, at
+        heapq.heappush(self._order, (looks, record))
+        if self._order[0][0] == looks:
+            self.noted()
 
-    def take(self) -> list[tuple[str, int]]:
-        """Those to look at now, and when they are due. They are noted no longer."""
-        now = self.now()
-        due = [(record, at) for record, (at, looks) in self._due.items() if looks <= now]
-        for record, _ in due:
-            del self._due[record]
+    def take(self, most: int) -> list[tuple[str, int]]:
+        """Those to look at now, and when they are due: so many at most. They are noted no longer."""
+        due: list[tuple[str, int]] = []
+        while len(due) < most and self.seconds_to_next() == 0:
+            _, record = heapq.heappop(self._order)
+            due.append((record, self._due.pop(record)[1]))
         return due
 
     def seconds_to_next(self) -> float:
         """How long until there is one to look at."""
-        nearest = min((looks for _, looks in self._due.values()), default=math.inf)
-        return max(0.0, (nearest - self.now()) / MICROSECONDS)
+        while self._order and self._due.get(self._order[0][1], (0, 0))[0] != self._order[0][0]:
+            heapq.heappop(self._order)
+        return max(0.0, (self._order[0][0] - self.now()) / MICROSECONDS) if self._order else math.inf
 
     def due_after(self, flows: Mapping[str, Any], *, owes: bool) -> int:
         """When a record with these jobs has something to do.
@@ -248,6 +296,10 @@ class Timetable:
         """Note what a commit of this process said."""
         if due is not None:
             self.note(record, due, early=OWN_SECONDS if owes else 0)
+
+
+def _monotonic() -> int:
+    return time.monotonic_ns() // 1_000
 
 
 def microseconds(when: datetime) -> int:
@@ -329,7 +381,7 @@ def put_job(flows: dict[str, Any], job: Job) -> None:
     if job.stopped:
         for each in stopped[: max(0, len(stopped) + 1 - MOST_STOPPED)]:
             del flows[JOB + each.id]
-    elif len(others) - len(stopped) >= MOST_JOBS:
+    elif JOB + job.id not in flows and len(others) - len(stopped) >= MOST_JOBS:
         raise StateError(f"{MOST_JOBS} jobs wait already: cancel some of turn.jobs first")
     flows[JOB + job.id] = job.to_json()
 
@@ -342,6 +394,23 @@ def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]
         if name.startswith(UPDATE)
     ]
     return sorted(found, key=lambda each: (each[1], each[2]["update_id"]))
+
+
+def hear(flows: dict[str, Any], counters: dict[str, list[int]], job: Job, now: int) -> None:
+    """Note a job that comes from another record, unless it came before.
+
+    Args:
+        flows: of the record that it is for.
+        counters: that record's; they note for `TOLD_SECONDS` what came.
+        job: the job.
+        now: the store's time.
+
+    Raises:
+        StateError: too many wait already.
+    """
+    if (mark := f"told:{job.id}") not in counters:
+        put_job(flows, job)
+        counters[mark] = [now // MICROSECONDS + TOLD_SECONDS, 1]
 
 
 def first_due(flows: Mapping[str, Any]) -> int:

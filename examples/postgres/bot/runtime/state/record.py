@@ -6,8 +6,9 @@ lies beside it, under the name of the place, and is loaded only for a turn there
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, Self
 
 from bot.runtime.errors import StateCorrupt
@@ -22,6 +23,12 @@ HOME = ""
 
 WAITING = "waiting:"
 """How the name begins of the record in which waits what is to change another one."""
+
+BROADCAST = "broadcast:"
+"""How the names of records begin that say who has a broadcast."""
+
+UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
+"""Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
 
 RecordId = NewType("RecordId", str)
 """What names a record: made by `person`, `chat`, `topic` or `identity`, so that no two meanings share one."""
@@ -100,6 +107,11 @@ def waiting_for(record: str) -> str:
     return WAITING + record
 
 
+def is_internal(record: str) -> bool:
+    """Whether it is a record of the bot's own, about nobody."""
+    return record.startswith((WAITING, BROADCAST))
+
+
 def is_waiting(record: str) -> bool:
     """Whether it is such a record, and nobody's own."""
     return record.startswith(WAITING)
@@ -162,6 +174,9 @@ class Message:
         role, text, at = value["role"], value["text"], value["at"]
         author = value.get("author")
         return cls(role, text, at, author and Author(author["id"], author["name"]))
+
+
+_message_fields = itemgetter("role", "text", "at")
 
 
 class Conversation(NamedTuple):
@@ -234,6 +249,7 @@ class UserRecord:
         conversation: the name of the one in `history`.
         conversations: what is noted of each, by name. Empty as long as there is none but `HOME`.
         others: the messages of those beside `HOME`, by name, when all were asked for.
+        unread: the history as it is kept, until somebody asks for `history`.
     """
 
     user_id: str
@@ -250,11 +266,38 @@ class UserRecord:
     conversation: str = HOME
     conversations: dict[str, Conversation] = field(default_factory=dict)
     others: dict[str, list[Message]] = field(default_factory=dict)
+    unread: Sequence[Mapping[str, Any]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def read_later(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Take these for the history. Few turns look at it, so they are made into `Message` when one does.
+
+        Args:
+            messages: as `Message.to_json` wrote them.
+
+        Raises:
+            KeyError, TypeError: they are none.
+        """
+        "".join([text for _, text, _ in map(_message_fields, messages)])  # it takes nothing but texts
+        if any("author" in each for each in messages):
+            self.history = [Message.from_json(each) for each in messages]
+        else:
+            self.unread = messages
+            del self.history
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make the history, which is asked for the first time."""
+            if name != "history":
+                raise AttributeError(name)
+            self.history = [Message.from_json(each) for each in self.unread]
+            self.unread = None
+            return self.history
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show: bookkeeping alone is not about the user."""
-        return not (self.state or self.history or self.fsm or self.conversations)
+        return not (self.state or self.unread or self.history or self.fsm or self.conversations)
 
     def at(self, conversation: str | None) -> "UserRecord":
         """The same record, of which all conversations were asked for, as if only this one had been."""
@@ -340,7 +383,8 @@ def decode_record(
     token: str,
     state: Mapping[str, bytes],
     fsm: Mapping[str, bytes],
-    history: list[Message],
+    history: list[Message] | None = None,
+    unread: Sequence[Mapping[str, Any]] = (),
     applied: tuple[int, ...],
     outbox: Mapping[int, bytes],
     forgotten: int,
@@ -349,18 +393,18 @@ def decode_record(
     others: Mapping[str, list[Message]] | None = None,
     conversation: str = HOME,
 ) -> UserRecord:
-    """Make a record of its serialised parts.
+    """Make a record of its serialised parts, and of its history: that itself, or as JSON that is `unread`.
 
     Raises:
         StateCorrupt: a part is not what a commit writes.
     """
     try:
-        return UserRecord(
+        record = UserRecord(
             user_id=user_id,
             version=version,
             token=token,
             state=_decoded(state),
-            history=history,
+            history=history or [],
             fsm=_decoded(fsm),
             applied=with_marked(applied, marks),
             outbox={key: OutboxEntry.from_json(loads(value)) for key, value in outbox.items()},
@@ -370,6 +414,9 @@ def decode_record(
             conversations=decode_conversations(_decoded(conversations)) if conversations else {},
             others=dict(others or {}),
         )
+        if unread:
+            record.read_later(unread)
+        return record
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None
 

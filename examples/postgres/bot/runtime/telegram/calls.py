@@ -10,12 +10,14 @@ import io
 import math
 import os
 import re
-from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
 
 import orjson
 import structlog
@@ -32,7 +34,7 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import Response, TelegramMethod
 from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
-from aiohttp import ClientError, ClientResponseError, FormData
+from aiohttp import BytesPayload, ClientError, ClientResponseError, FormData
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from bot.runtime.config import Settings
@@ -74,8 +76,22 @@ UPLOAD_BYTES = Limits().file_bytes
 
 log = structlog.get_logger()
 
+MARKDOWN = "markdown of a model"
+"""The parse mode of a text that is rendered when it is sent. Telegram knows nothing of it."""
+
+FORMATS = ("plain", "markdown")
+"""What `Agent.format` may be."""
+
+ENTITIES = 100
+"""How many entities of a message Telegram shows. It drops others without a word:
+https://github.com/tdlib/td/blob/master/td/telegram/MessageEntity.cpp"""
+
 MARKUP = ("parse_mode", "entities")
 """How the names of the fields end that say what is bold, a link and so on."""
+MARKED = {"text": "entities", "message_text": "entities", "caption": "caption_entities"}
+"""The fields with texts, and those that say what is marked in them."""
+PLAIN_ONLY = {"text", "parse_mode", "link_preview_options", "disable_web_page_preview"}
+"""The parameters of a text that a rich message does not have."""
 
 _Text = tuple[str, list[dict[str, Any]]]
 """A text and its entities."""
@@ -171,8 +187,26 @@ class StoredCall(TelegramMethod[Any]):
         return self.reply.method
 
 
+class _Form(FormData):
+    """A form without files, which most are: aiohttp's own makes room for some each time."""
+
+    def __init__(self, params: Mapping[str, str]) -> None:
+        self._params = params
+
+    def __call__(self) -> BytesPayload:
+        return BytesPayload(
+            urlencode(self._params).encode(), content_type="application/x-www-form-urlencoded"
+        )
+
+
 class Session(AiohttpSession):
-    """aiogram's HTTP session, which also sends stored calls as they are, and uses a proxy if one is set."""
+    """aiogram's HTTP session, which also sends stored calls as they are, and uses a proxy if one is set.
+
+    Attributes:
+        takes_rich: whether the server is not known to be older than rich messages.
+    """
+
+    takes_rich = True
 
     @classmethod
     def of(cls, settings: Settings, **options: Any) -> Self:
@@ -207,6 +241,8 @@ class Session(AiohttpSession):
         """The form of a call."""
         if not isinstance(method, StoredCall):
             return super().build_form_data(bot, method)
+        if not method.reply.files:
+            return _Form(method.reply.params)
         form = FormData(quote_fields=False)
         for key, value in method.reply.params.items():
             form.add_field(key, value)
@@ -261,13 +297,13 @@ async def prepare(
     """
     files: dict[str, InputFile] = {}
     params: dict[str, str] = {}
-    for key, value in method.model_dump(warnings=False).items():
+    for key, value in method.model_dump(warnings=False, exclude_none=True).items():
         prepared = bot.session.prepare_value(value, bot=bot, files=files)
         if prepared:
             params[key] = clean(prepared)
     contents: dict[str, tuple[str, bytes]] = {}
     sources: dict[str, Mapping[str, Any]] = {}
-    async with asyncio.timeout(READ_SECONDS):
+    async with asyncio.timeout(READ_SECONDS) if files else nullcontext():
         for key, file in files.items():
             name = _file_name(file.filename or key)
             if type(file) is URLInputFile:
@@ -291,6 +327,8 @@ async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> 
     Raises:
         FileGone: one cannot be read.
     """
+    if not reply.sources:
+        return reply
     files = dict(reply.files)
     for key, source in reply.sources.items():
         if key not in files:
@@ -298,17 +336,57 @@ async def with_files(bot: Bot, reply: Reply, kept: KeptFiles = kept_nowhere) -> 
     return replace(reply, files=files)
 
 
+def options_of(format: str) -> dict[str, Any]:
+    """What a message with a text of an agent has, besides the text, in one of `FORMATS`."""
+    return {"parse_mode": MARKDOWN} if format == "markdown" else {}
+
+
+def rendered(reply: Reply) -> Reply:
+    """The reply with texts and entities where it has Markdown of a model; itself, if it has none."""
+    holders = (value for key, value in reply.params.items() if key in NESTED | {"parse_mode"})
+    if not any(MARKDOWN in value for value in holders):
+        return reply
+    params = _rendered(reply.params)
+    for key in params.keys() & NESTED:
+        params[key] = orjson.dumps(_rendered(orjson.loads(params[key]))).decode()
+    entities = {
+        key: orjson.dumps(params[key]).decode()
+        for key in params
+        if key.endswith("entities") and not isinstance(params[key], str)
+    }
+    return replace(reply, params=params | entities)
+
+
+def as_rich(bot: Bot, reply: Reply) -> Reply | None:
+    """The Markdown of a reply as a rich message; `None` where that is nothing more, or none can be sent."""
+    if (
+        not getattr(bot.session, "takes_rich", False)
+        or reply.method != "sendMessage"
+        or reply.params.get("parse_mode") != MARKDOWN
+    ):
+        return None
+    from bot.runtime.telegram.markdown import rich_blocks
+
+    if (blocks := rich_blocks(reply.params["text"])) is None:
+        return None
+    params = {key: value for key, value in reply.params.items() if key not in PLAIN_ONLY}
+    message = orjson.dumps({"blocks": blocks}).decode()
+    return replace(reply, method="sendRichMessage", params={**params, "rich_message": message})
+
+
 def split_reply(reply: Reply) -> list[Reply]:
     """The calls that a reply takes: more than one when a text in it is longer than Telegram takes there.
 
     What fits stays where it is, and the rest follows in messages. What is no message (the answer to a pressed
     button, the question of a poll) is cut there, and a message has the whole. A quote stays with the first
-    part and buttons go with the last. A text with a parse mode is left whole: it is counted after parsing.
+    part and buttons go with the last. Markdown of a model is rendered first; a text with another parse mode
+    is left whole: it is counted after parsing.
     """
+    whole, reply = reply, rendered(reply)
     own = FOLLOWS if reply.method != "answerCallbackQuery" else set[str]()
     shared = {key: value for key, value in reply.params.items() if key in own} | dict(reply.rest)
     has_place = "chat_id" in shared
-    cut = _cut if has_place else _shorten
+    cut = partial(_cut, most=None if reply is whole else ENTITIES) if has_place else _shorten
     first, before, after = dict(reply.params), list[_Text](), list[_Text]()
     if reply.method == "answerCallbackQuery":
         after = _shorten(first, "text", QUERY_LIMIT)
@@ -340,8 +418,8 @@ def split_reply(reply: Reply) -> list[Reply]:
 
 
 def without_markup(reply: Reply) -> Reply | None:
-    """The reply with its texts as they were written; `None` if that is what it is."""
-    params = {key: value for key, value in reply.params.items() if not key.endswith(MARKUP)}
+    """The reply with its texts as they were written, links as addresses; `None` if that is what it is."""
+    params = _plain(reply.params)
     for key in params.keys() & NESTED:
         value = orjson.loads(params[key])
         if (plain := _plain(value)) != value:
@@ -362,30 +440,51 @@ def instead_of_edit(reply: Reply) -> Reply | None:
     return Reply("sendMessage", {**params, **reply.rest, "text": reply.params[name], **entities})
 
 
-def split_text(text: str, limit: int = TEXT_LIMIT, first: int = 0) -> Iterator[tuple[int, str]]:
-    """Split a text at line breaks, else at spaces, else anywhere between characters.
+def split_text(
+    text: str,
+    limit: int = TEXT_LIMIT,
+    first: int = 0,
+    entities: Sequence[Mapping[str, Any]] = (),
+    most: int | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Split a text between paragraphs, else at line breaks, else at spaces, else anywhere between characters.
+
+    Code is left whole where that can be, and is otherwise cut between its lines.
 
     Args:
         text: any text.
         limit: longest piece, in UTF-16 units.
         first: that of the first piece, if it is another one.
+        entities: what is marked in it.
+        most: how many of them a piece may have; any number if it is not given.
 
     Yields:
         Each piece that has something to show, after the place in the text where it begins, in UTF-16 units.
     """
-    offset = start = 0
+    place = _Places(text)
+    spans = sorted(
+        (place.of(each["offset"]), place.of(each["offset"] + each["length"]), each["type"])
+        for each in entities
+    )
+    codes = [(begin, over) for begin, over, kind in spans if kind == "pre"]
+    start = 0
     while start < len(text):
         end = _fitting(text, start, first or limit)
+        if most is not None:
+            begins = [begin for begin, over, _ in spans if over > start and begin < end]
+            end = begins[most] if len(begins) > most and begins[most] > start else end
         if end < len(text):
-            cuts = (text.rfind(separator, (start + end) // 2, end + 1) for separator in ("\n", " "))
-            end = next((cut for cut in cuts if cut > start), end)
+            end = _place_to_cut(text, start, end, codes)
         piece, following = text[start:end], end
-        while following < len(text) and text[following] in " \n":
-            following += 1
+        if any(begin < end < over for begin, over in codes):
+            following += text.startswith("\n", end)
+        else:
+            until = min((begin for begin, _ in codes if begin >= end), default=len(text))
+            while following < until and text[following] in " \n":
+                following += 1
         if piece.strip():
-            yield offset, piece
+            yield place.units(start), piece
             first = 0
-        offset += utf16_length(piece) + following - end
         start = following
 
 
@@ -530,17 +629,29 @@ def _place_of_rest(
     return place if is_here and place.keys() > {"chat_id"} else {}
 
 
-def _cut(holder: dict[str, Any], name: str, limit: int) -> list[_Text]:
-    """Cut a text of a call, or of an object in it, to what fits, and return the rest of it."""
+def _cut(holder: dict[str, Any], name: str, limit: int, most: int | None = None) -> list[_Text]:
+    """Cut a text of a call, or of an object in it, to what fits, and return the rest of it.
+
+    Args:
+        holder: the call's parameters, or the object.
+        name: the text's field.
+        limit: UTF-16 units that fit.
+        most: entities that fit; any number if it is not given, as for what an owner marked.
+    """
     text, mark = holder.get(name) or "", "entities" if name.endswith("text") else f"{name}_entities"
-    if holder.get("parse_mode") or utf16_length(text) <= limit:
+    if holder.get("parse_mode"):
         return []
     given = holder.get(mark) or []
-    pieces = list(split_text(text, first=limit))
-    entities = _entities_of(pieces, orjson.loads(given) if isinstance(given, str) else given)
+    marked = orjson.loads(given) if isinstance(given, str) else given
+    if utf16_length(text) <= limit and len(marked) <= (most or len(marked)):
+        return []
+    pieces = list(split_text(text, first=limit, entities=marked, most=most))
+    entities = _entities_of(pieces, marked)
     (_, holder[name]), *rest = pieces or [(0, "")]
-    if given and entities:
+    if entities and entities[0]:
         holder[mark] = orjson.dumps(entities[0]).decode() if isinstance(given, str) else entities[0]
+    else:
+        holder.pop(mark, None)
     return [(piece, marked) for (_, piece), marked in zip(rest, entities[1:], strict=True)]
 
 
@@ -564,9 +675,42 @@ def _plain(value: Any) -> Any:
     """A value of JSON without markup, at whatever depth."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if not key.endswith(MARKUP)}
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    plain = {key: _plain(item) for key, item in value.items() if not key.endswith(MARKUP)}
+    for name, mark in MARKED.items():
+        if (entities := value.get(mark)) and name in plain:
+            marked = orjson.loads(entities) if isinstance(entities, str) else entities
+            plain[name] = _with_addresses(plain[name], marked)
+    return plain
+
+
+def _with_addresses(text: str, entities: list[dict[str, Any]]) -> str:
+    """A text with the address of each link after it."""
+    place = _Places(text)
+    links = [each for each in entities if each.get("url") and each["url"] not in text]
+    for each in sorted(links, key=lambda each: int(each["offset"]), reverse=True):
+        end = place.of(each["offset"] + each["length"])
+        text = f"{text[:end]} ({each['url']}){text[end:]}"
+    return text
+
+
+def _rendered(value: Any) -> Any:
+    """A value of JSON with its Markdown rendered, at whatever depth."""
+    if isinstance(value, list):
+        return [_rendered(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    made = {key: _rendered(item) for key, item in value.items()}
+    if made.get("parse_mode") == MARKDOWN:
+        from bot.runtime.telegram.markdown import render
+
+        del made["parse_mode"]
+        for name in MARKED.keys() & made.keys():
+            made[name], entities = render(made[name])
+            if entities:
+                made[MARKED[name]] = entities
+    return made
 
 
 def _entities_of(pieces: list[tuple[int, str]], entities: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -595,9 +739,51 @@ def _fitting(text: str, start: int, limit: int) -> int:
     return min(start + limit, len(text))
 
 
+def _place_to_cut(text: str, start: int, end: int, codes: Sequence[tuple[int, int]]) -> int:
+    """Where to end a piece of a text that begins at `start` and may go up to `end`."""
+    middle = (start + end) // 2
+
+    def last(separator: str, begin: int, until: int) -> int:
+        """The last separator there that is in no code; -1 if there is none."""
+        while (cut := text.rfind(separator, begin, until)) > start:
+            if not (code := next((each for each in codes if each[0] <= cut < each[1]), None)):
+                return cut
+            until = code[0]
+        return -1
+
+    if code := next((each for each in codes if each[0] < end < each[1]), None):
+        if code[0] > middle:
+            end = code[0]
+        elif (cut := text.rfind("\n", max(start + 1, code[0]), end + 1)) > start:
+            return cut
+    for separator in ("\n\n", "\n", " "):
+        if (cut := last(separator, middle, end + 1)) > start:
+            return cut
+    from wcwidth import grapheme_boundary_before  # here, because it is rare
+
+    boundary = grapheme_boundary_before(text[start : end + 1], end + 1 - start)
+    return start + boundary if boundary else end
+
+
 def _file_name(name: str) -> str:
     """The name of a file, as it can stand in a request."""
     return re.sub(r"[\x00-\x1f\x7f]", "_", clean(name))
+
+
+class _Places:
+    """Places in a text, in UTF-16 units and in characters of Python."""
+
+    def __init__(self, text: str) -> None:
+        self._pairs = [index for index, char in enumerate(text) if char > "\uffff"]
+        self._pair_units = [index + number for number, index in enumerate(self._pairs)]
+
+    def of(self, units: int) -> int:
+        """The index of the character that begins after so many units."""
+        return units - bisect_left(self._pair_units, units)
+
+    def units(self, index: int) -> int:
+        """How many units are before a character."""
+        return index + bisect_left(self._pairs, index)
 
 
 def utf16_length(text: str) -> int:

@@ -74,6 +74,9 @@ CLOCKS_DIFFER = 5.0
 Begin = Callable[[], None]
 """Begins what an update's turn handed to `background`."""
 
+Data = dict[str, Any]
+"""What aiogram hands to a handler besides the event."""
+
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -313,8 +316,9 @@ class Transaction:
         )
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
-            kept = replace(changes, outbox=owed, files=files_of(replies))
-            noted = with_applied(kept, record, update.update_id, queue, date_of(update))
+            if files := files_of(replies):
+                changes = replace(changes, files=files)
+            noted = with_applied(changes, record, update.update_id, queue, date_of(update))
             with metrics.COMMIT_SECONDS.time():
                 await self.store.commit(record.user_id, noted, expect=record.version)
             owes = owed.get(update.update_id) is not None
@@ -325,7 +329,7 @@ class Transaction:
             replies = await self.outbox.prepare(update, [])
             owed, entry = owing(replies)
             due = turn.due({}, owed, owes=is_owed(entry))
-            await write(Changes(due=due), replies, owed)
+            await write(Changes(due=due, outbox=owed), replies, owed)
             return "forgotten", self._deliver(update, sender, replies, entry=entry)
         try:
             if failure:
@@ -343,7 +347,7 @@ class Transaction:
                 # What it says or begins is noted, too, though nothing changed: it is not to be run again.
                 if changes or replies or turn.begins_work:
                     if changes is None:
-                        changes = Changes(due=turn.due({}, owed, owes=is_owed(entry)))
+                        changes = Changes(due=turn.due({}, owed, owes=is_owed(entry)), outbox=owed)
                     await write(changes, replies, owed)
                 return outcome, self._deliver(update, sender, replies, turn.committed, entry=entry)
             except StateTooLarge as error:
@@ -358,7 +362,8 @@ class Transaction:
         entry = None
         with contextlib.suppress(StateTooLarge):
             due = turn.due(gone, owed, owes=is_owed(owing_apology))
-            await write(Changes(fsm=gone, marks=turn.counter_changes(), due=due), replies, owed)
+            changes = Changes(fsm=gone, marks=turn.counter_changes(), due=due, outbox=owed)
+            await write(changes, replies, owed)
             entry = owing_apology
         return _outcome_of(failure), self._deliver(update, sender, replies, begin, entry=entry)
 
@@ -543,25 +548,26 @@ def _watched(
     For aiogram's `wrap_middlewares`, by which it calls everything: so no middleware and no handler of errors,
     at whatever level, can have half a turn kept by catching one.
     """
-
-    def watch(call: Callable[..., Any]) -> Callable[..., Any]:
-        async def watching(event: TelegramObject, data: dict[str, Any]) -> Any:
-            try:
-                return await call(event, data)
-            except (SkipHandler, CancelHandler):
-                raise
-            except BaseException as error:
-                if turn := current_turn():
-                    turn.fail(error)
-                raise
-
-        return watching
-
-    wrapped: Callable[..., Any] = watch(lambda event, data: handler(event, **data))
-    functools.update_wrapper(wrapped, handler)
+    wrapped = _watch(lambda event, data: handler(event, **data))
+    if middlewares:  # to which it is to look like the handler
+        functools.update_wrapper(wrapped, handler)
     for middleware in reversed(middlewares):
-        wrapped = watch(functools.partial(middleware, wrapped))
+        wrapped = _watch(functools.partial(middleware, wrapped))
     return wrapped
+
+
+def _watch(call: Callable[..., Any]) -> Callable[..., Any]:
+    async def watching(event: TelegramObject, data: Data) -> Any:
+        try:
+            return await call(event, data)
+        except (SkipHandler, CancelHandler):
+            raise
+        except BaseException as error:
+            if turn := current_turn():
+                turn.fail(error)
+            raise
+
+    return watching
 
 
 setattr(MiddlewareManager, "wrap_middlewares", staticmethod(_watched))  # noqa: B010 - it is aiogram's

@@ -435,13 +435,13 @@ def read_record(
             missing.remove("history")  # it was not read
         if missing:
             raise StateCorrupt(f"its {' and '.join(missing)} is gone, evicted or deleted", user_id)
-        talks = {name: _messages(said.splitlines()) for name, said in pairs_of(others)}
+        said = {name: lines.splitlines() for name, lines in pairs_of(others)}
         notes = with_prefix(TALK, fields)
         conversations = decode_conversations({name: loads(note) for name, note in notes.items()})
         for name, (first, following, *_) in conversations.items():
-            if name and (conversation in (name, None)) and len(talks.get(name, ())) != following - first:
+            if name and (conversation in (name, None)) and len(said.get(name, ())) != following - first:
                 raise StateCorrupt("a conversation is gone, evicted or deleted", user_id)
-        messages = talks[conversation] if conversation else _messages(history)
+        messages = said[conversation] if conversation else history
         ids = tuple(loads(b"[" + (applied or b"")[:-1] + b"]")[-APPLIED_LIMIT:])
         if not {int}.issuperset(map(type, ids)):
             raise TypeError("not ids")
@@ -453,14 +453,14 @@ def read_record(
             token=fields["token"].decode(),
             state=dict(pairs_of(state)),
             fsm=with_prefix(FSM, fields),
-            history=messages,
+            unread=loads(b"[" + b",".join(messages) + b"]"),
             applied=ids,
             outbox={key: value for key, value in outbox.items() if key in ids or str(key) in marks},
             forgotten=int(fields["forgotten"]),
             marks=marks,
             conversation=conversation or HOME,
             conversations=notes,
-            others=talks if conversation is None else {},
+            others={} if conversation else {name: _messages(lines) for name, lines in said.items()},
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

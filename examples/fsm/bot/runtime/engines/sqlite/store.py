@@ -13,8 +13,7 @@ import orjson
 import structlog
 
 from bot.runtime.config import load
-from bot.runtime.engines.sqlite.connection import Database, FileSettings
-from bot.runtime.engines.sqlite.doctor import diagnose
+from bot.runtime.engines.sqlite.connection import Database, FileSettings, diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
 from bot.runtime.state.codec import loads
 from bot.runtime.state.record import (
@@ -604,20 +603,22 @@ def _decoded(user_id: str, row: tuple[Any, ...], conversation: str) -> UserRecor
         others: dict[str, list[Message]] = {}
         for name, message in said:
             others.setdefault(name, []).append(Message.from_json(message))
-        return UserRecord(
+        record = UserRecord(
             user_id=user_id,
             version=version,
             token=token,
             state=state,
-            history=[Message.from_json(message) for message in history],
             fsm=fsm,
             applied=with_marked(applied, marks),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in outbox.items()},
             forgotten=forgotten,
             marks=marks,
             conversation=conversation,
-            conversations=decode_conversations(talks),
+            conversations=decode_conversations(talks) if talks else {},
             others=others,
         )
+        if history:
+            record.read_later(history)
+        return record
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

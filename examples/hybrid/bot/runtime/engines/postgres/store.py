@@ -23,7 +23,6 @@ from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateU
 from bot.runtime.state.codec import dumps, loads
 from bot.runtime.state.record import (
     HOME,
-    Author,
     Limits,
     Message,
     OutboxEntry,
@@ -497,22 +496,21 @@ def decode_row(user_id: str, row: Any, conversation: str | None = HOME) -> UserR
     """
     roles, texts, times = (row[name] or () for name in ("roles", "texts", "times"))
     authors, names = row["authors"] or repeat(None), row["names"] or repeat(conversation or HOME)
-    messages: dict[str, list[Message]] = {conversation or HOME: []}
+    messages: dict[str, list[dict[str, Any]]] = {conversation or HOME: []}
     try:
         for name, role, text, at, author in zip(names, roles, texts, times, authors, strict=False):
-            message = Message(role, text, at, author and Author(**loads(author)))
-            messages.setdefault(name, []).append(message)
+            message = {"role": role, "text": text, "at": at}
+            messages.setdefault(name, []).append(message | {"author": loads(author)} if author else message)
         history = messages.pop(conversation or HOME)
         state, fsm, outbox, marks = map(loads, (row["state"], row["fsm"], row["outbox"], row["marks"]))
         for part in (state, fsm, outbox, marks):
             if not isinstance(part, dict):
                 raise TypeError("not an object")
-        return UserRecord(
+        record = UserRecord(
             user_id=user_id,
             version=row["version"],
             token=row["token"],
             state=state,
-            history=history,
             fsm=fsm,
             applied=with_marked(row["applied"], marks),
             outbox={int(key): OutboxEntry.from_json(entry) for key, entry in outbox.items()},
@@ -520,7 +518,10 @@ def decode_row(user_id: str, row: Any, conversation: str | None = HOME) -> UserR
             marks=marks,
             conversation=conversation or HOME,
             conversations=decode_conversations(loads(row["conversations"])),
-            others=messages,
+            others={name: [Message.from_json(each) for each in said] for name, said in messages.items()},
         )
+        if history:
+            record.read_later(history)
+        return record
     except (ValueError, KeyError, TypeError) as error:
         raise StateCorrupt(f"its record cannot be read ({type(error).__name__})", user_id) from None

@@ -1,4 +1,7 @@
-"""A bot that reminds: `python -m suite.reminding_bot run`. It kills itself where a job's argument says so, once."""
+"""A bot that reminds: `python -m suite.reminding_bot run`.
+
+It kills itself where a job's argument says so, once.
+"""
 
 import asyncio
 import os

@@ -158,11 +158,8 @@ async def test_without_a_secret_there_is_no_such_route(
     make_runtime: MakeRuntime, telegram: FakeTelegram
 ) -> None:
     for mode in ("polling", "webhook"):
-        async with (
-            make_runtime(mode) as bot,
-            aiohttp.ClientSession() as http,
-            http.post(f"http://127.0.0.1:{bot.port}/jobs") as response,
-        ):
+        async with make_runtime(mode) as bot, aiohttp.ClientSession() as http:
+            response = await http.post(f"http://127.0.0.1:{bot.port}/jobs")
             assert response.status == 404
 
 

@@ -1,13 +1,13 @@
-"""Jobs in their records: where they answer, what they outlive, and what becomes of those not done."""
+"""Jobs in their records: where they answer, what they outlive, and what becomes of those that fail."""
 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
@@ -101,6 +101,15 @@ async def said(telegram: FakeTelegram, chat_id: int, count: int) -> list[str]:
     return telegram.texts(chat_id)
 
 
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until that is so."""
+    for _ in range(1_000):
+        if await is_so():
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError("within 20 s")
+
+
 async def put(store: OperatorStore, user_id: str, *jobs: Job) -> None:
     """Note jobs in a record, as they are."""
 
@@ -159,7 +168,7 @@ async def test_a_group_takes_its_jobs_along(make_runtime: MakeRuntime, telegram:
         [waits] = await jobs(bot.store, str(NEW))
         assert waits.place.chat == NEW
         assert await jobs(bot.store, str(OLD)) == []
-        await bot.agent.later(chat(OLD), NOW, cast(Later, bot.agent).remind, text="late")
+        await bot.agent.later(chat(OLD), NOW, bot.agent.remind, text="late")
         await telegram.wait_for(lambda: any("late" in text for text in telegram.texts(NEW)), 20)
         for update_id in moved:
             telegram.repeat(update_id)
@@ -167,6 +176,11 @@ async def test_a_group_takes_its_jobs_along(make_runtime: MakeRuntime, telegram:
         assert await jobs(bot.store, str(NEW)) == [waits]
         assert await jobs(bot.store, str(OLD)) == []
         assert [text for text in telegram.texts(NEW) if "late" in text] == ["late after far"]
+
+        async def is_out() -> bool:
+            return not (await bot.store.load(str(NEW))).outbox
+
+        await until(is_out)
         assert (await bot.store.due(10**6, 9)).due == [(str(NEW), waits.at)]
 
 
@@ -247,11 +261,12 @@ async def test_administrators_are_told_once(
         async with running(make_runtime, admins=ids) as bot:
             await put(bot.store, "2", fails, wrong)
             await telegram.wait_for(lambda: len(telegram.texts(77)) >= 3, 20)
-            while True:
-                found = [*await jobs(bot.store, "1"), *await jobs(bot.store, "2")]
-                if all(each.stopped for each in found):
-                    break
-                await asyncio.sleep(0.05)
+
+            async def are_given_up(store: OperatorStore = bot.store) -> bool:
+                found = [*await jobs(store, "1"), *await jobs(store, "2")]
+                return all(each.stopped for each in found)
+
+            await until(are_given_up)
     for admin in (77, 78):
         told = telegram.texts(admin)
         assert sorted(text.split(" was given up")[0] for text in told) == [
@@ -279,11 +294,11 @@ async def test_a_full_record_has_its_job_given_up_once(
     bot = make_runtime("webhook")
     bot.agent_class, bot.store = Later, await harness.open(Limits(max_bytes=limit))
     async with bot:
-        while True:
-            found = await jobs(store, "1")
-            if len([each for each in found if each.stopped or each.at > 2]) == 2:
-                break
-            await asyncio.sleep(0.05)
+
+        async def are_over() -> bool:
+            return all(each.stopped or each.at > 2 for each in await jobs(store, "1"))
+
+        await until(are_over)
         stopped, again = await jobs(store, "1")
         assert (stopped.stopped, again.stopped) == ("StateTooLarge", "")
         assert again.at > 2
@@ -317,9 +332,12 @@ async def test_no_more_run_at_once_than_may(make_runtime: MakeRuntime, telegram:
     Later.most = 0
     async with running(make_runtime, max_concurrent_updates=3) as bot:
         for number in range(20):
-            await bot.agent.later(str(number + 1), NOW, cast(Later, bot.agent).take_time)
-        while (await bot.store.due(10**6, 9)).due:
-            await asyncio.sleep(0.02)
+            await bot.agent.later(str(number + 1), NOW, bot.agent.take_time)
+
+        async def are_done() -> bool:
+            return not (await bot.store.due(10**6, 9)).due
+
+        await until(are_done)
     assert 0 < Later.most <= 3
 
 

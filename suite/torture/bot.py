@@ -54,8 +54,8 @@ class TorturedAgent(TelegramAgentAdapter):
 
     @job
     async def remind(self, name: str, asked: float) -> str:
-        """Note how long it took by the machine's clock, which nobody sets; and, where no turn can undo it, the run."""
-        with Path(os.environ["TORTURE_RUNS"]).open("a") as runs:
+        """Note how long it took, by the clock that nobody sets; and the run, where no turn can undo it."""
+        with open(os.environ["TORTURE_RUNS"], "a") as runs:  # noqa: ASYNC230 - a line is written at once
             runs.write(f"{self.turn.user_id} {name}\n")
         await asyncio.sleep(0.01)
         self.turn.state.setdefault("reminded", []).append([name, time.monotonic() - asked])

@@ -19,7 +19,7 @@ FILES = {
 }
 """Most files of a project, by engine."""
 
-EXTRA_FILES = {"fsm": 4, "cloud": 10}
+EXTRA_FILES = {"fsm": 4, "cloud": 11}
 """Most files that a backend adds: the worked conversation and its test; a provider's code and deployment."""
 
 RUNTIME = {

@@ -1,6 +1,7 @@
 """An agent that takes longer than Telegram waits: what came in is kept, and handled when its turn comes."""
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -42,6 +43,10 @@ def slow(make_runtime: MakeRuntime, mode: Mode = "webhook", **settings: Any) -> 
     bot.agent_class = Slow
     bot.owner = type(bot.owner)(agent=Slow)
     return bot
+
+
+def has_begun(count: int) -> bool:
+    return len(Slow.begun) == count
 
 
 async def said(telegram: FakeTelegram, user_id: int, *texts: str) -> None:
@@ -147,7 +152,7 @@ async def test_one_that_ends_the_process_is_given_up(
     telegram.message("hold", user_id=1)
     telegram.message("m2", user_id=1)
     for number in range(1, inbox.MOST_CLAIMS + 1):
-        await telegram.wait_for(lambda number=number: len(Slow.begun) == number)
+        await telegram.wait_for(partial(has_begun, number))
         await bot.cut_off()
         bot = await slow(make_runtime).start()
     await said(telegram, 1, Texts().sorry, "Processed: m2 (#1)")

@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from bot.agent_adapter import JobStopped, TelegramAgentAdapter, job, person
 from bot.runtime.errors import OperatorError, StateError, StateValueError
 from bot.runtime.state import jobs as state_jobs
+from bot.runtime.state import turn
 from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Job, Timetable, jobs_in
 from bot.runtime.state.record import Place
 from bot.runtime.state.store import OperatorStore
@@ -231,7 +233,7 @@ async def test_a_reply_of_a_job_survives_a_kill(
     telegram.message("hi", user_id=1)
     await said(telegram, 1, 1)
     failing = telegram.fail("sendMessage", times=10**6)
-    await bot.agent.later("1", timedelta(0), bot.agent.remind, text="tea")
+    await bot.agent.later("1", timedelta(0), cast(Forgetful, bot.agent).remind, text="tea")
     await telegram.wait_for(lambda: failing.felt)
     await bot.cut_off()
     failing.times = 0
@@ -253,6 +255,9 @@ async def test_killed_while_it_runs(
     monkeypatch.setattr(state_jobs.Claim, "leave", leave)
     started = 0
 
+    def has_started(times: int) -> bool:
+        return started >= times
+
     async def take_long(self: Any) -> None:
         nonlocal started
         started += 1
@@ -265,7 +270,7 @@ async def test_killed_while_it_runs(
         await bot.start()
         if number == 1:
             telegram.message("slow", user_id=1)
-        await until(lambda number=number: started >= number)
+        await until(partial(has_started, number))
         await bot.cut_off()
     async with running(make_runtime) as bot:
         stopped = await stopped_job(bot)
@@ -295,7 +300,7 @@ async def test_a_bot_that_stops_gives_it_back(
 async def test_many_processes_run_it_once(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
     async with running(make_runtime, jobs_seconds=0.1) as one, running(make_runtime, jobs_seconds=0.1):
         for number in range(20):
-            await one.agent.later(str(number + 1), SOON, one.agent.remind, text="tea")
+            await one.agent.later(str(number + 1), SOON, cast(Forgetful, one.agent).remind, text="tea")
         for number in range(20):
             assert await said(telegram, number + 1, 1) == ["tea #1"]
         await asyncio.sleep(0.5)
@@ -376,7 +381,7 @@ async def test_what_is_told_twice_is_heard_once(
 ) -> None:
     """Killed after the other record has it, and before the teller's is told so."""
     monkeypatch.setattr(state_jobs, "CLAIM_SECONDS", 0.3)
-    dropped, mutate = 0, runner.mutate
+    dropped, mutate = 0, turn.mutate
 
     async def lossy(store: OperatorStore, record: str, change: Any, **more: Any) -> Any:
         nonlocal dropped
@@ -430,8 +435,8 @@ async def test_one_whose_method_is_gone_is_kept(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(make_runtime) as bot:
-        await bot.agent.later("1", SOON, bot.agent.remind, text="tea")
-        await bot.agent.later("2", SOON, bot.agent.tick)
+        await bot.agent.later("1", SOON, cast(Forgetful, bot.agent).remind, text="tea")
+        await bot.agent.later("2", SOON, cast(Forgetful, bot.agent).tick)
 
     class Renamed(TelegramAgentAdapter):
         @job(name="remind")
@@ -454,8 +459,8 @@ async def test_one_whose_method_is_gone_is_kept(
 
 async def test_one_that_has_expired_is_dropped(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
     async with running(make_runtime) as bot:
-        await bot.agent.later("1", timedelta(minutes=-50), bot.agent.expiring)
-        await bot.agent.later("2", timedelta(minutes=-70), bot.agent.expiring)
+        await bot.agent.later("1", timedelta(minutes=-50), cast(Forgetful, bot.agent).expiring)
+        await bot.agent.later("2", timedelta(minutes=-70), cast(Forgetful, bot.agent).expiring)
         assert await said(telegram, 1, 1) == ["in time 1"]
         await until(lambda: no_jobs(bot, 2))
         assert telegram.texts(2) == []

@@ -112,7 +112,7 @@ async def test_one_can_be_cancelled_and_run_again(tmp_path: Path, store: Operato
     assert sorted(user_id for user_id, _ in (await store.due(0, 9)).due) == ["1", "2", "3"]
     code, _, error = await run(tmp_path, "jobs", "retry")
     assert (code, error) == (
-        1, "error: name a record and a job of it, or --all: `bot jobs failed` lists them\n"
+        1, "error: give a record and a job of it, or --all: `bot jobs failed` lists them\n"
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -168,7 +168,7 @@ async def test_a_group_takes_its_jobs_along(make_runtime: MakeRuntime, telegram:
         [waits] = await jobs(bot.store, str(NEW))
         assert waits.place.chat == NEW
         assert await jobs(bot.store, str(OLD)) == []
-        await bot.agent.later(chat(OLD), NOW, bot.agent.remind, text="late")
+        await bot.agent.later(chat(OLD), NOW, cast(Later, bot.agent).remind, text="late")
         await telegram.wait_for(lambda: any("late" in text for text in telegram.texts(NEW)), 20)
         for update_id in moved:
             telegram.repeat(update_id)
@@ -332,7 +332,7 @@ async def test_no_more_run_at_once_than_may(make_runtime: MakeRuntime, telegram:
     Later.most = 0
     async with running(make_runtime, max_concurrent_updates=3) as bot:
         for number in range(20):
-            await bot.agent.later(str(number + 1), NOW, bot.agent.take_time)
+            await bot.agent.later(str(number + 1), NOW, cast(Later, bot.agent).take_time)
 
         async def are_done() -> bool:
             return not (await bot.store.due(10**6, 9)).due

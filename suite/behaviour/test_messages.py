@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.clause("cli"), pytest.mark.usefixtures("harness")]
 TOKEN = {"BOT_TOKEN": "42:TEST"}
 
 WHAT_TO_DO = re.compile(
-    r"\b(call|check|choose|create|deploy|fix|get|gives?|has to|is a quote not closed|leave|make|"
+    r"\b(call|cancel|check|choose|create|deploy|fix|get|gives?|has to|is a quote not closed|leave|make|"
     r"must (be|begin)|names? (another|the|its|one)|needs?|put|run|save|see|set|should be|shows?|stop|"
     r"takes?|unset|use|wants?|write)\b"
 )

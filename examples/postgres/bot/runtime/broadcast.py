@@ -79,10 +79,14 @@ class Broadcast:
             async with asyncio.TaskGroup() as group:
                 slots = asyncio.Semaphore(AT_ONCE)
                 async for record in self._store.users():
+                    if keeping.done():
+                        break  # and say why, below
                     if is_person(record) or (self._groups and record.lstrip("-").isdecimal()):
                         await slots.acquire()
                         task = group.create_task(self._send(record, progress))
                         task.add_done_callback(lambda _: slots.release())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
             is_over.set()
             with suppress(OperatorError, StateError):  # then the lease ends by itself
@@ -103,7 +107,7 @@ class Broadcast:
         if about.get("over"):
             raise OperatorError("this broadcast is over: choose another --name for another one")
         if about.get("until", 0) > now:
-            raise OperatorError("another process is sending this: wait until it has ended, or for a minute")
+            raise OperatorError("another process is sending this: run it again when that one has ended")
         self._version = record.version
         await self._note(until=now + LEASE_SECONDS * 1_000_000, is_over=False)
 
@@ -120,9 +124,7 @@ class Broadcast:
         try:
             self._version = await self._store.commit(self._record, changes, expect=self._version)
         except StateConflict:
-            raise OperatorError(
-                "another process has taken over: it was thought that this one is dead"
-            ) from None
+            raise OperatorError("another process is sending this by now: leave it to that one") from None
 
     @property
     def _digest(self) -> str:

@@ -273,7 +273,9 @@ async def run_jobs(settings: Settings) -> Counter[str]:
     session, token = Session.of(settings, limit=500), settings.token
     async with open_app(settings, session=session, token=token, bot_id=settings.bot_id) as app:
         if not app.store.survives_exit:
-            raise OperatorError("the memory store keeps nothing outside the running bot, which does its jobs")
+            raise OperatorError(
+                "the memory store keeps nothing outside the running bot: leave its jobs to that"
+            )
         try:
             return await app.jobs.run_once()
         finally:

@@ -274,7 +274,7 @@ def retry(
 ) -> None:
     """Have a stopped job run again, at once."""
     if all_ == bool(id_argument):
-        raise OperatorError("name a record and a job of it, or --all: `bot jobs failed` lists them")
+        raise OperatorError("give a record and a job of it, or --all: `bot jobs failed` lists them")
 
     async def work(store: "OperatorStore") -> None:
         if not all_:

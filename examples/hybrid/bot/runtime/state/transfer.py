@@ -312,7 +312,9 @@ class _JobData(_Part):
             try:
                 ZoneInfo(value)
             except (ZoneInfoNotFoundError, ValueError, OSError):
-                raise ValueError("this machine does not know the time zone: add the package tzdata") from None
+                raise ValueError(
+                    "this machine does not know the time zone: put the package tzdata into the project"
+                ) from None
         return value
 
 

@@ -410,7 +410,9 @@ class JobRunner:
         method = getattr(self._agent, self._methods.get(job.name, ""), None)
         options: JobOptions | None = getattr(method, "__job__", None)
         if isinstance(error, ZoneInfoNotFoundError) and job.zone:
-            error = JobStopped(f"this machine does not know the time zone {job.zone}: add the package tzdata")
+            error = JobStopped(
+                f"this machine does not know the time zone {job.zone}: put the package tzdata into the project"
+            )
         stopped = isinstance(error, JobStopped)
         if options and not stopped and job.tries < options.retries:
             delay = int(FIRST_RETRY * 2**job.tries * MICROSECONDS)

@@ -9,7 +9,7 @@ import pytest
 from bot.agent_adapter import JobStopped, Texts
 from bot.runtime.state import jobs as state_jobs
 from bot.runtime.state.record import waiting_for
-from bot.runtime.telegram import inbox
+from bot.runtime.telegram import inbox, processor
 from suite.agents import CountingAgent, Gate
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
@@ -222,4 +222,21 @@ async def test_an_agent_that_raises_holds_up_nobody(
         telegram.message("raise", user_id=1)
         telegram.message("m2", user_id=1)
         await telegram.wait_for(lambda: len(telegram.texts(1)) == 2)
+        await nothing_waits(bot)
+
+
+async def test_a_button_that_waits_does_not_spin(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "CALLBACK_DELAY", 0.2)
+    async with slow(make_runtime) as bot:
+        telegram.message("hold", user_id=1)
+        await gate.reached.wait()
+        telegram.callback("forget:1:0", user_id=1)
+        await telegram.wait_for(
+            lambda: [each.method for each in telegram.calls].count("answerCallbackQuery"), 2
+        )
+        assert telegram.texts(1) == []
+        gate.opened.set()
+        await telegram.wait_for(lambda: len(telegram.texts(1)) == 1)
         await nothing_waits(bot)

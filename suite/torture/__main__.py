@@ -46,6 +46,7 @@ def main() -> int:
     possible = [
         replace(setup, python=chosen.python, environment=seen, **of_owner)
         for setup in (short_setups() if chosen.short else setups())
+        if not (chosen.owner and setup.is_deferred)  # that is the owner's to choose
     ]
     wanted = {
         number: setup

@@ -20,7 +20,7 @@ from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat, job
 from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
-from suite.torture.names import SHARED, TELL, file_of
+from suite.torture.names import DEFERRED, SHARED, TELL, file_of
 
 if TYPE_CHECKING:
     from bot.runtime.app import Owner
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
+
+    deferred = DEFERRED in os.environ
 
     def record_of(self, place: Place) -> RecordId | None:
         return chat(place.chat) if place.chat in SHARED else super().record_of(place)
@@ -63,11 +65,12 @@ class TorturedAgent(TelegramAgentAdapter):
 
 
 def hurry() -> None:
-    """Let no reply wait for longer than a few seconds before it is tried again, nor a dead process' work."""
+    """Let nothing wait for longer than a few seconds before it is tried again; and let all wait that comes."""
     from bot.runtime.state import jobs
-    from bot.runtime.telegram import outbox
+    from bot.runtime.telegram import inbox, outbox
 
     outbox.DOUBLINGS = 3
+    inbox.MOST_UPDATES = 10_000  # somebody writes in 400 groups at once
     jobs.CLAIM_SECONDS, jobs.OWED_SECONDS, jobs.OWN_SECONDS = 3.0, 6, 2
 
 

@@ -16,7 +16,7 @@ from suite.torture.backend import Backend, Felt, rendered_backends, times
 from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
-from suite.torture.names import SHARED, TELL, file_of
+from suite.torture.names import DEFERRED, SHARED, TELL, file_of
 from suite.torture.people import USERS, People
 from suite.torture.plan import Plan
 from suite.torture.processes import Replica, balancer, running
@@ -42,6 +42,7 @@ class Setup:
         environment: what it sees besides its settings.
         asks: the command at which it tells what it keeps.
         most_waiting: unanswered messages beyond which people wait, too.
+        is_deferred: whether the agent's messages are kept and acknowledged at once.
     """
 
     mode: Mode
@@ -52,11 +53,13 @@ class Setup:
     environment: Mapping[str, str] = field(default_factory=dict)
     asks: str = "/export"
     most_waiting: int = 150
+    is_deferred: bool = False
 
     @property
     def name(self) -> str:
         processes = f"{self.replicas} replicas" if self.replicas > 1 else ""
-        return ", ".join(filter(None, (self.mode, processes, self.backend.label)))
+        deferred = "deferred" if self.is_deferred else ""
+        return ", ".join(filter(None, (self.mode, processes, deferred, self.backend.label)))
 
 
 def setups() -> list[Setup]:
@@ -66,13 +69,14 @@ def setups() -> list[Setup]:
     return [
         Setup("polling", usual),
         *(Setup("webhook", usual, count) for count in sorted({1, most})),
+        Setup("webhook", usual, most, is_deferred=True),
         *(Setup("webhook", other, most) for other in others),
     ]
 
 
 def short_setups() -> list[Setup]:
     """Both modes, with as many processes as can share the work."""
-    possible = setups()
+    possible = [each for each in setups() if not each.is_deferred]
     most = max(each.replicas for each in possible)
     return [each for each in possible if each.mode == "polling" or each.replicas == most]
 
@@ -143,6 +147,7 @@ async def torture(
             "TELEGRAM_API_URL": telegram.url,
             "SHUTDOWN_TIMEOUT": "5",
             "TORTURE_RUNS": str(folder / RUNS),
+            **({DEFERRED: "true"} if setup.is_deferred else {}),
             **setup.environment,
             **backend.settings(links),
         }
@@ -162,6 +167,8 @@ async def torture(
         )
         on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
         faults = on_stage.faults()
+        if setup.is_deferred:  # what waits until a time waits for it, though the clock be wrong
+            faults = {name: fault for name, fault in faults.items() if not name.endswith("clock jumps")}
         chance = Random(f"{seed} {setup.name}")
         steps = plan(list(faults), chance)
         # Who is to remind in a minute does so when a clock says that, though it be wrong.

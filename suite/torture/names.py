@@ -7,6 +7,9 @@ OWNERS_BOT = "suite.torture.owners_bot"
 ASK = "/what-the-torture-noted"
 """The message at which the bot tells every name it noted about a user."""
 
+DEFERRED = "TORTURE_DEFERRED"
+"""Set where the bot's agent is to have its messages kept."""
+
 SHARED = (-500, -501)
 """Groups that have a record of their own, in which everybody writes."""
 

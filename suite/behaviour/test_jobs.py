@@ -599,3 +599,18 @@ async def test_a_slow_answer_makes_nothing_early(store: OperatorStore) -> None:
             assert at >= before
             waiting = 0.2
         assert at - now < 500_000 + 10**6 * waiting
+
+
+async def test_looking_after_owed_replies_is_no_attempt_at_a_job(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a record was looked at before its job is due."""
+    monkeypatch.setattr(state_jobs, "OWED_SECONDS", 0.2)
+    monkeypatch.setattr(state_jobs, "OWN_SECONDS", 0)
+    async with running(make_runtime, jobs_seconds=0.1) as bot:
+        await bot.agent.later("1", timedelta(seconds=3), cast(Forgetful, bot.agent).remind, text="tea")
+        failing = telegram.fail("editMessageText", status=429, retry_after=600, times=10**6)
+        telegram.callback("forget:1:0", user_id=1)
+        await telegram.wait_for(lambda: failing.felt)
+        await until(lambda: no_jobs(bot, 1))
+        assert (await bot.record(1)).state == {"runs": 1}

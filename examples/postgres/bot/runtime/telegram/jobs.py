@@ -244,7 +244,7 @@ class JobRunner:
         except StateCorrupt as error:
             self._outcomes["put off"] += 1
             log.error("record is corrupt, see `bot state show --raw`", reason=str(error))
-            await claim.leave(self._timetable.now() + int(CORRUPT_SECONDS * MICROSECONDS))
+            await claim.leave(self._timetable.now() + int(CORRUPT_SECONDS * MICROSECONDS), -1)
         except Exception as error:  # whatever a driver raises: it is due again when the claim ends
             if self._is_closing:
                 await claim.leave(seen, -1)
@@ -272,7 +272,7 @@ class JobRunner:
                 if not are_over and (not jobs or jobs[0].at > self._timetable.now()):
                     owes = any(entry.is_owed for entry in record.outbox.values())
                     due = self._timetable.due_after(record.fsm, owes=owes)
-                    await claim.leave(due)
+                    await claim.leave(due, -1)  # no job ran
                     self._timetable.note_commit(claim.record, due, owes=owes)
                     return
                 if moves := moved_to(record) if not are_over else None:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from aiogram import Bot
 from aiogram.enums import ChatType
+from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import AnswerCallbackQuery
 from aiogram.types import Update
 
@@ -150,6 +151,7 @@ class Processor:
         self._waiting_since: dict[int, float] = {}
         self._done: LruDict[bool] = LruDict()
         self._handling: dict[str, asyncio.Task[Any]] = {}
+        self._presses: dict[int, asyncio.TimerHandle] = {}
         self._inbox = Inbox(bot, transaction.store, self._agent.timetable, self.handle_kept)
         self._draining = asyncio.Event()
         metrics.QUEUE_AGE.set_function(self._queue_age)
@@ -285,6 +287,8 @@ class Processor:
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         started, record = time.monotonic(), sender.user_id or ""
         attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure)
+        if timer := self._presses.pop(update.update_id, None):
+            timer.cancel()
         if task := asyncio.current_task():
             self._handling[record] = task
         try:
@@ -358,8 +362,23 @@ class Processor:
             keep = functools.partial(self._keep, raw)
             async with self._lanes.hold(waiting_for(sender.lock_key)):  # in the order in which they came
                 outcome, delivery = await self._until(keep, update, sender, keep_trying, self._slots)
+            if update.callback_query and outcome == "kept":
+                self._release_later(update.callback_query.id, update.update_id)
         await self._released(delivery)
         return outcome
+
+    def _release_later(self, query_id: str, update_id: int) -> None:
+        """Stop a button from spinning whose press waits for long before it is handled."""
+
+        def begin() -> None:
+            if self._presses.pop(update_id, None):
+                self._agent.background(release)
+
+        async def release() -> None:
+            with contextlib.suppress(TelegramAPIError):
+                await self._bot(AnswerCallbackQuery(callback_query_id=query_id))
+
+        self._presses[update_id] = asyncio.get_running_loop().call_later(CALLBACK_DELAY, begin)
 
     async def _in_lane(
         self, attempt: Attempt, update: Update, sender: Sender, keep_trying: bool

@@ -33,8 +33,9 @@ from bot.runtime.state.record import HOME, Author, Place, RecordId, is_person
 from bot.runtime.state.turn import Attachment, Incoming
 from bot.runtime.telegram.calls import download, utf16_length
 
-TEXT_UNITS = 4096
-"""UTF-16 units at which clients cut a text: https://core.telegram.org/bots/api#sendmessage"""
+CUT_FROM, CUT_AT = 4_000, 4_096
+"""UTF-16 units that a text has which a client has cut: it cuts between words where it can, and has to before
+the latter: https://core.telegram.org/bots/api#sendmessage"""
 
 MOST_PARTS = 10
 """Most parts of an album: https://core.telegram.org/bots/api#sendmediagroup"""
@@ -320,7 +321,7 @@ def is_part(update: Update, accepts: Collection[str]) -> bool:
         return False
     if message.media_group_id:
         return message.content_type in accepts
-    return "text" in accepts and _is_text(message) and utf16_length(message.text or "") >= TEXT_UNITS
+    return "text" in accepts and _is_text(message) and _may_be_cut(message.text or "")
 
 
 def belongs_to(update: Update, parts: Sequence[Mapping[str, Any]]) -> bool:
@@ -333,7 +334,7 @@ def belongs_to(update: Update, parts: Sequence[Mapping[str, Any]]) -> bool:
     sender = last.get("from", {}).get("id")
     is_same = message.message_thread_id == last.get("message_thread_id")
     is_same = is_same and bool(message.from_user and message.from_user.id == sender)
-    return is_same and _is_text(message) and utf16_length(last["text"]) >= TEXT_UNITS
+    return is_same and _is_text(message) and _may_be_cut(last["text"])
 
 
 def merged(bot: Bot, parts: Sequence[Mapping[str, Any]], update_id: int) -> Update:
@@ -355,6 +356,10 @@ def merged(bot: Bot, parts: Sequence[Mapping[str, Any]], update_id: int) -> Upda
         message |= {"text": text, **({"entities": entities} if entities else {})}
     raw = {"update_id": update_id, "message": message}
     return Update.model_validate(raw, context={"bot": bot})
+
+
+def _may_be_cut(text: str) -> bool:
+    return CUT_FROM <= utf16_length(text) <= CUT_AT
 
 
 def _is_text(message: Message) -> bool:

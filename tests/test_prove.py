@@ -174,9 +174,8 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
     folder = edited("memory")
     break_runtime(
         folder,
-        "                if changes or replies or turn.begins_work:\n"
-        "                    await write(changes or Changes(), replies, owed)\n",
-        "",
+        "                if changes or replies or turn.begins_work:\n",
+        "                if not self.store:\n",
     )
     done = kit("prove", folder, "-q", "suite/behaviour/test_conversation.py", "-k", "fifty")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -187,7 +186,11 @@ def test_a_runtime_that_does_not_commit_fails(edited: Callable[[str], Path]) -> 
 def test_a_runtime_that_forgets_what_it_applied_fails_under_fire(edited: Callable[[str], Path]) -> None:
     """Whatever the agent says: effects that count twice are found."""
     folder = edited("redis")
-    break_runtime(folder, "with_applied(kept, record, update.update_id, queue, date_of(update))", "kept")
+    break_runtime(
+        folder,
+        "            noted = with_applied(changes, record, update.update_id, queue, date_of(update))",
+        "            noted = changes",
+    )
     done = kit("torture", folder, "--short", "--seed", "1", "--mode", "webhook")
     assert done.returncode == 1, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("redis, webhook")][-1:]

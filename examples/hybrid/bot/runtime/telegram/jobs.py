@@ -411,7 +411,7 @@ class JobRunner:
         options: JobOptions | None = getattr(method, "__job__", None)
         if isinstance(error, ZoneInfoNotFoundError) and job.zone:
             error = JobStopped(
-                f"this machine does not know the time zone {job.zone}: put the package tzdata into the project"
+                f"the time zone {job.zone} is unknown here: put the package tzdata into the project"
             )
         stopped = isinstance(error, JobStopped)
         if options and not stopped and job.tries < options.retries:

@@ -107,7 +107,7 @@ async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> No
 async def test_two_at_a_time_are_one_too_many(telegram: FakeTelegram, command: Command) -> None:
     telegram.delay("sendMessage", 15, times=5)
     process = await command.start()
-    await telegram.wait_for(lambda: received(telegram))
+    await telegram.wait_for(lambda: any(each.method == "sendMessage" for each in telegram.calls))
     code, said = await command.run()
     assert code == 1
     assert "another process" in said

@@ -59,7 +59,7 @@ async def test_it_is_registered_as_set(bot: Runtime, telegram: FakeTelegram) -> 
     assert telegram.webhook.url == "https://bot.example/telegram"
     assert telegram.webhook.secret_token == bot.settings.secret
     assert telegram.webhook.max_connections == 40
-    assert telegram.allowed_updates == {"message", "callback_query"}
+    assert telegram.allowed_updates == {"message", "callback_query", "stopped_message_generation"}
     assert telegram.drop_requests == 0
 
 

@@ -65,7 +65,7 @@ class TorturedAgent(TelegramAgentAdapter):
 
 
 def hurry() -> None:
-    """Let nothing wait for longer than a few seconds before it is tried again; and let all wait that comes."""
+    """Let nothing wait long before it is tried again, and let all wait that comes."""
     from bot.runtime.state import jobs
     from bot.runtime.telegram import inbox, outbox
     from bot.runtime.telegram import jobs as runner

@@ -312,7 +312,7 @@ class FirestoreStore:
         )
 
     async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
-        """Take what a record has to do: one get, and one write with a precondition. See `StateStore.claim`."""
+        """Take what a record has to do: a get, and a write with a precondition. See `StateStore.claim`."""
         name, token = documents.due_id(user_id), secrets.token_hex(8)
         fields, loaded = await self._read_fields(name, user_id)
         if not seen or documents.due_in(fields) != seen:

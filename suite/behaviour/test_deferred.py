@@ -170,6 +170,25 @@ async def test_two_processes_share_it_in_order(make_runtime: MakeRuntime, telegr
         await nothing_waits(bot)
 
 
+async def test_the_order_is_no_matter_of_clocks(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
+) -> None:
+    """Processes know the store's time more or less well."""
+    async with slow(make_runtime) as one, slow(make_runtime) as other:
+        telegram.message("hold", user_id=1)
+        await gate.reached.wait()
+        one.agent.timetable.shift = 5_000_000
+        for number, bot in enumerate((one, other, one, other), start=1):
+            telegram.webhook_address = f"http://127.0.0.1:{bot.port}"
+            telegram.message(f"m{number}", user_id=1)
+            await telegram.settled()
+        one.agent.timetable.shift = 0
+        gate.opened.set()
+        texts = ("hold", "m1", "m2", "m3", "m4")
+        await said(telegram, 1, *(f"Processed: {text} (#{n})" for n, text in enumerate(texts, 1)))
+        await nothing_waits(one)
+
+
 async def test_forgetting_stops_what_runs_and_empties_what_waits(
     make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
 ) -> None:

@@ -215,7 +215,7 @@ async def test_owed_replies_are_due_after_an_import(store: OperatorStore) -> Non
 async def test_updates_that_wait_are_due_after_an_import(store: OperatorStore) -> None:
     """Telegram takes them for done."""
     flows: dict[str, dict[str, Any]] = {
-        "update:7": {"data": {"raw": {"update_id": 7}, "at": 5}},
+        "update:7": {"data": {"raw": {"update_id": 7}, "at": 5, "number": 1}},
         "full": {"data": {}},
     }
     await import_all(store, [orjson.dumps(UserRecord("waiting:1", fsm=flows).to_json())])

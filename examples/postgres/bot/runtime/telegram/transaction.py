@@ -29,7 +29,7 @@ from bot.runtime.errors import (
 )
 from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.fsm import follow_conversation, moved_to, upgrade_group
-from bot.runtime.state.jobs import MICROSECONDS, UPDATE, updates_in
+from bot.runtime.state.jobs import MICROSECONDS, UPDATE, next_number, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
@@ -238,7 +238,8 @@ class Transaction:
         """Keep a part until the rest is here, or none has come for a moment."""
         turn = self._turn(record, update, sender)
         at = self._agent.timetable.now() + int(PART_SECONDS * MICROSECONDS)
-        turn.fsm[f"{UPDATE}{update.update_id}"] = {"data": {"raw": raw_of(update), "at": at}}
+        kept = {"raw": raw_of(update), "at": at, "number": next_number(turn.fsm)}
+        turn.fsm[f"{UPDATE}{update.update_id}"] = {"data": kept}
         changes = await turn.fitted_changes(self.store) or Changes()
         queue = queue_of(update, sender, self._bot.token)
         noted = with_applied(changes, record, update.update_id, queue, date_of(update))

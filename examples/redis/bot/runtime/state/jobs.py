@@ -393,7 +393,14 @@ def updates_in(flows: Mapping[str, Any]) -> list[tuple[str, int, dict[str, Any]]
         for name, flow in flows.items()
         if name.startswith(UPDATE)
     ]
-    return sorted(found, key=lambda each: (each[1], each[2]["update_id"]))
+    # Not by their times: those of several processes differ by more than lies between two messages.
+    return sorted(found, key=lambda each: flows[each[0]]["data"]["number"])
+
+
+def next_number(flows: Mapping[str, Any]) -> int:
+    """The number of the next update that is to wait in a record."""
+    numbers = (flow["data"]["number"] for name, flow in flows.items() if name.startswith(UPDATE))
+    return max(numbers, default=0) + 1
 
 
 def hear(flows: dict[str, Any], counters: dict[str, list[int]], job: Job, now: int) -> None:

@@ -325,6 +325,7 @@ class _Job(_Part):
 class _UpdateData(_Part):
     raw: dict[str, Any]
     at: Annotated[int, Field(ge=0, le=JOBS_END)]
+    number: Annotated[int, Field(ge=1)]
 
 
 class _Update(_Part):

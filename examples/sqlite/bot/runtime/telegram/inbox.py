@@ -17,7 +17,7 @@ from aiogram.types import Update
 
 from bot.runtime.errors import JobStopped, StateConflict, StateError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import FULL, UPDATE, Claim, Timetable, updates_in
+from bot.runtime.state.jobs import FULL, UPDATE, Claim, Timetable, next_number, updates_in
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS
@@ -82,7 +82,7 @@ class Inbox:
             waiting = _updates(kept)
             if update_id in waiting:
                 return
-            entry = {"data": {"raw": raw, "at": self._timetable.now()}}
+            entry = {"data": {"raw": raw, "at": self._timetable.now(), "number": next_number(kept.fsm)}}
             content = dumps(entry, "update")
             size = len(content) + sum(len(dumps(kept.fsm[f"{UPDATE}{each}"], "update")) for each in waiting)
             due = None if waiting else self._timetable.now()

@@ -211,6 +211,21 @@ async def test_forgetting_stops_what_runs_and_empties_what_waits(
         assert Slow.begun == ["hold", "me again"]
 
 
+async def test_pressing_another_persons_button_drops_nothing(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
+) -> None:
+    async with slow(make_runtime) as bot:
+        telegram.message("hold", user_id=1)
+        await gate.reached.wait()
+        telegram.message("m2", user_id=1)
+        await telegram.settled()
+        telegram.callback("forget:2:1", user_id=1, chat_id=-100)
+        await telegram.settled()
+        gate.opened.set()
+        await said(telegram, 1, "Processed: hold (#1)", "Processed: m2 (#2)")
+        await nothing_waits(bot)
+
+
 async def test_too_much_is_told_once(
     make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

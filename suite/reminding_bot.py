@@ -58,20 +58,19 @@ def reminding_owner() -> "Owner":
     """An owner who wrote no more than that agent; what waits for a dead process waits shortly."""
     from bot.runtime.app import Owner
     from bot.runtime.state import jobs
-    from bot.runtime.telegram import jobs as runner
     from bot.runtime.telegram.jobs import JobRunner
 
     jobs.CLAIM_SECONDS, jobs.OWED_SECONDS, jobs.OWN_SECONDS = 2.0, 1, 0
-    runner.MOST_CLAIMS = 10  # on a busy machine a claim may end while its process lives
+    jobs.MOST_CLAIMS = 10  # on a busy machine a claim may end while its process lives
     do, deliver = JobRunner._do, JobRunner._deliver
 
     def is_to_die(job: "Job", moment: str) -> None:
         if job.arguments.get("dies") == moment:
             die(f"{moment} {job.arguments['text']}")
 
-    async def do_or_die(self: JobRunner, record: Any, job: "Job", claims: int) -> None:
+    async def do_or_die(self: JobRunner, record: Any, job: "Job", poison: Any) -> None:
         is_to_die(job, "claimed")
-        await do(self, record, job, claims)
+        await do(self, record, job, poison)
 
     async def deliver_or_die(self: JobRunner, record: str, job: "Job", *more: Any) -> None:
         is_to_die(job, "committed")

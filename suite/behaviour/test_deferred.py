@@ -151,7 +151,7 @@ async def test_one_that_ends_the_process_is_given_up(
     bot = await slow(make_runtime).start()
     telegram.message("hold", user_id=1)
     telegram.message("m2", user_id=1)
-    for number in range(1, inbox.MOST_CLAIMS + 1):
+    for number in range(1, state_jobs.MOST_CLAIMS + 1):
         await telegram.wait_for(partial(has_begun, number))
         await bot.cut_off()
         bot = await slow(make_runtime).start()

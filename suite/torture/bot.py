@@ -68,11 +68,10 @@ def hurry() -> None:
     """Let nothing wait long before it is tried again, and let all wait that comes."""
     from bot.runtime.state import jobs
     from bot.runtime.telegram import inbox, outbox
-    from bot.runtime.telegram import jobs as runner
 
     outbox.DOUBLINGS = 3
     inbox.MOST_UPDATES = 10_000  # somebody writes in 400 groups at once
-    inbox.MOST_CLAIMS = runner.MOST_CLAIMS = 10  # it is none of their doing that processes are killed
+    jobs.MOST_CLAIMS = 10  # it is none of their doing that processes are killed
     jobs.CLAIM_SECONDS, jobs.OWED_SECONDS, jobs.OWN_SECONDS = 3.0, 6, 2
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import orjson
@@ -21,7 +21,6 @@ from bot.runtime.state.codec import clean
 from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
 from bot.runtime.telegram.calls import NOTHING_YET, Reply, run_alongside, without_markup
-from bot.runtime.telegram.jobs import JobRunner
 from bot.runtime.telegram.local import TOKEN, Button, Json, LocalChat, LocalTelegram
 from bot.runtime.telegram.processor import NotAcknowledged
 
@@ -141,7 +140,7 @@ async def chat(settings: Settings, user_id: int) -> None:
         token=TOKEN,
         is_ours=lambda record: record in (str(user_id), waiting_for(str(user_id))),
     )
-    async with opening as app, _running(app.jobs):
+    async with opening as app:
         telegram.bring_to(app.bot, app.processor, app.jobs)
         if app.agent.format != "plain":
             telegram.watch_frame = lambda call: None  # rendered, an answer does not go on as it began
@@ -151,10 +150,11 @@ async def chat(settings: Settings, user_id: int) -> None:
                 print("Ctrl-C stops an answer.")
             if not app.store.survives_exit:
                 print("The memory store forgets everything when you leave.")
-        async for line in _typed_lines() if is_terminal else _piped_lines():
-            if line.strip():
-                with _stoppable(app.agent, person) if is_terminal else nullcontext():
-                    await screen.enter(line, person)
+        with run_alongside(0, app.jobs.run):
+            async for line in _typed_lines() if is_terminal else _piped_lines():
+                if line.strip():
+                    with _stoppable(app.agent, person) if is_terminal else nullcontext():
+                        await screen.enter(line, person)
         await app.drain()
 
 
@@ -180,13 +180,6 @@ def _stoppable(agent: TelegramAgentAdapter, person: LocalChat) -> Iterator[None]
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)
-
-
-@asynccontextmanager
-async def _running(jobs: JobRunner) -> AsyncIterator[None]:
-    """Have jobs run meanwhile: those of whoever types, and nobody else's."""
-    with run_alongside(0, jobs.run):
-        yield
 
 
 async def _typed_lines() -> AsyncIterator[str]:

@@ -9,7 +9,6 @@ process that tries, or, when that was killed, with a later update of the same pe
 
 import asyncio
 import math
-import random
 import re
 import sys
 import time
@@ -44,7 +43,7 @@ from bot.runtime.state.fsm import upgrade_group
 from bot.runtime.state.jobs import Timetable
 from bot.runtime.state.record import OutboxEntry, UserRecord, encode_entry
 from bot.runtime.state.store import Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, KeyedLock, give_way
 from bot.runtime.telegram.calls import (
     PLACE,
     PROXY_FAILED,
@@ -498,7 +497,7 @@ class Outbox:
                         await self._store.commit(user_id, changes, expect=record.version)
                         self._timetable.note_commit(user_id, due, owes=owes)
                     except StateConflict:
-                        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                        await give_way(attempt)
                     else:
                         delivery.is_amended = True
                         return True

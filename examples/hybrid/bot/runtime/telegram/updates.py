@@ -136,9 +136,9 @@ def is_later(update_id: int, than: int) -> bool:
 
 
 def is_forgetting(update: Update) -> bool:
-    """Whether somebody confirms that they want to be forgotten."""
+    """Whether somebody confirms that they want to be forgotten: by their own button, not another person's."""
     query = update.callback_query
-    return bool(query and query.data and re.fullmatch(r"forget:\d+:1", query.data))
+    return query is not None and query.data == f"forget:{query.from_user.id}:1"
 
 
 def is_about_forgetting(update: Update) -> bool:

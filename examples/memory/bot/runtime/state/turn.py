@@ -571,9 +571,7 @@ class Turn:
             await self._sizes_of(store, self._unread)
 
     async def _sizes_of(self, store: StateStore, conversation: str) -> UserRecord:
-        record = await store.load(self.user_id, conversation)
-        if record.version != self.version:
-            raise StateConflict("another commit was first", self.user_id)
+        record = await load_again(store, self._record, conversation)
         self._sizes[conversation] = list(map(_message_size, record.history))
         return record
 
@@ -839,6 +837,24 @@ class _Hold(AbstractAsyncContextManager[None]):
             del self._entries[self._key]
 
 
+async def give_way(attempt: int) -> None:
+    """Wait for a moment when another commit was first: the longer, the more attempts were made before."""
+    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+
+
+async def load_again(store: StateStore, record: UserRecord, conversation: str) -> UserRecord:
+    """A record with another conversation, if it is still the same.
+
+    Raises:
+        StateConflict: another commit was first.
+        StateError: as `StateStore.load` says.
+    """
+    again = await store.load(record.user_id, conversation)
+    if again.version != record.version:
+        raise StateConflict("another commit was first", record.user_id)
+    return again
+
+
 async def mutate(
     store: StateStore,
     user_id: str,
@@ -894,7 +910,7 @@ async def mutate(
                     if timetable:
                         timetable.note_commit(user_id, changes.due, owes=False)
             except StateConflict:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                await give_way(attempt)
             else:
                 turn.committed()
                 return result

@@ -5,7 +5,6 @@ to run again. They are taken out when the record itself says that they were appl
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -15,20 +14,17 @@ import structlog
 from aiogram import Bot
 from aiogram.types import Update
 
-from bot.runtime.errors import JobStopped, StateConflict, StateError
+from bot.runtime.errors import StateConflict, StateError
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import FULL, UPDATE, Claim, Timetable, next_number, updates_in
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
-from bot.runtime.state.turn import COMMIT_ATTEMPTS
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, give_way
 from bot.runtime.telegram.updates import parse_update
 
 MOST_UPDATES = 100
 MOST_BYTES = 1024 * 1024
 """Most updates that wait for one record, and most bytes of them as JSON."""
-
-MOST_CLAIMS = 3
-"""How often an update may end the process that handles it, as far as one can tell."""
 
 Handle = Callable[[Update, Exception | None], Awaitable[None]]
 """Handles an update to its end; with an exception, apologises for it instead."""
@@ -95,7 +91,7 @@ class Inbox:
             try:
                 await self._store.commit(inbox, changes, expect=kept.version)
             except StateConflict:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                await give_way(attempt)
                 continue
             if is_full and waiting:
                 raise InboxFull(is_told=False)
@@ -122,11 +118,7 @@ class Inbox:
                 return
             update_id = next(iter(waiting))
             if update := parse_update(self._bot, waiting[update_id]):
-                poison = claim.count > MOST_CLAIMS
-                await self._handle(
-                    update,
-                    JobStopped(f"the process ended {MOST_CLAIMS} times while it ran") if poison else None,
-                )
+                await self._handle(update, claim.poison)
             is_last = await self._take_out(claim, kept, update_id)
             if is_last:
                 return
@@ -143,7 +135,7 @@ class Inbox:
                 await (claim.renew(commit) if others else commit(NEVER))
                 return not others
             except StateConflict:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                await give_way(attempt)
                 kept = await self._store.load(kept.user_id)
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", kept.user_id)
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from bot.runtime.errors import StateError, StateUnavailable
+from bot.runtime.errors import JobStopped, StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
 from bot.runtime.state.store import NEVER, Agenda, StateStore
@@ -47,6 +47,9 @@ OWN_SECONDS = 20
 
 CLAIM_SECONDS = 30.0
 """Seconds after which another process goes on where this one was killed; prolonged while it runs."""
+
+MOST_CLAIMS = 3
+"""How often a job or an update may end the process that is at it, as far as one can tell."""
 
 NOWHERE = Place()
 
@@ -452,6 +455,13 @@ class Claim:
         self.count = 0
         self.is_held = False
         self._lock = asyncio.Lock()
+
+    @property
+    def poison(self) -> JobStopped | None:
+        """Why what the record has to do first is not to be tried again, if it has ended too many processes."""
+        if self.count <= MOST_CLAIMS:
+            return None
+        return JobStopped(f"the process ended {MOST_CLAIMS} times while it ran")
 
     async def take(self, counts: int) -> bool:
         """Claim it, or prolong that; whether it is this process'."""

@@ -37,7 +37,7 @@ from bot.runtime.state.fsm import moved_to, upgrade_group
 from bot.runtime.state.jobs import JOB, MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job, updates_in
 from bot.runtime.state.record import UserRecord, address_of, is_waiting
 from bot.runtime.state.store import Changes, StateStore, next_version
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, mutate
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, give_way, load_again, mutate
 from bot.runtime.telegram.agent import TelegramAgentAdapter
 from bot.runtime.telegram.calls import Reply, options_of
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes_of
@@ -46,9 +46,6 @@ from bot.runtime.telegram.transaction import ON_ERROR_SECONDS, limited, with_app
 
 LOOKS_AHEAD = 5.0
 """Seconds ahead of which it is noted what will be due, so that it begins on time."""
-
-MOST_CLAIMS = 3
-"""How often a job may end the process that runs it, as far as one can tell."""
 
 FIRST_RETRY = 30.0
 """Seconds before a job that raised is tried again; doubled each time."""
@@ -281,13 +278,13 @@ class JobRunner:
                     break
                 try:
                     if not are_over:
-                        return await self._do(record, jobs[0], claim.count)
+                        return await self._do(record, jobs[0], claim.poison)
                     if delivery := await self._gather(claim.record):
                         await self._outbox.moved(delivery)
                     return
                 except StateConflict:
                     metrics.CONFLICTS.inc()
-                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                    await give_way(attempt)
                     if not await claim.take(0):
                         return  # that commit said when the record is due
             else:
@@ -316,17 +313,14 @@ class JobRunner:
             log.error("told nobody: that record takes no more", record=told.to, reason=str(error))
         await change(teller, drop)
 
-    async def _do(self, record: UserRecord, job: Job, claims: int) -> None:
+    async def _do(self, record: UserRecord, job: Job, poison: JobStopped | None) -> None:
         """Run a job, commit what it changed, and begin to send what it says."""
         with suppress(ZoneInfoNotFoundError):  # which is told below
             job = job.newest(self._timetable.now()) if job.every else job
         late = self._timetable.now() - job.at
         conversation = job.place.conversation(record.user_id)
         if conversation:
-            version = record.version
-            record = await self._store.load(record.user_id, conversation)
-            if record.version != version:
-                raise StateConflict("another commit was first", record.user_id)
+            record = await load_again(self._store, record, conversation)
         with structlog.contextvars.bound_contextvars(job=job.name):
             key = next_version(max(record.version, self._timetable.now()))
             turn = self._turn(record, job)
@@ -337,7 +331,7 @@ class JobRunner:
                     put_job(turn.fsm, job.next(self._timetable.now()))
                 else:
                     turn.cancel(job.id)
-                if (work := self._work_of(job, late, claims, turn)) is None:
+                if (work := self._work_of(job, late, poison)) is None:
                     outcome = "expired"
                 else:
                     await self._run(turn, work)
@@ -364,7 +358,7 @@ class JobRunner:
         return Turn(record, self._store.limits, incoming=incoming, timetable=self._timetable, job=job)
 
     def _work_of(
-        self, job: Job, late: int, claims: int, turn: Turn
+        self, job: Job, late: int, poison: JobStopped | None
     ) -> Callable[[], Coroutine[Any, Any, Any]] | None:
         """What to run; `None` when it is too late for that.
 
@@ -379,8 +373,8 @@ class JobRunner:
         if options.expires is not None and late > options.expires * MICROSECONDS:
             log.warning("job dropped: it is too late for it", late=round(late / MICROSECONDS))
             return None
-        if claims > MOST_CLAIMS:
-            raise JobStopped(f"the process ended {MOST_CLAIMS} times while it ran")
+        if poison:
+            raise poison
         try:
             inspect.signature(method).bind(**job.arguments)
         except TypeError as error:

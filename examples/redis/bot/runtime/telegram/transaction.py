@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import math
-import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from bot.runtime.state.fsm import follow_conversation, moved_to, upgrade_group
 from bot.runtime.state.jobs import MICROSECONDS, UPDATE, next_number, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
-from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn
+from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn, give_way, load_again
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter, streams
 from bot.runtime.telegram.calls import Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
@@ -205,7 +204,7 @@ class Transaction:
                 )
             except StateConflict:
                 metrics.CONFLICTS.inc()
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                await give_way(attempt)
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
     async def gather(self, record_id: str) -> Delivery | None:
@@ -223,9 +222,7 @@ class Transaction:
         update = merged(self._bot, [raw for _, _, raw in parts], key)
         sender = replace(self.sender_of(update), user_id=record_id)
         if sender.conversation:
-            version, record = record.version, await self.store.load(record_id, sender.conversation)
-            if record.version != version:
-                raise StateConflict("another commit was first", record_id)
+            record = await load_again(self.store, record, sender.conversation)
         outcome, delivery = await self._commit(
             update, sender, record, is_late=False, is_kept=True, failure=None, parts=parts, is_whole=True
         )

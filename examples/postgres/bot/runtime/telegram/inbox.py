@@ -4,7 +4,6 @@ They wait in a record beside the one that they change, so that what comes in giv
 to run again. They are taken out when the record itself says that they were applied.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial

@@ -458,7 +458,7 @@ class Claim:
 
     @property
     def poison(self) -> JobStopped | None:
-        """Why what the record has to do first is not to be tried again, if it has ended too many processes."""
+        """Why the next work of the record is not to be tried again, if it has ended too many processes."""
         if self.count <= MOST_CLAIMS:
             return None
         return JobStopped(f"the process ended {MOST_CLAIMS} times while it ran")

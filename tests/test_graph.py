@@ -47,7 +47,7 @@ BUILT_ON = {"hybrid": {"redis", "postgres"}}
 def sources_of(bot: Path) -> Sources:
     """Every module below the folder `bot`."""
     found = {}
-    for path in sorted([*bot.rglob("*.py"), *bot.rglob("*.py.jinja")]):
+    for path in sorted([*bot.rglob("*.py"), *bot.rglob("*.py.jinja")], reverse=True):
         parts = path.relative_to(bot.parent).with_name(path.name.removesuffix(".jinja")).with_suffix("").parts
         module = ".".join(parts).removesuffix(".__init__")
         found[module] = "" if path.suffix == ".jinja" else path.read_text(encoding="utf-8")

@@ -9,14 +9,14 @@ from pydantic_ai import RunContext, RunUsage
 from pydantic_ai.exceptions import ModelAPIError
 
 from bot.agent_adapter import TelegramAgentAdapter, job, load
-from bot.runtime.frameworks.pydantic_ai import LlmSettings, keep, make_model, messages_of, prompt_of, texts
+from bot.runtime.frameworks.llm import LlmSettings, make_model
+from bot.runtime.frameworks.pydantic_ai import keep, messages_of, prompt_of, texts
 
 
 class Agent(TelegramAgentAdapter):
     """What the bot says: what the model says. `state["notes"]` is what it noted about a person."""
 
     accepts = frozenset({"text", "photo", "voice"})
-    deferred = True
     format = "markdown"
 
     async def connect(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from pydantic_ai.messages import ModelMessage
-from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from bot.agent import assistant
@@ -23,9 +23,16 @@ async def test_it_notes_what_it_learns(chat: Chat) -> None:
 
 
 async def test_it_reminds(chat: Chat) -> None:
-    with assistant.override(model=TestModel(call_tools=["remind_me"])):
-        await chat.say("Remind me")
-    assert await chat.wait(timedelta(minutes=1)) == ["You wanted to be reminded: a"]
+    async def answer(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        if messages[-1].parts[-1].part_kind == "tool-return":
+            yield "I will."
+        else:
+            yield {0: DeltaToolCall("remind_me", '{"minutes": 5, "text": "the tea"}')}
+
+    with assistant.override(model=FunctionModel(stream_function=answer)):
+        assert await chat.say("Remind me of the tea in five minutes") == ["I will."]
+    assert await chat.wait(timedelta(minutes=4)) == []
+    assert await chat.wait(timedelta(minutes=2)) == ["You wanted to be reminded: the tea"]
 
 
 async def test_the_model_is_told_what_was_said_and_done_before(chat: Chat) -> None:

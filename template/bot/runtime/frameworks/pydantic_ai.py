@@ -1,114 +1,39 @@
-"""pydantic-ai over the record: the model that the settings name, what it is told, and what it says.
+"""pydantic-ai's messages, kept in the record: what a model is told, and what a run said and did.
 
-Only an agent that uses pydantic-ai imports this: see docs/build-a-model-bot.md of the template.
+Only an agent that uses pydantic-ai imports this; docs/build-a-model-bot.md of the template says how.
 """
 
-import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import structlog
-from pydantic import Field, SecretStr
-from pydantic_ai import Agent, BinaryContent, InstrumentationSettings, UserContent
-from pydantic_ai.exceptions import UserError
+from pydantic import ValidationError
+from pydantic_ai import BinaryContent, UserContent
 from pydantic_ai.messages import (
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelRequest,
+    ModelResponse,
     PartDeltaEvent,
     PartEndEvent,
     PartStartEvent,
+    RetryPromptPart,
     TextPart,
     TextPartDelta,
+    ToolCallPart,
+    ToolReturnPart,
     UserPromptPart,
 )
-from pydantic_ai.models import Model, infer_model
-from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.providers import Provider, infer_provider_class
 
-from bot.runtime.config import Environment
-from bot.runtime.errors import OperatorError
+from bot.runtime.state.record import Message, exchanges
 from bot.runtime.state.turn import Turn
 
+KEY = "pydantic_ai"
+"""What the data beside a message of the history is called that is a run's."""
+
 log = structlog.get_logger()
-
-
-class LlmSettings(Environment):
-    """The language model, of a bot that has one."""
-
-    llm_model: str | None = Field(
-        None,
-        description="The model, as provider:name, such as openai:gpt-5.2, anthropic:claude-sonnet-4-5 or "
-        "ollama:qwen3; with LLM_URL its name alone. Unset: a stand-in, which needs no model.",
-    )
-    llm_key: SecretStr | None = Field(
-        None, description="The provider's key. Unset: the provider's own variable, such as OPENAI_API_KEY."
-    )
-    llm_url: str | None = Field(
-        None,
-        description="Address of the model's server, such as http://localhost:11434/v1, if it is not the "
-        "provider's usual one. Without a provider in LLM_MODEL, the server's interface is OpenAI's.",
-    )
-    llm_daily_tokens: int = Field(
-        0, ge=0, description="Tokens that one person may use in 24 hours; 0: as many as they like."
-    )
-    llm_trace: bool = Field(
-        False, description="Whether runs are traced by OpenTelemetry, or Logfire if that is installed."
-    )
-
-    def secrets(self) -> Iterator[str]:
-        """As everywhere, and the keys in the providers' own variables."""
-        yield from super().secrets()
-        yield from (value for name, value in os.environ.items() if name.endswith("_API_KEY"))
-
-
-def make_model(settings: LlmSettings) -> Model:
-    """Make the model that the settings name; a stand-in, and say so, if they name none.
-
-    Raises:
-        OperatorError: it cannot be made.
-    """
-    if settings.llm_trace:
-        _trace()
-    if not settings.llm_model:
-        log.warning("LLM_MODEL is not set: a stand-in answers, without any model")
-        return FunctionModel(stream_function=_stand_in)
-    key = settings.llm_key.get_secret_value() if settings.llm_key else None
-    given = {"base_url": settings.llm_url, "api_key": key}
-    name = settings.llm_model
-    if settings.llm_url and ":" not in name:
-        name, given["api_key"] = f"openai-chat:{name}", key or "none"  # which servers at home do not ask for
-
-    def provider(kind: str) -> Provider[Any]:
-        return infer_provider_class(kind)(**{name: value for name, value in given.items() if value})
-
-    try:
-        return infer_model(name, provider)
-    except (UserError, ImportError, TypeError, ValueError) as error:
-        raise OperatorError(f"LLM_MODEL cannot be used: {error}") from None
-
-
-def _trace() -> None:
-    """Trace every run, without what people and the model say.
-
-    Raises:
-        OperatorError: nothing is installed that could keep a trace.
-    """
-    if find_spec("logfire"):
-        import_module("logfire").configure(send_to_logfire="if-token-present", console=False)
-    elif not find_spec("opentelemetry.sdk"):
-        raise OperatorError("LLM_TRACE needs Logfire or OpenTelemetry's SDK: uv add logfire")
-    Agent.instrument_all(InstrumentationSettings(include_content=False, include_binary_content=False))
-
-
-async def _stand_in(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[str]:
-    """Repeat what was said."""
-    asked = messages[-1].parts[-1]
-    said = asked.content if isinstance(asked, UserPromptPart) else ""
-    texts = [said] if isinstance(said, str) else [each for each in said or () if isinstance(each, str)]
-    yield "There is no model yet, so I can only repeat: "
-    yield " ".join(texts) or "(a file)"
 
 
 async def prompt_of(turn: Turn, message: str) -> Sequence[UserContent]:
@@ -117,10 +42,7 @@ async def prompt_of(turn: Turn, message: str) -> Sequence[UserContent]:
     Raises:
         AttachmentError: a file cannot be had.
     """
-    files = [
-        BinaryContent(await each.read(), media_type=each.media_type, identifier=each.kind)
-        for each in turn.attachments
-    ]
+    files = [BinaryContent(await each.read(), media_type=each.media_type) for each in turn.attachments]
     text = f"{turn.author.name}: {message}" if turn.author else message
     return [text, *files] if text else files
 
@@ -138,3 +60,102 @@ async def texts(events: AsyncIterable[Any]) -> AsyncGenerator[str, None]:
                 gap = ""
             case PartEndEvent(part=TextPart(content=text)) if text:
                 gap = "\n\n"
+
+
+def keep(turn: Turn, messages: Sequence[ModelMessage]) -> None:
+    """Keep what a run said and did, beside the answer: all of it with the turn's commit, or nothing.
+
+    Bytes of files are left out, and so are instructions, which are the agent's and not the conversation's.
+
+    Args:
+        turn: the turn under way.
+        messages: of the run, `result.new_messages()`.
+
+    Raises:
+        StateValueError: a tool was called with, or returned, what cannot be kept.
+    """
+    kept = ModelMessagesTypeAdapter.dump_python(list(map(_without_files, messages)), mode="json")
+    for message in kept:
+        message.pop("instructions", None)
+        for part in (message, message.get("usage") or {}, *message["parts"]):
+            for name in [name for name, value in part.items() if value is None and name != "content"]:
+                del part[name]
+    turn.remember_beside({KEY: kept, "asked": turn.job is None})
+
+
+def messages_of(turn: Turn) -> list[ModelMessage]:
+    """The conversation before the message that is being answered, as `message_history` of the next run.
+
+    Messages without a run's data, such as those from before there was pydantic-ai, are given as texts. A
+    call of a tool is there with what it returned, or not at all.
+    """
+    before = turn.history[:-1] if turn.history and turn.history[-1].role == "user" else turn.history
+    found = _paired([each for exchange in exchanges(before) for each in _messages_in(exchange)])
+    while found and isinstance(found[0], ModelResponse):  # which no model takes as the beginning
+        del found[0]
+    return found
+
+
+def _messages_in(exchange: Sequence[Message]) -> Iterator[ModelMessage]:
+    """The messages of an exchange: those of runs, and the texts of what no run has."""
+    runs = [_run(each) for each in exchange]
+    is_asked = any(run and run[1] for run in runs)
+    for message, run in zip(exchange, runs, strict=True):
+        if run:
+            yield from run[0]
+        elif message.role == "user" and not is_asked:
+            author = f"{message.author.name}: " if message.author else ""
+            yield ModelRequest([UserPromptPart(f"{author}{message.text}")])
+        elif message.role == "assistant" and message.text:
+            yield ModelResponse([TextPart(message.text)])
+
+
+def _run(message: Message) -> tuple[list[ModelMessage], bool] | None:
+    """The messages of the run that is kept here, and whether they begin with what its person asked."""
+    data = message.data
+    if not isinstance(data, dict) or KEY not in data:
+        return None
+    try:
+        return ModelMessagesTypeAdapter.validate_json(orjson.dumps(data[KEY])), bool(data.get("asked"))
+    except ValidationError:
+        log.warning("messages of another version of pydantic-ai: the model is told their text")
+        return None
+
+
+def _without_files(message: ModelMessage) -> ModelMessage:
+    """The message with a word in the place of each file that a person sent."""
+    parts = [
+        replace(part, content=[_word(each) for each in part.content])
+        if isinstance(part, UserPromptPart) and not isinstance(part.content, str)
+        else part
+        for part in message.parts
+    ]
+    return replace(message, parts=parts)
+
+
+def _word(content: UserContent) -> UserContent:
+    return f"[{content.media_type}]" if isinstance(content, BinaryContent) else content
+
+
+def _paired(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
+    """The messages, without calls that nothing answers, and answers to no call."""
+    parts = [part for message in messages for part in message.parts]
+    calls = {part.tool_call_id for part in parts if isinstance(part, ToolCallPart)}
+    calls &= {part.tool_call_id for part in parts if isinstance(part, _Answer)}
+    paired = []
+    for message in messages:
+        kept = [part for part in message.parts if _call_of(part) in (None, *calls)]
+        if kept:
+            paired.append(replace(message, parts=kept))
+    return paired
+
+
+_Answer = ToolReturnPart | RetryPromptPart
+
+
+def _call_of(part: Any) -> str | None:
+    """Which call of a tool a part is, or answers."""
+    is_of_a_tool = isinstance(part, ToolCallPart | ToolReturnPart) or (
+        isinstance(part, RetryPromptPart) and part.tool_name
+    )
+    return part.tool_call_id if is_of_a_tool else None

@@ -323,19 +323,24 @@ class Turn:
         """Keep JSON beside what is remembered next of the bot's: the answer that the agent is about to give.
 
         Args:
-            data: as `remember` takes it.
+            data: as `remember` takes it, in the place of what was given before; `None` for nothing.
 
         Raises:
             StateValueError: the data cannot be kept; the text names what of it.
             StateError: a query is answered.
         """
         self.check_may_change()
-        self._beside = dumps(data, "data")
+        self._beside = None if data is None else dumps(data, "data")
 
     @property
     def owes_data(self) -> bool:
         """Whether there is data to keep beside an answer, even an empty one."""
         return self._beside is not None
+
+    @property
+    def beside(self) -> Any:
+        """The data that `remember_beside` keeps beside what is remembered next; `None` if there is none."""
+        return None if self._beside is None else orjson.loads(self._beside)
 
     @property
     def history(self) -> list[Message]:

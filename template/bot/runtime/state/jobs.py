@@ -30,6 +30,9 @@ JOB = "job:"
 UPDATE = "update:"
 """How the names of updates begin among the flows of a record in which they wait."""
 
+STOP = "stop:"
+"""How the name of a note begins beside them: the answer to that update was stopped."""
+
 FULL = "full"
 """Noted in the place of updates when a person was told that no more are taken."""
 

@@ -408,6 +408,22 @@ class Turn:
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
 
+    async def keep_now(self, store: StateStore, name: str, number: int, seconds: int) -> None:
+        """Keep a counter at once, for so long: what a rerun has to know, should this process be killed.
+
+        The turn's own commit counts from there, so nobody has to run again.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.commit` says.
+        """
+        record = self._record
+        mark = [int(max(time.time(), record.version / 1e6)) + seconds, number]
+        changes = Changes(marks={name: dumps(mark, name)})
+        record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
+        record.marks = {**record.marks, name: mark}
+        self.counters[name] = mark
+
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.
 

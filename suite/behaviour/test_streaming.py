@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,8 @@ from aiogram.types import Message
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.app import Owner
 from bot.runtime.errors import OperatorError
+from bot.runtime.state import jobs
+from bot.runtime.state.jobs import Claim
 from bot.runtime.state.record import waiting_for
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import outbox, streaming
@@ -303,6 +305,47 @@ async def test_a_rerun_that_shows_nothing_leaves_no_half(
         assert await is_tidy(bot)
 
 
+async def test_one_that_slept_past_its_lease_neither_commits_nor_shows(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a frozen machine does. Another process is at it, and what that one shows is not to be overwritten."""
+
+    class Sleeper(SpeakingAgent):
+        def __init__(self, bot_token: str) -> None:
+            super().__init__(bot_token)
+            self.wakes = asyncio.Event()
+
+        async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
+            state["count"] = state.get("count", 0) + 1
+            yield "held"
+            await self.wakes.wait()
+            yield " and freed"
+            self.ended.append(message)
+
+    async def forget_to_prolong(_: Claim) -> None:
+        """A frozen process does nothing."""
+
+    monkeypatch.setattr(Claim, "prolong", forget_to_prolong)
+    monkeypatch.setattr(jobs, "CLAIM_SECONDS", 0.5)
+    async with speaking(make_runtime, "webhook", Sleeper, jobs_seconds=0.1) as first:
+        telegram.message("hi", user_id=1, chat_id=GROUP)
+        await shown(telegram, GROUP, "held")
+        async with speaking(make_runtime, "webhook", Sleeper, jobs_seconds=0.1) as second:
+            one, other = first.agent, second.agent
+            assert isinstance(one, Sleeper)
+            assert isinstance(other, Sleeper)
+            monkeypatch.setattr(jobs, "CLAIM_SECONDS", 30.0)
+            await telegram.wait_for(lambda: bool(other.streams and other.streams.is_busy), 10)
+            one.wakes.set()
+            await telegram.wait_for(lambda: one.ended, 10)
+            await asyncio.sleep(0.5)
+            assert (await first.record(1)).state == {}
+            other.wakes.set()
+            await over(second)
+            assert (await first.record(1)).state == {"count": 1}
+    assert left(telegram, GROUP) == ["held and freed"]
+
+
 async def test_forgotten_after_a_kill_nothing_is_left(
     make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
 ) -> None:
@@ -462,6 +505,21 @@ async def test_the_answer_keeps_its_place(make_runtime: MakeRuntime, telegram: F
         telegram.message("next", user_id=1, chat_id=GROUP)
         await telegram.settled()
     assert left(telegram, GROUP) == ["one two three", "next #2"]
+
+
+async def test_no_answer_is_begun_above_one_that_waits(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that may not be sent yet stays before the next one, though that has begun to grow."""
+    monkeypatch.setattr(outbox, "SHORT_WAIT", 0.5)
+    waiting = telegram.fail("sendMessage", status=429, retry_after=1)
+    async with speaking(make_runtime):
+        telegram.message("first", user_id=1, chat_id=GROUP)
+        await telegram.wait_for(lambda: waiting.felt)
+        telegram.message(f"say 0.1 {'word ' * 20}", user_id=1, chat_id=GROUP)
+        await telegram.settled()
+    assert left(telegram, GROUP) == ["first #1", " ".join(["word"] * 20)]
+    assert any(each.startswith("word") for each in frames(telegram, GROUP)[:-1])
 
 
 @PRIVATE_OR_GROUP

@@ -476,6 +476,10 @@ class Claim:
             self.is_held = count > 0
             return self.is_held
 
+    async def holds(self) -> bool:
+        """Whether it is still this process', which may have slept past its end: nobody else may have begun."""
+        return self._now() < self.until or await self.take(0)
+
     async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
         """Prolong it by a commit, which begins to count anew.
 

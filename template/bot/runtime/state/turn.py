@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
+from bot.runtime.errors import (
+    LeaseLost,
+    ReplyTooLarge,
+    StateConflict,
+    StateError,
+    StateForgotten,
+    TurnGivenUp,
+)
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import (
     JOB,
@@ -202,9 +209,11 @@ class Turn:
         job: Job | None = None,
         open_stream: "Callable[[Turn], Stream | None] | None" = None,
         stopped: str | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.job = job
+        self._holds = holds
         self.stopped = stopped
         self.answering: asyncio.Task[Any] | None = None
         self._open_stream = open_stream
@@ -423,6 +432,16 @@ class Turn:
         record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
         record.marks = {**record.marks, name: mark}
         self.counters[name] = mark
+
+    async def check_lease(self) -> None:
+        """Raise `LeaseLost` if another process has taken over what came in.
+
+        Raises:
+            LeaseLost: it has.
+            StateUnavailable: nobody knows.
+        """
+        if self._holds and not await self._holds():
+            raise LeaseLost("another process has taken it over")
 
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.

@@ -25,8 +25,9 @@ MOST_UPDATES = 100
 MOST_BYTES = 1024 * 1024
 """Most updates that wait for one record, and most bytes of them as JSON."""
 
-Handle = Callable[[Update, Exception | None], Awaitable[None]]
-"""Handles an update to its end; with an exception, apologises for it instead."""
+Handle = Callable[[Update, Exception | None, Callable[[], Awaitable[bool]]], Awaitable[None]]
+"""Handles an update to its end, as long as the last argument says that this process is to; with an exception,
+apologises for it instead."""
 
 log = structlog.get_logger()
 
@@ -142,7 +143,7 @@ class Inbox:
             if f"{STOP}{update_id}" in kept.fsm:
                 self._stop(update_id)
             if update := parse_update(self._bot, waiting[update_id]):
-                await self._handle(update, claim.poison)
+                await self._handle(update, claim.poison, claim.holds)
             is_last = await self._take_out(claim, kept, update_id)
             if is_last:
                 return

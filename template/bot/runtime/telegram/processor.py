@@ -21,7 +21,7 @@ from aiogram.types import Update
 
 from bot.runtime import metrics
 from bot.runtime.config import Settings
-from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.errors import LeaseLost, StateConflict, StateUnavailable
 from bot.runtime.state.jobs import Claim
 from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.agent import TelegramAgentAdapter
@@ -280,20 +280,23 @@ class Processor:
         now = time.time()
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
-    async def handle_kept(self, update: Update, failure: Exception | None) -> None:
+    async def handle_kept(
+        self, update: Update, failure: Exception | None, holds: Callable[[], Awaitable[bool]]
+    ) -> None:
         """Handle an update that waited, to its end; Telegram no longer knows of it.
 
         Args:
             update: bound to the bot.
             failure: why it is only to be apologised for.
+            holds: whether no other process has taken it over.
 
         Raises:
-            NotAcknowledged: the bot is shutting down.
+            NotAcknowledged: the bot is shutting down, or another process is at it.
         """
         kind, sender = kind_of(update) or "", self._transaction.sender_of(update)
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         started, record = time.monotonic(), sender.user_id or ""
-        attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure)
+        attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure, holds=holds)
         if timer := self._presses.pop(update.update_id, None):
             timer.cancel()
         if task := asyncio.current_task():
@@ -453,6 +456,8 @@ class Processor:
                     return done
             except NotAcknowledged:
                 raise
+            except LeaseLost as error:
+                raise NotAcknowledged(str(error)) from error
             except Exception as error:
                 metrics.RETRIES.inc()
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.

@@ -29,7 +29,7 @@ from aiogram.exceptions import (
 from aiogram.methods import SendMessage
 from aiogram.types import Update
 
-from bot.runtime.errors import StateError, WrongReply
+from bot.runtime.errors import LeaseLost, StateError, WrongReply
 from bot.runtime.state.codec import clean
 from bot.runtime.state.jobs import STOP
 from bot.runtime.state.record import waiting_for
@@ -160,6 +160,7 @@ class Streams:
         *,
         can_stop: bool,
         is_deferred: bool,
+        is_behind: Callable[[str, str], bool],
         by_message: bool,
         format: str = "plain",
     ) -> None:
@@ -171,11 +172,13 @@ class Streams:
             texts: what the button says.
             can_stop: whether a button to stop is offered: not where its press would come too late.
             is_deferred: whether what is answered waits in the inbox, so that others may be told to stop it.
+            is_behind: whether there are replies, of a lane to a chat, that no message is to overtake.
             by_message: whether the next message of a person stops what the agent is saying.
             format: of the agent's texts.
         """
         self.bot, self.store, self.texts, self.can_stop = bot, store, texts, can_stop
         self.looks = is_deferred and store.survives_exit
+        self.is_behind = is_behind
         self._by_message = by_message
         self._options = options_of(format)
         self._open: dict[int, Stream] = {}
@@ -420,7 +423,7 @@ class Stream:
     async def _run(self) -> None:
         try:
             await self._show_frames()
-        except _NoMoreFrames as error:
+        except (_NoMoreFrames, LeaseLost) as error:
             log.info("no more of the answer is shown before it is there", reason=str(error))
         except StateError as error:
             log.warning("the answer is not shown before it is there", reason=str(error))
@@ -439,8 +442,11 @@ class Stream:
             if text == shown and (renew_at is None or now < renew_at):
                 await self._grown_within(None if renew_at is None else renew_at - now)
                 gap = 0.0
+            elif self._screen.has_to_wait:
+                gap = self._screen.delay
             elif (gap := self._streams.seconds_of_quiet(self._screen.chat)) <= 0:
                 gap = self._screen.gap
+                await self._turn.check_lease()
                 if frame := await self._frame(text):
                     shown, gap = frame
                     renew_at = self._screen.life and time.monotonic() + self._screen.life
@@ -476,6 +482,7 @@ class _Draft:
     """A draft in a private chat. Another attempt at the same update shows the same one."""
 
     shows_first_piece = True
+    has_to_wait = False  # it goes when a message comes
 
     def __init__(self, streams: Streams, update_id: int, place: dict[str, str]) -> None:
         self.delay, self.gap, self.life = DRAFT_DELAY, DRAFT_GAP, DRAFT_LIFE
@@ -519,6 +526,11 @@ class _Message:
         # An attempt before this one may have sent it.
         _, kept = turn.counters.get(self._key, (0, 0))
         self._message: int | None = streams.messages.get(update_id, kept) or None
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether the answer would stand above one to what was asked before."""
+        return self._message is None and self._streams.is_behind(self._turn.user_id, self.chat)
 
     async def put(self, text: str) -> tuple[str, float]:
         if self._message is None:

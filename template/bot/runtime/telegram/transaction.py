@@ -5,7 +5,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -127,9 +127,9 @@ class Transaction:
         self._settings = settings
         self.lanes = agent.lanes
         self.defers = defers(type(agent), by_webhook=bool(settings.webhook_url))
+        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         if streams(type(agent)):
             self.begin_streaming()
-        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         self._began: LruDict[int] = LruDict()
 
     def sender_of(self, update: Update) -> Sender:
@@ -143,6 +143,7 @@ class Transaction:
         *,
         is_kept: bool = False,
         failure: Exception | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
 
@@ -151,6 +152,7 @@ class Transaction:
             sender: who it is from.
             is_kept: whether Telegram has its acknowledgement, and will not bring it again.
             failure: why it is not to be handled: it is apologised for.
+            holds: whether no other process has taken it over, where one could.
 
         Returns:
             The outcome, in one or two words, and the replies on their way.
@@ -158,6 +160,7 @@ class Transaction:
         Raises:
             StateUnavailable: the store does not answer.
             StateConflict: others committed first, too often in a row.
+            LeaseLost: another process has taken it over.
         """
         if upgrade := upgrade_in(update):
             await upgrade_group(self.store, *upgrade, self.lanes, sender.lock_key)
@@ -204,7 +207,14 @@ class Transaction:
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
                 return await self._commit(
-                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure, parts=parts
+                    update,
+                    sender,
+                    record,
+                    is_late=is_late,
+                    is_kept=is_kept,
+                    failure=failure,
+                    parts=parts,
+                    holds=holds,
                 )
             except StateConflict:
                 metrics.CONFLICTS.inc()
@@ -300,6 +310,7 @@ class Transaction:
         failure: Exception | None,
         parts: Sequence[tuple[str, int, dict[str, Any]]] = (),
         is_whole: bool = False,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[str, Delivery | None]:
         """Handle the update and commit what it changed or, where it failed, an apology.
 
@@ -312,7 +323,7 @@ class Transaction:
         if parts and not is_whole:
             update = merged(self._bot, pieces := [*pieces, raw_of(update)], update.update_id)
         updates = [merged(self._bot, [piece], update.update_id) for piece in pieces]
-        turn = self._turn(record, update, sender, updates)
+        turn = self._turn(record, update, sender, updates, holds=holds)
         gone: dict[str, bytes | None] = {name: None for name, _, _ in parts}
         for name in gone:
             del turn.fsm[name]
@@ -323,6 +334,7 @@ class Transaction:
         )
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
+            await turn.check_lease()
             if files := files_of(replies):
                 changes = replace(changes, files=files)
             noted = with_applied(changes, record, update.update_id, queue, date_of(update))
@@ -402,6 +414,7 @@ class Transaction:
         parts: Sequence[Update] = (),
         *,
         is_read_only: bool = False,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> Turn:
         """A turn on a record that was loaded for an update."""
         return Turn(
@@ -413,6 +426,7 @@ class Transaction:
             timetable=self._agent.timetable,
             open_stream=self._open_stream if sender.user_id and not is_read_only else None,
             stopped=self._agent.streams.said(update.update_id) if self._agent.streams else None,
+            holds=holds,
         )
 
     def _open_stream(self, turn: Turn) -> "Stream | None":
@@ -430,6 +444,7 @@ class Transaction:
                 self._texts,
                 can_stop=self.defers or not self._settings.webhook_url,
                 is_deferred=self.defers,
+                is_behind=self.outbox.is_behind,
                 by_message=self._agent.while_busy == "stop",
                 format=self._agent.format,
             )

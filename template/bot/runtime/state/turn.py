@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
+from bot.runtime.errors import (
+    LeaseLost,
+    ReplyTooLarge,
+    StateConflict,
+    StateError,
+    StateForgotten,
+    TurnGivenUp,
+)
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import (
     JOB,
@@ -202,9 +209,11 @@ class Turn:
         job: Job | None = None,
         open_stream: "Callable[[Turn], Stream | None] | None" = None,
         stopped: str | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self.job = job
+        self._holds = holds
         self.stopped = stopped
         self.answering: asyncio.Task[Any] | None = None
         self._open_stream = open_stream
@@ -407,6 +416,32 @@ class Turn:
         """
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
+
+    async def keep_now(self, store: StateStore, name: str, number: int, seconds: int) -> None:
+        """Keep a counter at once, for so long: what a rerun has to know, should this process be killed.
+
+        The turn's own commit counts from there, so nobody has to run again.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.commit` says.
+        """
+        record = self._record
+        mark = [int(max(time.time(), record.version / 1e6)) + seconds, number]
+        changes = Changes(marks={name: dumps(mark, name)})
+        record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
+        record.marks = {**record.marks, name: mark}
+        self.counters[name] = mark
+
+    async def check_lease(self) -> None:
+        """Raise `LeaseLost` if another process has taken over what came in.
+
+        Raises:
+            LeaseLost: it has.
+            StateUnavailable: nobody knows.
+        """
+        if self._holds and not await self._holds():
+            raise LeaseLost("another process has taken it over")
 
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.

@@ -84,7 +84,8 @@ class TelegramAgentAdapter:
             edited, that customers of a business write, and where the bot is a guest. What nobody else takes
             of the rest is answered with `Texts.only_text`.
         deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
-            an agent that takes longer than the minute for which Telegram waits.
+            an agent that takes longer than the minute for which Telegram waits. `None`: only by webhook, if
+            its answers come in pieces, which could not be stopped otherwise.
         format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
             `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
         while_busy: what a person's next message does in the middle of an answer that is shown while it grows:
@@ -93,7 +94,7 @@ class TelegramAgentAdapter:
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
-    deferred: ClassVar[bool] = False
+    deferred: ClassVar[bool | None] = None
     format: ClassVar[Literal["plain", "markdown"]] = "plain"
     while_busy: ClassVar[Literal["queue", "stop"]] = "queue"
 
@@ -626,6 +627,15 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
 def streams(agent: type[TelegramAgentAdapter]) -> bool:
     """Whether an agent's answers come in pieces."""
     return any(map(inspect.isasyncgenfunction, (agent.agent_logic, agent.process_agent_request)))
+
+
+def defers(agent: type[TelegramAgentAdapter], *, by_webhook: bool) -> bool:
+    """Whether an agent's messages are kept and acknowledged at once.
+
+    By webhook, Telegram brings a Stop, as all else of a chat, when the message before is acknowledged. With
+    polling it comes at once, and what is not acknowledged is there again as soon as the bot is, after a kill.
+    """
+    return by_webhook and streams(agent) if agent.deferred is None else agent.deferred
 
 
 async def _whole(turn: Turn, answer: Awaitable[Any] | AsyncGenerator[str, None]) -> Any:

@@ -14,6 +14,7 @@ CLAUSES: dict[str, str] = {
     "history.newest": "Of a conversation the newest messages are kept, and they give way to the state.",
     "history.apart": "What was said in one place is not in the history of another, whoever said it.",
     "history.authors": "Where several people share a record, its history tells who wrote what.",
+    "history.data": "Data beside messages comes back as it was; an exchange with data is dropped whole.",
     "record.limit": "A record beyond STATE_MAX_BYTES is refused; it is never cut.",
     "record.corrupt": "A record that cannot be read is reported and left alone, not taken for a new user.",
     "record.expires": "A record expires in one piece, and every commit gives it its whole life again.",
@@ -57,6 +58,9 @@ CLAUSES: dict[str, str] = {
     "torture.balances": "With everything going wrong at once, the books of effects and replies balance.",
     # The bot, on any engine. (behaviour/)
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
+    "memory.compact": "Old messages get a summary while nobody waits; without one they go when they have to.",
+    "memory.kept": "Keys declared kept survive /reset, and not /forget.",
+    "memory.typed": "A declared state is checked, upgraded when it is needed, and told of without content.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time, in its record, after kills and restarts.",
     "jobs.kept": "Jobs go where their record goes, and stay in their place.",

@@ -128,12 +128,15 @@ async def open_app(
         is_ours: whose jobs may run here.
 
     Raises:
-        OperatorError: the store cannot be opened, or belongs to another bot; or two jobs have one name.
+        OperatorError: the store cannot be opened, or belongs to another bot; two jobs have one name; or the
+            agent's `state_type` cannot be used.
     """
     store = store or create_store(settings)
     owner = owner or load_owner()
     agent, bot = owner.agent(token), Bot(token, session=session)
     agent.store, agent.bot = store, bot
+    if agent.remembers.shape:
+        agent.remembers.shape.check()
     async with AsyncExitStack() as stack:
         stack.push_async_exit(_closing(bot.session.close))
         stack.push_async_exit(_closing(store.close))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import structlog
+from pydantic import BaseModel
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import (
@@ -33,14 +34,18 @@ from bot.runtime.state.record import (
     RecordId,
     UserRecord,
     address_of,
+    exchanges,
     is_person,
     is_waiting,
     person,
+    without_data,
 )
+from bot.runtime.state.shape import Shape
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import (
     COMMIT_ATTEMPTS,
     KeyedLock,
+    Memory,
     Turn,
     current_turn,
     give_way,
@@ -90,6 +95,11 @@ class TelegramAgentAdapter:
             `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
         while_busy: what a person's next message does in the middle of an answer that is shown while it grows:
             it waits (`queue`), or stops that (`stop`).
+        state_type: a pydantic model that the state is to be; `None` leaves it a dict.
+        state_version: counted up whenever what is kept of `state_type` changes, see `upgrade`.
+        kept: keys of the state that `/reset` leaves; `/forget` takes them, too.
+        compact_seconds: how long `compact` may take.
+        remembers: all that its turns have to know of these.
         streams: what is shown of answers that grow, as long as the bot runs.
     """
 
@@ -97,6 +107,10 @@ class TelegramAgentAdapter:
     deferred: ClassVar[bool | None] = None
     format: ClassVar[Literal["plain", "markdown"]] = "plain"
     while_busy: ClassVar[Literal["queue", "stop"]] = "queue"
+    state_type: ClassVar[type[BaseModel] | None] = None
+    state_version: ClassVar[int] = 1
+    kept: ClassVar[Collection[str]] = frozenset()
+    compact_seconds: ClassVar[float] = 60.0
 
     bot: Bot
 
@@ -114,6 +128,10 @@ class TelegramAgentAdapter:
         self.username: str | None = None
         self.streams: Streams | None = None
         self._background = _Background()
+        model, version = self.state_type, self.state_version
+        shape = Shape(model, version, self.upgrade, self.new_state) if model else None
+        is_compact = type(self).compact is not TelegramAgentAdapter.compact
+        self.remembers = Memory(shape, self.kept, self._begin_compacting if is_compact else None)
 
     async def connect(self) -> None:
         """Connect the store; override it to open what the agent needs.
@@ -165,6 +183,7 @@ class TelegramAgentAdapter:
                 lambda _: self.handle_message(user_id=user_id, message=message),
                 lanes=self.lanes,
                 timetable=self.timetable,
+                memory=self.remembers,
             )
         turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
         reply = turn.stopped if turn.stopped is not None else await self._answer(turn, message)
@@ -208,12 +227,11 @@ class TelegramAgentAdapter:
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
             return await self.handle_message(user_id=user_id, message=message)
-        reply: str = await _whole(turn, self.agent_logic(message, turn.state))
+        state = turn.typed if self.state_type else turn.state
+        reply: str = await _whole(turn, self.agent_logic(message, state))
         return reply
 
-    def agent_logic(
-        self, message: str, state: dict[str, Any]
-    ) -> Coroutine[Any, Any, str] | AsyncGenerator[str, None]:
+    def agent_logic(self, message: str, state: Any) -> Coroutine[Any, Any, str] | AsyncGenerator[str, None]:
         """Answer a message. Every agent has to implement this.
 
         It is an `async def` that returns the reply, or yields it in pieces, which are shown as they come.
@@ -221,12 +239,86 @@ class TelegramAgentAdapter:
         Args:
             message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
                 if there is none.
-            state: what is kept about the user; whatever JSON is put there is kept.
+            state: what is kept about the user: a dict, in which whatever JSON is put there is kept, or the
+                `state_type`.
 
         Returns:
             The reply; an empty one is not sent.
         """
         raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    def new_state(self) -> Any:
+        """The state of somebody new, where there is a `state_type`: as it is, all of its defaults."""
+        assert self.state_type
+        return self.state_type()
+
+    def upgrade(self, raw: dict[str, Any], version: int) -> dict[str, Any]:
+        """Make of a state that was kept with an older `state_version` what the `state_type` of today takes.
+
+        It is asked when somebody's state is needed for the first time since, and once it is committed not
+        again; `bot state check` asks it of all. What the model has no field for is left out anyway.
+
+        Args:
+            raw: what is kept; yours to change.
+            version: the version with which it was kept; 0 if that was before there was a `state_type`.
+
+        Returns:
+            The fields, as JSON.
+        """
+        return raw
+
+    async def compact(self, old: Sequence[Message]) -> str | None:
+        """Make a summary of the oldest messages of a conversation, before they have to go.
+
+        Asked after a turn and its replies, when the history has reached three quarters of its limits; nobody
+        waits for it. The summary stands in their place then: a message with `is_summary`, which is among the
+        oldest the next time. If this takes longer than `compact_seconds`, fails or gives nothing, they go
+        when they have to, and it is asked again after an hour. Override it to have summaries.
+
+        Args:
+            old: whole exchanges, the oldest first; about half of the conversation.
+
+        Returns:
+            The summary, shorter than they are; empty or `None` for none.
+        """
+        return None
+
+    def _begin_compacting(self, turn: Turn, old: Sequence[Message]) -> None:
+        self._background.start(self._compact(turn, old), copy_context())
+
+    async def _compact(self, turn: Turn, old: Sequence[Message]) -> None:
+        async def replace_old(now: Turn) -> bool:
+            return now.replace_oldest(old, summary)
+
+        try:
+            async with asyncio.timeout(self.compact_seconds):
+                with turn.active():
+                    summary = await self.compact(old) or ""
+            if type(summary) is not str:
+                raise WrongReply(f"{type(self).__name__}.compact returned {type(summary).__name__}, not str")
+        except TimeoutError:
+            log.warning("no summary of old messages", user_id=turn.user_id, reason="compact took too long")
+            return
+        except Exception as error:
+            log.warning("no summary of old messages", user_id=turn.user_id, exc_info=error)
+            return
+        if not summary:
+            return
+        try:
+            is_used = await mutate(
+                self.store,
+                turn.user_id,
+                replace_old,
+                since=turn.version,
+                lanes=self.lanes,
+                conversation=turn.conversation,
+            )
+            if is_used:
+                log.info("old messages have a summary", messages=len(old))
+            else:
+                log.info("summary dropped: it is no shorter than the messages, or they are gone")
+        except StateError as error:
+            log.warning("no summary of old messages", user_id=turn.user_id, reason=str(error))
 
     def wants(self, update: Update) -> bool:
         """Whether an update is handled at all.
@@ -359,7 +451,13 @@ class TelegramAgentAdapter:
         try:
             since = turn.version if turn else None
             return await mutate(
-                self.store, user_id, change, since=since, lanes=self.lanes, timetable=self.timetable
+                self.store,
+                user_id,
+                change,
+                since=since,
+                lanes=self.lanes,
+                timetable=self.timetable,
+                memory=self.remembers,
             )
         except StateForgotten:
             log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
@@ -588,6 +686,8 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
     """Erase in a record what these people wrote before the times given; how many messages that were."""
 
     def is_theirs(message: Message) -> bool:
+        if message.is_summary:
+            return any(message.at * MICROSECONDS <= people.get(each, 0) for each in message.data["authors"])
         author = message.author.id if message.author else 0
         return message.at * MICROSECONDS <= people.get(author, 0)
 
@@ -602,11 +702,17 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
     def gone_in(flows: Mapping[str, Any]) -> list[str]:
         return [name for name, flow in flows.items() if is_gone(name, flow)]
 
+    def without_theirs(said: Sequence[Message]) -> list[Message]:
+        kept: list[Message] = []
+        for exchange in exchanges(said):
+            others = [each for each in exchange if not is_theirs(each)]
+            # The data beside an answer may repeat the question.
+            kept += others if len(others) == len(exchange) else without_data(others)
+        return kept
+
     async def erase(turn: Turn) -> None:
-        turn.history[:] = [each for each in turn.history if not is_theirs(each)]
-        turn.replace_others(
-            {name: [each for each in said if not is_theirs(each)] for name, said in turn.others.items()}
-        )
+        turn.history[:] = without_theirs(turn.history)
+        turn.replace_others({name: without_theirs(said) for name, said in turn.others.items()})
         for name in gone_in(turn.fsm):
             del turn.fsm[name]
 

@@ -356,8 +356,14 @@ class JobRunner:
             await self._deliver(record.user_id, job, key, replies, turn)
 
     def _turn(self, record: UserRecord, job: Job) -> Turn:
-        incoming = Incoming(place=job.place)
-        return Turn(record, self._store.limits, incoming=incoming, timetable=self._timetable, job=job)
+        return Turn(
+            record,
+            self._store.limits,
+            incoming=Incoming(place=job.place),
+            timetable=self._timetable,
+            job=job,
+            memory=self._agent.remembers,
+        )
 
     def _work_of(
         self, job: Job, late: int, poison: JobStopped | None

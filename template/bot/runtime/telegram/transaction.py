@@ -427,6 +427,7 @@ class Transaction:
             open_stream=self._open_stream if sender.user_id and not is_read_only else None,
             stopped=self._agent.streams.said(update.update_id) if self._agent.streams else None,
             holds=holds,
+            memory=self._agent.remembers,
         )
 
     def _open_stream(self, turn: Turn) -> "Stream | None":

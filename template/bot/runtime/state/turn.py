@@ -82,6 +82,9 @@ COMPACTING_SECONDS = 3600
 NEARLY_FULL = 0.75
 """Which part of its limits a conversation has reached when its older half is to be made into a summary."""
 
+COUNT = "count:"
+"""What the names of counters begin with that are the owner's."""
+
 CLOCKS_DIFFER = 60_000_000
 """Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
 
@@ -296,6 +299,7 @@ class Turn:
         self._loaded_history: tuple[Message, ...] = ()
         self._history: list[Message] | None = None
         self._said: list[Message] = []
+        self._beside: bytes | None = None
         self._unread_history = record.unread or ()
         if not self._unread_history:
             self._read_history()
@@ -359,8 +363,33 @@ class Turn:
         """
         self.check_may_change()
         json = None if data is None else dumps(data, "data")
+        if role == "assistant" and json is None:
+            json, self._beside = self._beside, None
         messages = self._said if self._history is None else self._history
         messages.append(Message(role, text, time.time(), self.author if role == "user" else None, json))
+
+    def remember_beside(self, data: Any) -> None:
+        """Keep JSON beside what is remembered next of the bot's: the answer that the agent is about to give.
+
+        Args:
+            data: as `remember` takes it, in the place of what was given before; `None` for nothing.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
+        self.check_may_change()
+        self._beside = None if data is None else dumps(data, "data")
+
+    @property
+    def owes_data(self) -> bool:
+        """Whether there is data to keep beside an answer, even an empty one."""
+        return self._beside is not None
+
+    @property
+    def beside(self) -> Any:
+        """The data that `remember_beside` keeps beside what is remembered next; `None` if there is none."""
+        return None if self._beside is None else orjson.loads(self._beside)
 
     @property
     def history(self) -> list[Message]:
@@ -499,6 +528,29 @@ class Turn:
         """
         at, every, zone = repeated(interval, start, self._timetable)
         return self._put(new_job(method, arguments, at=at, every=every, zone=zone, place=self.place))
+
+    def count(self, name: str, amount: int = 0, *, per: timedelta = timedelta(days=1)) -> int:
+        """Add to a counter of this record that limits people: of tokens a day, say.
+
+        It begins anew when so much time has passed since it began. It outlives `/reset`, `/forget` and a turn
+        that fails.
+
+        Args:
+            name: what is counted.
+            amount: how many more; 0 to look only.
+            per: for how long they count.
+
+        Returns:
+            How many there are.
+        """
+        self.check_may_change()
+        now = self.now // 1_000_000
+        until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
+        if until <= now:
+            until, count = now + math.ceil(per.total_seconds()), 0
+        if amount:
+            self.counters[f"{COUNT}{name}"] = [until, count + amount]
+        return count + amount
 
     def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
         """Have a method run as a turn of another record, soon, and once.

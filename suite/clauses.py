@@ -59,6 +59,7 @@ CLAUSES: dict[str, str] = {
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time, in its record, after kills and restarts.",
+    "questions.once": "The answer to a question counts once; who presses in vain is told why.",
     "jobs.kept": "Jobs go where their record goes, and stay in their place.",
     "jobs.cli": "`bot jobs`, and a guarded route, show, run, retry and cancel what is to be done later.",
     "deferred.once": "What is acknowledged at once is handled once, in order, however long it takes.",

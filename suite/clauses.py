@@ -14,6 +14,7 @@ CLAUSES: dict[str, str] = {
     "history.newest": "Of a conversation the newest messages are kept, and they give way to the state.",
     "history.apart": "What was said in one place is not in the history of another, whoever said it.",
     "history.authors": "Where several people share a record, its history tells who wrote what.",
+    "history.data": "Data beside messages comes back as it was; an exchange with data is dropped whole.",
     "record.limit": "A record beyond STATE_MAX_BYTES is refused; it is never cut.",
     "record.corrupt": "A record that cannot be read is reported and left alone, not taken for a new user.",
     "record.expires": "A record expires in one piece, and every commit gives it its whole life again.",

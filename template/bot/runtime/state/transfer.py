@@ -281,6 +281,16 @@ class _Message(_Part):
     text: str
     at: FiniteFloat
     author: _Author | None = None
+    data: Any = None
+
+    @field_validator("data")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        try:
+            dumps(value, "data")
+        except StateValueError as error:
+            raise ValueError(error.outline) from None  # its keys may be what people wrote
+        return value
 
 
 class _Flow(_Part):

@@ -4,6 +4,7 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,10 @@ from bot.runtime.state.record import (
     Place,
     RecordId,
     UserRecord,
+    carries_data,
+    exchanges,
     place_of,
+    without_data,
 )
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
 
@@ -61,6 +65,9 @@ CLOCKS_DIFFER = 60_000_000
 
 AUTHOR_BYTES = len(',"author":{"id":,"name":}')
 """What its author takes besides id and name."""
+
+DATA_BYTES = len(',"data":')
+"""What its data takes besides itself."""
 
 CONVERSATION_BYTES = len('"":[1764115200123456,1764115200123456,10000,1764115200.123456],')
 """What a record notes of each conversation takes besides its name, when there are several."""
@@ -245,7 +252,7 @@ class Turn:
         if not self._unread_history:
             self._read_history()
         self._noted = dict(record.conversations) | dict.fromkeys(record.orphans)
-        self._sizes: dict[str, list[int]] = {}
+        self._units: dict[str, list[_Unit]] = {}
         self._unread: str | None = None
         self._replaced: dict[str, list[Message]] = {}
         self._ended: set[str] = set()
@@ -287,11 +294,25 @@ class Turn:
             self._stream = self._open_stream(self)
         return self._stream
 
-    def remember(self, role: Literal["user", "assistant"], text: str) -> None:
-        """Append a message to the history."""
+    def remember(self, role: Literal["user", "assistant"], text: str, data: Any = None) -> None:
+        """Append a message to the history.
+
+        What belongs together is dropped together when the history is full: from a message of a `user` up to
+        the next one, if there is data with any of these. Too large for the limits, they lose their data.
+
+        Args:
+            role: who said it.
+            text: what was said; may be empty, if there is data.
+            data: JSON to keep beside the text, such as the call of a tool; `Message.data` gives it again.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
         self.check_may_change()
+        json = None if data is None else dumps(data, "data")
         messages = self._said if self._history is None else self._history
-        messages.append(Message(role, text, time.time(), self.author if role == "user" else None))
+        messages.append(Message(role, text, time.time(), self.author if role == "user" else None, json))
 
     @property
     def history(self) -> list[Message]:
@@ -617,14 +638,14 @@ class Turn:
         following = next_version(max([self.version, *(each.next for each in before.values())]))
         self._record.conversations = {}
         for name, messages in others.items():
-            if kept := messages[-self._limits.history :] if self._limits.history else []:
-                self._sizes[name] = list(map(_message_size, kept))
+            kept, size = _newest(messages, self._limits.history)
+            if kept:
+                self._units[name] = _units(kept)
                 if kept == self._record.others.get(name):
                     self._record.conversations[name] = before[name]
                     continue
                 self._replaced[name] = kept
-                noted = noted_of(kept, sum(self._sizes[name]), following + len(kept))
-                self._record.conversations[name] = noted
+                self._record.conversations[name] = noted_of(kept, size, following + len(kept))
 
     async def fitted_changes(
         self, store: StateStore, outbox: Mapping[int, bytes | None] | None = None, *, owes: bool = False
@@ -644,19 +665,19 @@ class Turn:
         """
         is_first = self.conversation and not (self._record.conversations or self._forget)
         if is_first and self.version and self.history:
-            home = await self._sizes_of(store, HOME)
+            home = await self._read_units(store, HOME)
             if home.history:
-                size, following = sum(self._sizes[HOME]), len(home.history)
+                size, following = sum(size for _, size in self._units[HOME]), len(home.history)
                 self._record.conversations[HOME] = noted_of(home.history, size, following)
         while True:
             changes = self.changes(outbox, owes=owes)
             if self._unread is None:
                 return changes
-            await self._sizes_of(store, self._unread)
+            await self._read_units(store, self._unread)
 
-    async def _sizes_of(self, store: StateStore, conversation: str) -> UserRecord:
+    async def _read_units(self, store: StateStore, conversation: str) -> UserRecord:
         record = await load_again(store, self._record, conversation)
-        self._sizes[conversation] = list(map(_message_size, record.history))
+        self._units[conversation] = _units(record.history)
         return record
 
     def changes(
@@ -689,14 +710,15 @@ class Turn:
         if state_size + fsm_size <= self._limits.max_bytes < content:
             raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
         noted_size = _noted_size(self.conversation) if self.conversation or others else 0
-        kept, history_size = self._fitting_history(self._limits.max_bytes - content - noted_size)
+        room = self._limits.max_bytes - content - noted_size
+        kept, history_size, history = self._fitting_history(room)
         content += noted_size + history_size if kept else 0
         self._unread = None
         if others:
             self._make_room(others, self._limits.max_bytes - content)
             content += sum(each.bytes + _noted_size(name) for name, each in others.items())
 
-        was_empty, appended_only, fresh = self._appended()
+        was_empty, appended_only, fresh = self._appended(history)
         messages = tuple(fresh[-kept:]) if kept else ()
         clear = not was_empty and (not appended_only or not kept)
         keep: int | None = kept
@@ -781,29 +803,32 @@ class Turn:
         }
         return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
-    def _appended(self) -> tuple[bool, bool, list[Message]]:
+    def _appended(self, history: list[Message] | None) -> tuple[bool, bool, list[Message]]:
         """Whether there was no history, whether it was only appended to, and what is to be written of it."""
-        if self._history is None:
+        if history is None:
             return False, True, self._said
         loaded = self._loaded_history
-        appended_only = tuple(self._history[: len(loaded)]) == loaded
-        return not loaded, appended_only, self._history[len(loaded) :] if appended_only else self._history
+        appended_only = tuple(history[: len(loaded)]) == loaded
+        return not loaded, appended_only, history[len(loaded) :] if appended_only else history
 
     def _noted_now(self, kept: int, size: int, following: int) -> Conversation:
         """What is to be noted of the conversation here, of which so many messages stay."""
         said = self._said if self._history is None else self._history
         return Conversation(following - kept, following, size, (said or self.history)[-1].at)
 
-    def _fitting_history(self, max_bytes: int) -> tuple[int, int]:
-        """How many of the newest messages state and limits leave room for, and their bytes as JSON."""
+    def _fitting_history(self, max_bytes: int) -> tuple[int, int, list[Message] | None]:
+        """How many of the newest messages state and limits leave room for, their bytes as JSON, and all."""
         most = self._limits.history
         said = self._said if self._history is None else self._history
+        if carries_data(said):
+            history, size = _newest(self.history, most, max_bytes)
+            return len(history), size, [*self.history[: len(self.history) - len(history)], *history]
         texts = [message.text for message in said]
         if self._history is None:
             texts = [each["text"] for each in self._unread_history] + texts
         texts = texts[-most:] if most else []
         if not texts:
-            return 0, 0
+            return 0, 0, self._history
         brackets_and_commas = len(texts) + 1
         size = len(orjson.dumps(texts)) - brackets_and_commas + len(texts) * MESSAGE_BYTES
         size += sum([_author_size(each) for each in said[-most:] if each.author])
@@ -813,7 +838,7 @@ class Turn:
             while size > max_bytes and dropped < len(newest):
                 size -= _message_size(newest[dropped])
                 dropped += 1
-        return len(texts) - dropped, size
+        return len(texts) - dropped, size, self._history
 
     def _make_room(self, others: dict[str, Conversation], room: int) -> None:
         """Drop of other conversations what does not fit."""
@@ -822,12 +847,12 @@ class Turn:
             if excess <= 0:
                 return
             about = others.pop(name)
-            if excess < about.bytes and name not in self._sizes:
+            if excess < about.bytes and name not in self._units:
                 self._unread = name
             elif excess < about.bytes:
-                for size in self._sizes[name]:
+                for count, size in self._units[name]:
                     if excess > 0:
-                        about = about._replace(first=about.first + 1, bytes=about.bytes - size)
+                        about = about._replace(first=about.first + count, bytes=about.bytes - size)
                         excess -= size
                 if about.first < about.next:
                     others[name] = about
@@ -835,9 +860,45 @@ class Turn:
             excess -= about.bytes + _noted_size(name)
 
 
+_Unit = tuple[int, int]
+"""How many messages are dropped together, and their bytes as JSON."""
+
+
+def _units(messages: Sequence[Message]) -> list[_Unit]:
+    """What of a conversation is dropped together: an exchange with data, and each other message alone."""
+    units: list[_Unit] = []
+    for exchange in exchanges(messages):
+        sizes = list(map(_message_size, exchange))
+        if carries_data(exchange):
+            units.append((len(sizes), sum(sizes)))
+        else:
+            units += [(1, size) for size in sizes]
+    return units
+
+
+def _newest(messages: Sequence[Message], most: int, max_bytes: float = math.inf) -> tuple[list[Message], int]:
+    """The newest messages of a conversation, as many as fit, and their bytes as JSON.
+
+    The newest exchange loses its data when it does not fit with it.
+    """
+    kept, units = list(messages), _units(messages)
+    newest = list(exchanges(kept))[-1] if kept else []
+    if carries_data(newest) and (len(newest) > most or units[-1][1] > max_bytes):
+        kept[-len(newest) :] = without_data(newest)
+        units = _units(kept)
+    count, size = len(kept), sum(each for _, each in units)
+    for messages_of_unit, bytes_of_unit in units:
+        if count <= most and size <= max_bytes:
+            break
+        count -= messages_of_unit
+        size -= bytes_of_unit
+    return kept[len(kept) - count :], size
+
+
 def _message_size(message: Message) -> int:
     """Bytes of a message as JSON."""
-    return len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
+    size = len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
+    return size if message.json is None else size + DATA_BYTES + len(message.json)
 
 
 def _author_size(message: Message) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
@@ -16,7 +16,16 @@ from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
 from bot.runtime.state.codec import dumps, is_storable
 from bot.runtime.state.jobs import Timetable
-from bot.runtime.state.record import Message, Place, RecordId, address_of, is_person, person
+from bot.runtime.state.record import (
+    Message,
+    Place,
+    RecordId,
+    address_of,
+    exchanges,
+    is_person,
+    person,
+    without_data,
+)
 from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
 
@@ -451,11 +460,17 @@ async def _forget_everywhere(agent: TelegramAgentAdapter, user_id: int, until: f
     def is_their_flow(name: str) -> bool:
         return name.count(":") > 4 and name.endswith(f":{user_id}")
 
+    def without_theirs(said: Sequence[Message]) -> list[Message]:
+        kept: list[Message] = []
+        for exchange in exchanges(said):
+            others = [each for each in exchange if not is_theirs(each)]
+            # The data beside an answer may repeat the question.
+            kept += others if len(others) == len(exchange) else without_data(others)
+        return kept
+
     async def erase(turn: Turn) -> None:
-        turn.history[:] = [each for each in turn.history if not is_theirs(each)]
-        turn.replace_others(
-            {name: [each for each in said if not is_theirs(each)] for name, said in turn.others.items()}
-        )
+        turn.history[:] = without_theirs(turn.history)
+        turn.replace_others({name: without_theirs(said) for name, said in turn.others.items()})
         for name in filter(is_their_flow, list(turn.fsm)):
             del turn.fsm[name]
 

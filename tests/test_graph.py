@@ -30,7 +30,7 @@ LAYERS = (
     ("engines.*.*",),
     ("cloud.*",),
     ("engines",),  # makes the store that was chosen, of an engine or a provider
-    ("telegram.*",),
+    ("telegram.*", "frameworks.*"),
     ("health", "doctor"),
     ("app",),
     ("state_commands", "chat", "broadcast", "testing"),
@@ -39,7 +39,7 @@ LAYERS = (
 """The modules of `bot.runtime`, lowest first. A module imports from its own layer and from those below."""
 
 OWNERS = ("bot.agent", "bot.handlers", "bot.flow")
-OPEN_TO_OWNERS = ("bot.agent_adapter", "bot.runtime.testing", *OWNERS)
+OPEN_TO_OWNERS = ("bot.agent_adapter", "bot.runtime.testing", "bot.runtime.frameworks", *OWNERS)
 BUILT_ON = {"hybrid": {"redis", "postgres"}}
 """Engines that consist of others. Any other engine stands alone."""
 
@@ -130,6 +130,8 @@ def why_not(source: str, target: str) -> str | None:
         return None if target == "bot.runtime.cli" else "it is the command line and nothing else"
     if source == "bot.agent_adapter":
         return None
+    if is_part_of(target, "bot.runtime.frameworks") and not is_part_of(source, "bot.runtime.frameworks"):
+        return "it is imported by what owners write, and only where they use it"
     if target == "bot.agent_adapter":
         return "the runtime does not import what is made for owners"
     if layer_of(source) < layer_of(target):

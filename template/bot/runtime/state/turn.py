@@ -248,6 +248,7 @@ class Turn:
         self._loaded_history: tuple[Message, ...] = ()
         self._history: list[Message] | None = None
         self._said: list[Message] = []
+        self._beside: bytes | None = None
         self._unread_history = record.unread or ()
         if not self._unread_history:
             self._read_history()
@@ -311,8 +312,33 @@ class Turn:
         """
         self.check_may_change()
         json = None if data is None else dumps(data, "data")
+        if role == "assistant" and json is None:
+            json, self._beside = self._beside, None
         messages = self._said if self._history is None else self._history
         messages.append(Message(role, text, time.time(), self.author if role == "user" else None, json))
+
+    def remember_beside(self, data: Any) -> None:
+        """Keep JSON beside what is remembered next of the bot's: the answer that the agent is about to give.
+
+        Args:
+            data: as `remember` takes it, in the place of what was given before; `None` for nothing.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
+        self.check_may_change()
+        self._beside = None if data is None else dumps(data, "data")
+
+    @property
+    def owes_data(self) -> bool:
+        """Whether there is data to keep beside an answer, even an empty one."""
+        return self._beside is not None
+
+    @property
+    def beside(self) -> Any:
+        """The data that `remember_beside` keeps beside what is remembered next; `None` if there is none."""
+        return None if self._beside is None else orjson.loads(self._beside)
 
     @property
     def history(self) -> list[Message]:

@@ -149,7 +149,7 @@ class TelegramAgentAdapter:
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
             method = "process_agent_request" if own else "agent_logic"
             raise WrongReply(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
-        if reply:
+        if reply or turn.owes_data:
             turn.remember("assistant", reply)
         return reply
 

@@ -6,15 +6,15 @@ import pytest
 from sizes import measure
 
 from conftest import Render
-from support import ROOT, Answers, combinations, engine, label, run
+from support import ROOT, Answers, combinations, engine, label, run, with_model
 
 FILES = {
-    "memory": 55,
-    "sqlite": 58,
-    "redis": 65,
-    "postgres": 65,
-    "dynamodb": 65,
-    "firestore": 65,
+    "memory": 57,
+    "sqlite": 60,
+    "redis": 67,
+    "postgres": 67,
+    "dynamodb": 67,
+    "firestore": 67,
     "hybrid": 90,
 }
 """Most files of a project, by engine."""
@@ -46,10 +46,12 @@ aiogram cannot read; conversations by place, and records that several people sha
 entities and as rich messages; what is done later, when that is due and by whom, updates that wait, albums as
 one turn, broadcasts, and answers that are shown while they grow. What owners test with is counted apart."""
 
+ALL = pytest.mark.parametrize("answers", [*combinations(), *with_model()], ids=label)
+
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 
 
-@pytest.mark.parametrize("answers", combinations(), ids=label)
+@ALL
 def test_a_project_has_few_files(render: Render, answers: Answers) -> None:
     most = FILES[engine(answers)] + EXTRA_FILES.get(answers["backend"], 0)
     assert measure(render(**answers)).files <= most
@@ -61,7 +63,7 @@ def test_the_runtime_is_bounded(render: Render, answers: Answers) -> None:
         assert measure(render(**answers)).runtime <= RUNTIME[engine(answers)] + ALLOWANCE
 
 
-@pytest.mark.parametrize("answers", combinations(), ids=label)
+@ALL
 def test_tests_and_readme_are_short(render: Render, answers: Answers) -> None:
     size = measure(render(**answers))
     assert 0 < size.tests <= 400

@@ -60,6 +60,9 @@ COMMIT_ATTEMPTS = 10
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
 
+COUNT = "count:"
+"""What the names of counters begin with that are the owner's."""
+
 CLOCKS_DIFFER = 60_000_000
 """Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
 
@@ -428,6 +431,29 @@ class Turn:
         """
         at, every, zone = repeated(interval, start, self._timetable)
         return self._put(new_job(method, arguments, at=at, every=every, zone=zone, place=self.place))
+
+    def count(self, name: str, amount: int = 0, *, per: timedelta = timedelta(days=1)) -> int:
+        """Add to a counter of this record that limits people: of tokens a day, say.
+
+        It begins anew when so much time has passed since it began. It outlives `/reset`, `/forget` and a turn
+        that fails.
+
+        Args:
+            name: what is counted.
+            amount: how many more; 0 to look only.
+            per: for how long they count.
+
+        Returns:
+            How many there are.
+        """
+        self.check_may_change()
+        now = self.now // 1_000_000
+        until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
+        if until <= now:
+            until, count = now + math.ceil(per.total_seconds()), 0
+        if amount:
+            self.counters[f"{COUNT}{name}"] = [until, count + amount]
+        return count + amount
 
     def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
         """Have a method run as a turn of another record, soon, and once.

@@ -570,6 +570,88 @@ class Turn:
         place, to = place_of(record), "" if record == self.user_id else record
         return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=to))
 
+    def ask(
+        self,
+        question: str,
+        choices: Mapping[str, str],
+        within: timedelta,
+        method: Callable[..., Any],
+        /,
+        **arguments: Any,
+    ) -> str:
+        """Ask whoever this turn is of, with buttons, and have a method run with the answer: once.
+
+        The question is one of the turn's replies, and remembered. The method runs as a job when a button is
+        pressed or, when that takes too long, with the answer `None`. Only the person is heard who is asked;
+        where no person is behind the turn, anybody in the chat. `reset` and `cancel` take the question back.
+
+        Args:
+            question: what to ask, as plain text.
+            choices: the answers, and what their buttons say.
+            within: for how long an answer is taken.
+            method: one of the agent's, marked with `@job`. Its argument `answer` is one of `choices`, or
+                `None`.
+            arguments: what else it is called with, as JSON.
+
+        Returns:
+            The id of the job, by which the question can be taken back.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, ValueError: the method or an argument cannot be kept, there are no choices, or there is
+                no chat to ask in.
+        """
+        # Here, because aiogram takes a while to import, and few turns ask.
+        from aiogram.methods import SendMessage
+        from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+
+        place, message = self.place, self.message
+        if place.chat is None or (message and message.guest_query_id):
+            raise ValueError("a question needs a chat that the bot is in")
+        if not choices:
+            raise ValueError("a question needs choices")
+        at = self._timetable.at(within)
+        job = new_job(method, {"answer": None, **arguments}, at=at, place=place, choices=dict(choices))
+        data = f"ask:{job.id}:{{}}:{place.person or 0}:{at // MICROSECONDS}"
+        buttons = [
+            InlineKeyboardButton(text=label, callback_data=data.format(number))
+            for number, label in enumerate(choices.values())
+        ]
+        direct = message.direct_messages_topic if message else None
+        self._put(job)
+        self.remember("assistant", question)
+        self.reply(
+            SendMessage(
+                chat_id=place.chat,
+                message_thread_id=None if direct else place.topic,
+                direct_messages_topic_id=direct.topic_id if direct else None,
+                business_connection_id=place.business_connection,
+                text=question,
+                reply_markup=InlineKeyboardMarkup(inline_keyboard=[[button] for button in buttons]),
+            )
+        )
+        return job.id
+
+    def answer(self, job_id: str, number: int) -> str | None:
+        """Take an answer to a question: its method runs next.
+
+        Args:
+            job_id: what `ask` returned.
+            number: of the choice, from 0.
+
+        Returns:
+            What the button says; `None` when the question is not open, or not any more.
+        """
+        job = next((each for each in self.jobs if each.id == job_id), None)
+        if job is None or job.stopped or job.at <= self.now or not 0 <= number < len(job.choices):
+            return None
+        self.check_may_change()
+        answer, label = list(job.choices.items())[number]
+        arguments = {**job.arguments, "answer": answer}
+        put_job(self.fsm, replace(job, at=self.now, arguments=arguments, choices={}))
+        self.remember("user", label)
+        return label
+
     def cancel(self, job_id: str) -> bool:
         """Drop a job.
 
@@ -619,7 +701,10 @@ class Turn:
         return job.id
 
     def reset(self) -> None:
-        """Clear state, flows, and the conversation at this place. Jobs stay, and keys that are `kept`."""
+        """Clear state, flows, and the conversation at this place.
+
+        Keys that are `kept` stay, and so do jobs; questions are taken back.
+        """
         self.check_may_change()
         self._clear(self._kept_state())
 
@@ -628,7 +713,8 @@ class Turn:
         self.state.update(kept)
         self._typed, self._read_state = None, _frozen(self.state)
         self.history.clear()
-        for name in [name for name in self.fsm if not name.startswith(JOB)]:
+        jobs = {JOB + each.id for each in self.jobs if not each.choices}
+        for name in self.fsm.keys() - jobs:
             del self.fsm[name]
 
     def _kept_state(self) -> dict[str, Any]:

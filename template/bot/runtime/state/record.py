@@ -29,6 +29,9 @@ WAITING = "waiting:"
 BROADCAST = "broadcast:"
 """How the names of records begin that say who has a broadcast."""
 
+FORGETTING = "forgetting:"
+"""The record that says who is to be forgotten in records that several people share."""
+
 UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
 """Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
 
@@ -111,7 +114,7 @@ def waiting_for(record: str) -> str:
 
 def is_internal(record: str) -> bool:
     """Whether it is a record of the bot's own, about nobody."""
-    return record.startswith((WAITING, BROADCAST))
+    return record.startswith((WAITING, BROADCAST, FORGETTING))
 
 
 def is_waiting(record: str) -> bool:

@@ -317,6 +317,12 @@ class _JobData(_Part):
     tries: Annotated[int, Field(ge=0)] = 0
     to: str = ""
     stopped: str = ""
+    choices: list[tuple[str, str]] = []
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _are_pairs(cls, value: Any) -> Any:
+        return [tuple(each) for each in value] if isinstance(value, list) else value
 
     @field_validator("place", mode="before")
     @classmethod

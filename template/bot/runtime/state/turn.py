@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import orjson
 
 from bot.runtime.errors import (
+    LeaseLost,
     ReplyTooLarge,
     StateConflict,
     StateCorrupt,
@@ -80,6 +81,9 @@ COMPACTING_SECONDS = 3600
 
 NEARLY_FULL = 0.75
 """Which part of its limits a conversation has reached when its older half is to be made into a summary."""
+
+COUNT = "count:"
+"""What the names of counters begin with that are the owner's."""
 
 CLOCKS_DIFFER = 60_000_000
 """Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
@@ -250,11 +254,13 @@ class Turn:
         job: Job | None = None,
         open_stream: "Callable[[Turn], Stream | None] | None" = None,
         stopped: str | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
         memory: Memory = NO_MEMORY,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self._memory = memory
         self.job = job
+        self._holds = holds
         self.stopped = stopped
         self.answering: asyncio.Task[Any] | None = None
         self._open_stream = open_stream
@@ -293,6 +299,7 @@ class Turn:
         self._loaded_history: tuple[Message, ...] = ()
         self._history: list[Message] | None = None
         self._said: list[Message] = []
+        self._beside: bytes | None = None
         self._unread_history = record.unread or ()
         if not self._unread_history:
             self._read_history()
@@ -356,8 +363,33 @@ class Turn:
         """
         self.check_may_change()
         json = None if data is None else dumps(data, "data")
+        if role == "assistant" and json is None:
+            json, self._beside = self._beside, None
         messages = self._said if self._history is None else self._history
         messages.append(Message(role, text, time.time(), self.author if role == "user" else None, json))
+
+    def remember_beside(self, data: Any) -> None:
+        """Keep JSON beside what is remembered next of the bot's: the answer that the agent is about to give.
+
+        Args:
+            data: as `remember` takes it, in the place of what was given before; `None` for nothing.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
+        self.check_may_change()
+        self._beside = None if data is None else dumps(data, "data")
+
+    @property
+    def owes_data(self) -> bool:
+        """Whether there is data to keep beside an answer, even an empty one."""
+        return self._beside is not None
+
+    @property
+    def beside(self) -> Any:
+        """The data that `remember_beside` keeps beside what is remembered next; `None` if there is none."""
+        return None if self._beside is None else orjson.loads(self._beside)
 
     @property
     def history(self) -> list[Message]:
@@ -497,6 +529,29 @@ class Turn:
         at, every, zone = repeated(interval, start, self._timetable)
         return self._put(new_job(method, arguments, at=at, every=every, zone=zone, place=self.place))
 
+    def count(self, name: str, amount: int = 0, *, per: timedelta = timedelta(days=1)) -> int:
+        """Add to a counter of this record that limits people: of tokens a day, say.
+
+        It begins anew when so much time has passed since it began. It outlives `/reset`, `/forget` and a turn
+        that fails.
+
+        Args:
+            name: what is counted.
+            amount: how many more; 0 to look only.
+            per: for how long they count.
+
+        Returns:
+            How many there are.
+        """
+        self.check_may_change()
+        now = self.now // 1_000_000
+        until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
+        if until <= now:
+            until, count = now + math.ceil(per.total_seconds()), 0
+        if amount:
+            self.counters[f"{COUNT}{name}"] = [until, count + amount]
+        return count + amount
+
     def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
         """Have a method run as a turn of another record, soon, and once.
 
@@ -515,6 +570,88 @@ class Turn:
         place, to = place_of(record), "" if record == self.user_id else record
         return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=to))
 
+    def ask(
+        self,
+        question: str,
+        choices: Mapping[str, str],
+        within: timedelta,
+        method: Callable[..., Any],
+        /,
+        **arguments: Any,
+    ) -> str:
+        """Ask whoever this turn is of, with buttons, and have a method run with the answer: once.
+
+        The question is one of the turn's replies, and remembered. The method runs as a job when a button is
+        pressed or, when that takes too long, with the answer `None`. Only the person is heard who is asked;
+        where no person is behind the turn, anybody in the chat. `reset` and `cancel` take the question back.
+
+        Args:
+            question: what to ask, as plain text.
+            choices: the answers, and what their buttons say.
+            within: for how long an answer is taken.
+            method: one of the agent's, marked with `@job`. Its argument `answer` is one of `choices`, or
+                `None`.
+            arguments: what else it is called with, as JSON.
+
+        Returns:
+            The id of the job, by which the question can be taken back.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, ValueError: the method or an argument cannot be kept, there are no choices, or there is
+                no chat to ask in.
+        """
+        # Here, because aiogram takes a while to import, and few turns ask.
+        from aiogram.methods import SendMessage
+        from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+
+        place, message = self.place, self.message
+        if place.chat is None or (message and message.guest_query_id):
+            raise ValueError("a question needs a chat that the bot is in")
+        if not choices:
+            raise ValueError("a question needs choices")
+        at = self._timetable.at(within)
+        job = new_job(method, {"answer": None, **arguments}, at=at, place=place, choices=dict(choices))
+        data = f"ask:{job.id}:{{}}:{place.person or 0}:{at // MICROSECONDS}"
+        buttons = [
+            InlineKeyboardButton(text=label, callback_data=data.format(number))
+            for number, label in enumerate(choices.values())
+        ]
+        direct = message.direct_messages_topic if message else None
+        self._put(job)
+        self.remember("assistant", question)
+        self.reply(
+            SendMessage(
+                chat_id=place.chat,
+                message_thread_id=None if direct else place.topic,
+                direct_messages_topic_id=direct.topic_id if direct else None,
+                business_connection_id=place.business_connection,
+                text=question,
+                reply_markup=InlineKeyboardMarkup(inline_keyboard=[[button] for button in buttons]),
+            )
+        )
+        return job.id
+
+    def answer(self, job_id: str, number: int) -> str | None:
+        """Take an answer to a question: its method runs next.
+
+        Args:
+            job_id: what `ask` returned.
+            number: of the choice, from 0.
+
+        Returns:
+            What the button says; `None` when the question is not open, or not any more.
+        """
+        job = next((each for each in self.jobs if each.id == job_id), None)
+        if job is None or job.stopped or job.at <= self.now or not 0 <= number < len(job.choices):
+            return None
+        self.check_may_change()
+        answer, label = list(job.choices.items())[number]
+        arguments = {**job.arguments, "answer": answer}
+        put_job(self.fsm, replace(job, at=self.now, arguments=arguments, choices={}))
+        self.remember("user", label)
+        return label
+
     def cancel(self, job_id: str) -> bool:
         """Drop a job.
 
@@ -523,6 +660,32 @@ class Turn:
         """
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
+
+    async def keep_now(self, store: StateStore, name: str, number: int, seconds: int) -> None:
+        """Keep a counter at once, for so long: what a rerun has to know, should this process be killed.
+
+        The turn's own commit counts from there, so nobody has to run again.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.commit` says.
+        """
+        record = self._record
+        mark = [int(max(time.time(), record.version / 1e6)) + seconds, number]
+        changes = Changes(marks={name: dumps(mark, name)})
+        record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
+        record.marks = {**record.marks, name: mark}
+        self.counters[name] = mark
+
+    async def check_lease(self) -> None:
+        """Raise `LeaseLost` if another process has taken over what came in.
+
+        Raises:
+            LeaseLost: it has.
+            StateUnavailable: nobody knows.
+        """
+        if self._holds and not await self._holds():
+            raise LeaseLost("another process has taken it over")
 
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.
@@ -538,7 +701,10 @@ class Turn:
         return job.id
 
     def reset(self) -> None:
-        """Clear state, flows, and the conversation at this place. Jobs stay, and keys that are `kept`."""
+        """Clear state, flows, and the conversation at this place.
+
+        Keys that are `kept` stay, and so do jobs; questions are taken back.
+        """
         self.check_may_change()
         self._clear(self._kept_state())
 
@@ -547,7 +713,8 @@ class Turn:
         self.state.update(kept)
         self._typed, self._read_state = None, _frozen(self.state)
         self.history.clear()
-        for name in [name for name in self.fsm if not name.startswith(JOB)]:
+        jobs = {JOB + each.id for each in self.jobs if not each.choices}
+        for name in self.fsm.keys() - jobs:
             del self.fsm[name]
 
     def _kept_state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The model that the settings name, with the real package, and a server on this machine in a provider's place."""
+"""The model that the settings name: the real package, before a server on this machine."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -97,7 +97,7 @@ async def test_what_is_wrong_is_one_line(
 
 async def test_doctor_tells_that_there_is_no_model() -> None:
     found = [finding async for finding in diagnose(Settings(), "")]
-    assert "LLM_MODEL is not set" in [each for each in found if each.level == "warning"][0].text
+    assert "LLM_MODEL is not set" in next(each for each in found if each.level == "warning").text
 
 
 async def test_without_a_model_a_stand_in_repeats() -> None:
@@ -139,4 +139,5 @@ def test_tracing_needs_what_keeps_a_trace(monkeypatch: pytest.MonkeyPatch, insta
     else:
         make_model(load(LlmSettings))
         (settings,) = asked
-        assert not (settings.include_content or settings.include_binary_content)
+        assert not settings.include_content
+        assert not settings.include_binary_content

@@ -19,7 +19,7 @@ FILES = {
 }
 """Most files of a project, by engine."""
 
-EXTRA_FILES = {"fsm": 4, "cloud": 12}
+EXTRA_FILES = {"fsm": 4, "cloud": 13}
 """Most files that a backend adds: the worked conversation and its test; a provider's code and deployment."""
 
 RUNTIME = {
@@ -45,7 +45,8 @@ files that people send, what a group says among itself, who may use the bot, que
 aiogram cannot read; conversations by place, and records that several people share; Markdown of models, as
 entities and as rich messages; what is done later, when that is due and by whom, updates that wait, albums as
 one turn, broadcasts, and answers that are shown while they grow; data beside messages, and the messages of
-frameworks there; typed state, summaries, and questions that wait for a button. What owners test with is counted apart."""
+frameworks there; typed state, summaries, and questions that wait for a button.
+What owners test with is counted apart."""
 
 ALL = pytest.mark.parametrize("answers", [*combinations(), *with_model()], ids=label)
 

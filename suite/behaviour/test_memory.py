@@ -300,9 +300,9 @@ class Polyglot(TelegramAgentAdapter):
     kept = frozenset({"language", "zone"})
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
-        state.setdefault("language", message)
+        language: str = state.setdefault("language", message)
         state["said"] = message
-        return state["language"]
+        return language
 
 
 @pytest.mark.clause("memory.kept")

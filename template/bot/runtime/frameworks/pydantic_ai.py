@@ -103,6 +103,8 @@ def _messages_in(exchange: Sequence[Message]) -> Iterator[ModelMessage]:
     for message, run in zip(exchange, runs, strict=True):
         if run:
             yield from run[0]
+        elif message.is_summary:  # not as what the model said: none takes that as the beginning
+            yield ModelRequest([UserPromptPart(f"In short, what was said before: {message.text}")])
         elif message.role == "user" and not is_asked:
             author = f"{message.author.name}: " if message.author else ""
             yield ModelRequest([UserPromptPart(f"{author}{message.text}")])

@@ -97,6 +97,7 @@ CLAUSES: dict[str, str] = {
     "cli": "Every command explains itself, and what the operator can mend is one line.",
     "testing": "The fixtures that an owner tests with do what they say, and are what runs.",
     "settings": "`bot settings` lists every setting, also where some are wrong, and shows no value.",
+    "settings.model": "The model that the settings name is the one that is asked; its key is in no log.",
     "import.fast": "aiogram, imported the fast way, behaves like the aiogram one knows.",
     "flow.example": "The example of a conversation goes on where it was, killed at any step.",
     # Providers. (providers/)

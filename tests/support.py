@@ -35,7 +35,19 @@ Answers = Mapping[str, str]
 # Variables that would make a command behave unlike on a machine where nothing is set up.
 _FOREIGN = (
     *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
-    *("REDIS_", "HYBRID_", "SQLITE_", "AWS_", "DYNAMODB_", "ELASTICACHE_", "FIRESTORE_", "GOOGLE_"),
+    *(
+        "LLM_",
+        "OPENAI_",
+        "ANTHROPIC_",
+        "REDIS_",
+        "HYBRID_",
+        "SQLITE_",
+        "AWS_",
+        "DYNAMODB_",
+        "ELASTICACHE_",
+        "FIRESTORE_",
+        "GOOGLE_",
+    ),
 )
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",

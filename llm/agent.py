@@ -38,7 +38,7 @@ class Agent(TelegramAgentAdapter):
             ) as events:
                 async for text in texts(events):
                     yield text
-            keep(self.turn, events.result.new_messages())
+            keep(self.turn, events.new_messages())
         finally:
             self.turn.count("tokens", usage.total_tokens)
 

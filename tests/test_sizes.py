@@ -19,7 +19,7 @@ FILES = {
 }
 """Most files of a project, by engine."""
 
-EXTRA_FILES = {"fsm": 4, "cloud": 11}
+EXTRA_FILES = {"fsm": 4, "cloud": 12}
 """Most files that a backend adds: the worked conversation and its test; a provider's code and deployment."""
 
 RUNTIME = {
@@ -35,7 +35,7 @@ RUNTIME = {
 files and the template's were separated. (The last two: of `backend: fsm`. sqlite
 came later: memory's, and what its package needs.)"""
 
-ALLOWANCE = 10_000
+ALLOWANCE = 10_600
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, heads of modules that
 were one before; and what mends faults of the field: replies that wait without holding up others, marks beside
 the record's content, logs without people's words, agents that do not end, files of replies kept beside the
@@ -44,7 +44,8 @@ groups that become supergroups, outages and errors told as people read them; wha
 files that people send, what a group says among itself, who may use the bot, queries with a deadline, what
 aiogram cannot read; conversations by place, and records that several people share; Markdown of models, as
 entities and as rich messages; what is done later, when that is due and by whom, updates that wait, albums as
-one turn, broadcasts, and answers that are shown while they grow. What owners test with is counted apart."""
+one turn, broadcasts, and answers that are shown while they grow; data beside messages, and a framework's messages
+there. What owners test with is counted apart."""
 
 ALL = pytest.mark.parametrize("answers", [*combinations(), *with_model()], ids=label)
 
@@ -68,7 +69,7 @@ def test_tests_and_readme_are_short(render: Render, answers: Answers) -> None:
     size = measure(render(**answers))
     assert 0 < size.tests <= 400
     assert 0 < size.readme <= 120
-    assert 0 < size.owner <= 400
+    assert 0 < size.owner <= 420
 
 
 def test_the_command_prints_what_is_named() -> None:

@@ -5,7 +5,7 @@ Only an agent that uses pydantic-ai imports this; docs/build-a-model-bot.md of t
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -124,13 +124,18 @@ def _run(message: Message) -> tuple[list[ModelMessage], bool] | None:
 
 def _without_files(message: ModelMessage) -> ModelMessage:
     """The message with a word in the place of each file that a person sent."""
-    parts = [
+    parts: list[Any] = [
         replace(part, content=[_word(each) for each in part.content])
         if isinstance(part, UserPromptPart) and not isinstance(part.content, str)
         else part
         for part in message.parts
     ]
-    return replace(message, parts=parts)
+    return _with_parts(message, parts)
+
+
+def _with_parts(message: ModelMessage, parts: list[Any]) -> ModelMessage:
+    changed: ModelMessage = replace(cast(Any, message), parts=parts)
+    return changed
 
 
 def _word(content: UserContent) -> UserContent:
@@ -146,7 +151,7 @@ def _paired(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
     for message in messages:
         kept = [part for part in message.parts if _call_of(part) in (None, *calls)]
         if kept:
-            paired.append(replace(message, parts=kept))
+            paired.append(_with_parts(message, kept))
     return paired
 
 

@@ -59,6 +59,9 @@ CLAUSES: dict[str, str] = {
     "torture.balances": "With everything going wrong at once, the books of effects and replies balance.",
     # The bot, on any engine. (behaviour/)
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
+    "memory.compact": "Old messages get a summary while nobody waits; without one they go when they have to.",
+    "memory.kept": "Keys declared kept survive /reset, and not /forget.",
+    "memory.typed": "A declared state is checked, upgraded when it is needed, and told of without content.",
     "frameworks": "What a framework's run adds is kept with its turn, and no call is without its result.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time, in its record, after kills and restarts.",

@@ -21,7 +21,7 @@ LAYERS = (
     ("config",),
     ("logs",),
     ("state.codec",),
-    ("state.record",),
+    ("state.record", "state.shape"),
     ("state.store",),
     ("state.jobs",),
     ("state.turn",),

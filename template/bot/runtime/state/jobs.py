@@ -30,6 +30,9 @@ JOB = "job:"
 UPDATE = "update:"
 """How the names of updates begin among the flows of a record in which they wait."""
 
+STOP = "stop:"
+"""How the name of a note begins beside them: the answer to that update was stopped."""
+
 FULL = "full"
 """Noted in the place of updates when a person was told that no more are taken."""
 
@@ -480,6 +483,10 @@ class Claim:
                 self.until, self.count = until, count
             self.is_held = count > 0
             return self.is_held
+
+    async def holds(self) -> bool:
+        """Whether it is still this process', which may have slept past its end: nobody else may have begun."""
+        return self._now() < self.until or await self.take(0)
 
     async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
         """Prolong it by a commit, which begins to count anew.

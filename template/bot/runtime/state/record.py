@@ -29,6 +29,9 @@ WAITING = "waiting:"
 BROADCAST = "broadcast:"
 """How the names of records begin that say who has a broadcast."""
 
+FORGETTING = "forgetting:"
+"""The record that says who is to be forgotten in records that several people share."""
+
 UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
 """Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
 
@@ -111,7 +114,7 @@ def waiting_for(record: str) -> str:
 
 def is_internal(record: str) -> bool:
     """Whether it is a record of the bot's own, about nobody."""
-    return record.startswith((WAITING, BROADCAST))
+    return record.startswith((WAITING, BROADCAST, FORGETTING))
 
 
 def is_waiting(record: str) -> bool:
@@ -170,6 +173,12 @@ class Message:
         """What `Turn.remember` was given to keep beside the text, made anew each time; `None` if nothing."""
         return None if self.json is None else loads(self.json)
 
+    @property
+    def is_summary(self) -> bool:
+        """Whether this is what `compact` made of older messages, `data["summary"]` of them."""
+        data = self.data
+        return isinstance(data, dict) and data.keys() == {"summary", "authors"}
+
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""
         return self._with(self.data)
@@ -215,6 +224,17 @@ def exchanges(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 def carries_data(messages: Iterable[Message]) -> bool:
     """Whether there is data with any of them."""
     return any(message.json is not None for message in messages)
+
+
+def summary_of(old: Sequence[Message], text: str) -> Message:
+    """The message that takes the place of these; it names everybody whose words may be in it."""
+    count, authors = 0, {message.author.id for message in old if message.author}
+    for message in old:
+        before = message.data if message.is_summary else {}
+        count += before.get("summary", 1)
+        authors.update(before.get("authors", ()))
+    json = orjson.dumps({"summary": count, "authors": sorted(authors)})
+    return Message("assistant", text, old[-1].at, json=json)
 
 
 def without_data(messages: Iterable[Message]) -> list[Message]:

@@ -403,5 +403,5 @@ class _Line(_Part):
     fsm: dict[str, dict[str, Any]]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
-    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|told:[0-9a-f]+)$")], _Mark] = {}
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|(told|compact):[0-9a-f]+)$")], _Mark] = {}
     files: dict[FileId, str] = {}

@@ -4,19 +4,30 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 """
 
 import asyncio
+import hashlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
+from bot.runtime.errors import (
+    LeaseLost,
+    ReplyTooLarge,
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateForgotten,
+    StateValueError,
+    TurnGivenUp,
+)
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import (
     JOB,
@@ -43,8 +54,10 @@ from bot.runtime.state.record import (
     carries_data,
     exchanges,
     place_of,
+    summary_of,
     without_data,
 )
+from bot.runtime.state.shape import VERSION, Shape
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
 
 if TYPE_CHECKING:
@@ -59,6 +72,15 @@ COMMIT_ATTEMPTS = 10
 
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
+
+COMPACTING = "compact:"
+"""How the counters are named that say that a summary is being made."""
+
+COMPACTING_SECONDS = 3600
+"""How long no other summary is begun, whatever becomes of that one."""
+
+NEARLY_FULL = 0.75
+"""Which part of its limits a conversation has reached when its older half is to be made into a summary."""
 
 COUNT = "count:"
 """What the names of counters begin with that are the owner's."""
@@ -156,6 +178,25 @@ class Stream(Protocol):
         """Show no more; wait for so long for what is under way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How an agent remembers, as far as its turns have to know.
+
+    Attributes:
+        shape: of its state; `None` for an agent that takes it as a dict.
+        kept: keys of the state that `Turn.reset` leaves.
+        compact: begins to make a summary of a turn's oldest messages, once that is committed; `None` for an
+            agent that makes none.
+    """
+
+    shape: Shape | None = None
+    kept: Collection[str] = ()
+    compact: "Callable[[Turn, Sequence[Message]], None] | None" = None
+
+
+NO_MEMORY = Memory()
+
+
 class _Sealed(dict[str, Any]):
     """A dict that can be read only."""
 
@@ -213,9 +254,13 @@ class Turn:
         job: Job | None = None,
         open_stream: "Callable[[Turn], Stream | None] | None" = None,
         stopped: str | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
+        memory: Memory = NO_MEMORY,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
+        self._memory = memory
         self.job = job
+        self._holds = holds
         self.stopped = stopped
         self.answering: asyncio.Task[Any] | None = None
         self._open_stream = open_stream
@@ -246,7 +291,10 @@ class Turn:
         self._replies_before_failure = 0
         self._record = record
         self._limits = limits
-        self._loaded_state = _frozen(record.state)
+        self._loaded_state = self._read_state = _frozen(record.state)
+        self._typed: Any = None
+        self._written: dict[str, Any] = {}
+        self._fullness = 0.0
         self._loaded_fsm = _frozen(record.fsm)
         self._loaded_history: tuple[Message, ...] = ()
         self._history: list[Message] | None = None
@@ -367,6 +415,52 @@ class Turn:
         self._ended.add(conversation)
         self.history[:0] = history
 
+    @property
+    def typed(self) -> Any:
+        """The state as the agent's `state_type` has it; change it freely, and it is kept.
+
+        Raises:
+            StateCorrupt: what is kept does not fit.
+            StateValueError: what was put into `state` in this turn does not fit.
+            StateError: the agent has no `state_type`.
+        """
+        if self._typed is None:
+            shape = self._memory.shape
+            if shape is None:
+                raise StateError("the agent declares no state_type: set it, or use turn.state")
+            typed = shape.read(_thawed(self._read_state), self.user_id)
+            if changed := _compare(self._read_state, self.state, "state")[0]:
+                typed = shape.fitting(_with_keys(shape.write(typed), self.state, changed))
+                self._read_state = _frozen(self.state)
+            self._typed, self._written = typed, _frozen(shape.write(typed))
+        return self._typed
+
+    def _write_typed(self) -> None:
+        """Put into `state` what was changed in `typed`. What was changed in `state` itself has to fit, too.
+
+        Raises:
+            StateCorrupt: what is kept does not fit, and was to be changed.
+            StateValueError: what it became does not fit.
+        """
+        shape = self._memory.shape
+        if shape is None or self.is_read_only:
+            return
+        by_key = _compare(self._read_state, self.state, "state")[0].keys() - {VERSION}
+        if self._typed is None and not (by_key and self.state):
+            return
+        value = shape.write(self.typed)
+        by_key &= _compare(self._read_state, self.state, "state")[0].keys()  # `typed` has seen the others
+        unchanged = by_key - _compare(self._written, value, "state")[0].keys()
+        value = _with_keys(value, self.state, unchanged)
+        if value and _compare(self._written, value, "state")[0]:
+            shape.fitting(value)
+        elif not self.state:
+            return  # of somebody new, nothing is kept as long as nothing is changed
+        self.state.clear()
+        if value:
+            self.state.update(value, **{VERSION: shape.version})
+        self._read_state, self._written = _frozen(self.state), _frozen(value)
+
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
         if self.is_read_only:
@@ -375,6 +469,9 @@ class Turn:
     def check_unchanged(self) -> None:
         """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
         is_as_before = self._history is None or tuple(self._history) == self._loaded_history
+        shape = self._memory.shape
+        if shape and self._typed is not None:
+            is_as_before &= not _compare(self._written, shape.write(self._typed), "state")[0]
         if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
             raise StateError(READ_ONLY)
 
@@ -564,6 +661,32 @@ class Turn:
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
 
+    async def keep_now(self, store: StateStore, name: str, number: int, seconds: int) -> None:
+        """Keep a counter at once, for so long: what a rerun has to know, should this process be killed.
+
+        The turn's own commit counts from there, so nobody has to run again.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.commit` says.
+        """
+        record = self._record
+        mark = [int(max(time.time(), record.version / 1e6)) + seconds, number]
+        changes = Changes(marks={name: dumps(mark, name)})
+        record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
+        record.marks = {**record.marks, name: mark}
+        self.counters[name] = mark
+
+    async def check_lease(self) -> None:
+        """Raise `LeaseLost` if another process has taken over what came in.
+
+        Raises:
+            LeaseLost: it has.
+            StateUnavailable: nobody knows.
+        """
+        if self._holds and not await self._holds():
+            raise LeaseLost("another process has taken it over")
+
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.
 
@@ -578,20 +701,48 @@ class Turn:
         return job.id
 
     def reset(self) -> None:
-        """Clear state, flows, and the conversation at this place. Jobs stay, but questions are taken back."""
+        """Clear state, flows, and the conversation at this place.
+
+        Keys that are `kept` stay, and so do jobs; questions are taken back.
+        """
         self.check_may_change()
+        self._clear(self._kept_state())
+
+    def _clear(self, kept: Mapping[str, Any]) -> None:
         self.state.clear()
+        self.state.update(kept)
+        self._typed, self._read_state = None, _frozen(self.state)
         self.history.clear()
-        kept = {JOB + each.id for each in self.jobs if not each.choices}
-        for name in self.fsm.keys() - kept:
+        jobs = {JOB + each.id for each in self.jobs if not each.choices}
+        for name in self.fsm.keys() - jobs:
             del self.fsm[name]
+
+    def _kept_state(self) -> dict[str, Any]:
+        """What `reset` leaves of the state: of one that does not fit, what does."""
+        if not self._memory.kept:
+            return {}
+        shape = self._memory.shape
+        with suppress(StateCorrupt, StateValueError):
+            if shape and self.state:
+                _ = self.typed  # which upgrades it
+            self._write_typed()
+        kept = {key: value for key, value in self.state.items() if key in self._memory.kept}
+        if not kept or shape is None:
+            return kept
+        try:
+            typed = shape.fitting(shape.write(shape.fresh()) | kept)
+        except StateValueError:
+            return {}
+        return shape.write(typed) | {VERSION: shape.version}
 
     def forget(self) -> None:
         """Erase everything kept about the user when the turn is committed."""
-        self.reset()
+        self.check_may_change()
+        self._clear({})
         self.fsm.clear()
+        self.counters = {key: each for key, each in self.counters.items() if not key.startswith(COMPACTING)}
         self._forget = True
-        self._loaded_state = {}
+        self._loaded_state = self._read_state = {}
         self._loaded_fsm = {}
         self._loaded_history = ()
 
@@ -654,6 +805,7 @@ class Turn:
             is_anonymous=self.is_anonymous,
             timetable=self._timetable,
             job=self.job,
+            memory=self._memory,
         )
 
     def when_committed(self, begin: Callable[[], None]) -> None:
@@ -715,6 +867,7 @@ class Turn:
             StateConflict: another commit was first.
             StateError: as `StateStore.load` and `changes` say.
         """
+        self._write_typed()
         is_first = self.conversation and not (self._record.conversations or self._forget)
         if is_first and self.version and self.history:
             home = await self._read_units(store, HOME)
@@ -723,9 +876,44 @@ class Turn:
                 self._record.conversations[HOME] = noted_of(home.history, size, following)
         while True:
             changes = self.changes(outbox, owes=owes)
-            if self._unread is None:
+            if self._unread is not None:
+                await self._read_units(store, self._unread)
+            elif changes is None or not self._claim_compacting():
                 return changes
-            await self._read_units(store, self._unread)
+
+    def _claim_compacting(self) -> bool:
+        """Have a summary made of the oldest messages, if they are soon to go and nobody is at it.
+
+        That is noted with the turn, so that one process does it, and not soon again, if it fails.
+        """
+        compact, mark = self._memory.compact, compacting(self.conversation)
+        if compact is None or mark in self.counters or self._fullness < NEARLY_FULL:
+            return False
+        old = _older_half(self.history)
+        if not old or (len(old) == 1 and old[0].is_summary):
+            return False
+        self.counters[mark] = [self._timetable.now() // MICROSECONDS + COMPACTING_SECONDS, 1]
+        self.when_committed(partial(compact, self, old))
+        return True
+
+    def replace_oldest(self, old: Sequence[Message], text: str) -> bool:
+        """Put a summary in the place of these messages, if they are still the oldest.
+
+        Some of them may have gone meanwhile, as the history was full: they are in the summary, too.
+
+        Returns:
+            Whether it stands there now.
+        """
+        if old[-1] not in self.history:
+            return False
+        left = self.history.index(old[-1]) + 1
+        summary = summary_of(old, text)
+        is_smaller = _message_size(summary) < sum(map(_message_size, self.history[:left]))
+        if self.history[:left] != list(old[-left:]) or not is_smaller:
+            return False
+        self.history[:left] = [summary]
+        self.counters.pop(compacting(self.conversation), None)
+        return True
 
     async def _read_units(self, store: StateStore, conversation: str) -> UserRecord:
         record = await load_again(store, self._record, conversation)
@@ -765,6 +953,9 @@ class Turn:
         room = self._limits.max_bytes - content - noted_size
         kept, history_size, history = self._fitting_history(room)
         content += noted_size + history_size if kept else 0
+        self._fullness = max(kept / max(1, self._limits.history), history_size / max(1, room))
+        if kept < len(self._unread_history if self._history is None else self._history):
+            self._fullness = 1.0
         self._unread = None
         if others:
             self._make_room(others, self._limits.max_bytes - content)
@@ -947,6 +1138,22 @@ def _newest(messages: Sequence[Message], most: int, max_bytes: float = math.inf)
     return kept[len(kept) - count :], size
 
 
+def _older_half(messages: Sequence[Message]) -> list[Message]:
+    """The oldest exchanges of a conversation, about half of it, and never the newest one."""
+    half, half_size = len(messages) / 2, sum(map(_message_size, messages)) / 2
+    old: list[Message] = []
+    for exchange in list(exchanges(messages))[:-1]:
+        if len(old) >= half and sum(map(_message_size, old)) >= half_size:
+            break
+        old += exchange
+    return old
+
+
+def compacting(conversation: str) -> str:
+    """The name of the counter that has one process at a time make a summary of a conversation."""
+    return COMPACTING + hashlib.sha256(conversation.encode()).hexdigest()[:16]
+
+
 def _message_size(message: Message) -> int:
     """Bytes of a message as JSON."""
     size = len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
@@ -1061,6 +1268,7 @@ async def mutate(
     lanes: KeyedLock | None = None,
     conversation: str | None = HOME,
     timetable: Timetable | None = None,
+    memory: Memory = NO_MEMORY,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -1074,6 +1282,7 @@ async def mutate(
             of another record's turn it does not wait, as that one may be waiting, too.
         conversation: the one in the turn's history; `None`: that at `HOME`, and all others beside it.
         timetable: the store's time; told of jobs.
+        memory: the agent's, if the change touches its state or says something.
 
     Returns:
         What `change` returned.
@@ -1095,7 +1304,8 @@ async def mutate(
             if record.forgotten > since:
                 raise StateForgotten("forgotten meanwhile", user_id)
             place = place_of(user_id)
-            turn = Turn(record, store.limits, incoming=Incoming(place=place), timetable=timetable)
+            incoming = Incoming(place=place)
+            turn = Turn(record, store.limits, incoming=incoming, timetable=timetable, memory=memory)
             with turn.active():
                 result = await change(turn)
             _check_time()
@@ -1117,6 +1327,12 @@ async def mutate(
 def _check_time() -> None:
     if (turn := _current.get()) and turn.is_given_up:
         raise TurnGivenUp
+
+
+def _with_keys(value: dict[str, Any], state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The value, with these keys as they are in the state."""
+    others = {key: each for key, each in value.items() if key not in set(keys)}
+    return others | {key: state[key] for key in keys if key in state and key != VERSION}
 
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:

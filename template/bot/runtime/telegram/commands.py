@@ -34,7 +34,7 @@ from bot.runtime.errors import OperatorError
 from bot.runtime.state.jobs import MICROSECONDS
 from bot.runtime.state.record import is_person
 from bot.runtime.state.turn import Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter, forget_in_shared_records
+from bot.runtime.telegram.agent import TelegramAgentAdapter, ask_to_forget
 from bot.runtime.telegram.calls import FORMATS, options_of, run_alongside
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
@@ -286,7 +286,7 @@ async def forget_pressed(
     text = words.not_forgotten
     if callback_data.yes:
         _turn().forget()
-        forget_in_shared_records(agent, query.from_user.id)
+        await ask_to_forget(agent, query.from_user.id)
         text = words.forgotten
     if query.message is None or isinstance(query.message, InaccessibleMessage):
         return query.answer(text, show_alert=True)

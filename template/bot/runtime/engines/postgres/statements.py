@@ -104,7 +104,7 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
 
     Parameters: those of `_committed`, $20 and $22 authors and data of messages; with further conversations
-    $25 to $31: names, numbers, roles, texts, times, authors and data of their messages; $32 which ones change.
+    $25 to $31: names, numbers, roles, texts, times, authors and data of their messages; $32 which change.
     """
     conversations = _CONVERSATIONS if with_conversations else ""
     return f"""

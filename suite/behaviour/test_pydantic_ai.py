@@ -128,7 +128,9 @@ async def test_a_run_that_is_too_large_keeps_its_text() -> None:
 
 async def test_files_leave_a_word() -> None:
     store = MemoryStore()
-    await asked(store, "[photo]", prompt=["Who is it?", BinaryContent(b"12345" * 99, media_type="image/jpeg")])
+    await asked(
+        store, "[photo]", prompt=["Who is it?", BinaryContent(b"12345" * 99, media_type="image/jpeg")]
+    )
     found = await told(store)
     assert found[0].parts[0].content == ["Who is it?", "[image/jpeg]"]  # type: ignore[union-attr]
 

@@ -20,7 +20,7 @@ from suite.torture.model_bot import AGENT, OPENAI_AGENTS, PYDANTIC_AI
 from suite.torture.names import DEFERRED
 from suite.torture.processes import Replica, balancer, running
 
-PEOPLE, ROUNDS, MESSAGES = 5, 8, 20
+PEOPLE, ROUNDS, MESSAGES = 5, 6, 20
 PATIENCE = 120.0
 KEY = "sk-the-key-of-the-model"
 TOOLS = {"note": "fact", "mail": "to", "remind": "text"}
@@ -158,17 +158,21 @@ async def exported(telegram: FakeTelegram, user_id: int) -> dict[str, Any]:
     return told
 
 
+WANTS = {PYDANTIC_AI: ["note", "remind"], OPENAI_AGENTS: ["note", "mail"]}
+
+CASES = [
+    pytest.param(setup, framework, is_deferred, id=f"{setup.name}, {framework}{', deferred' * is_deferred}")
+    for number, setup in enumerate(short_setups())
+    for framework, is_deferred in ((PYDANTIC_AI, number == 1), (OPENAI_AGENTS, number == 0))
+]
+"""Each framework by polling and by webhook, once deferred and once not."""
+
+
 @pytest.mark.rarely
 @pytest.mark.clause("torture.balances")
-@pytest.mark.parametrize(
-    ("framework", "wants"),
-    [(PYDANTIC_AI, ["note", "remind"]), (OPENAI_AGENTS, ["note", "mail"])],
-    ids=[PYDANTIC_AI, OPENAI_AGENTS],
-)
-@pytest.mark.parametrize("is_deferred", [False, True], ids=["", "deferred"])
-@pytest.mark.parametrize("setup", short_setups(), ids=lambda setup: setup.name)
+@pytest.mark.parametrize(("setup", "framework", "is_deferred"), CASES)
 async def test_nothing_is_lost_or_done_twice(
-    setup: Setup, framework: str, wants: list[str], is_deferred: bool, tmp_path: Path
+    setup: Setup, framework: str, is_deferred: bool, tmp_path: Path
 ) -> None:
     chance = Random(f"{setup.name} {framework} {is_deferred}")
     script = Model(chance)
@@ -205,7 +209,7 @@ async def test_nothing_is_lost_or_done_twice(
         telegram.webhook_address = await stack.enter_async_context(balancer(replicas))
         agreeing = asyncio.create_task(agree(telegram))
         for number in range(ROUNDS):
-            write(telegram, chance, wants, written)
+            write(telegram, chance, WANTS[framework], written)
             await trouble(telegram, replicas, links, number, kill=backend.survives_exit)
         script.is_well = True
         await telegram.settled(PATIENCE)

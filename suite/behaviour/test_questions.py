@@ -347,6 +347,19 @@ async def test_an_old_question_is_answered_whose_message_telegram_no_longer_show
         assert [each[0] for each in await done(bot)] == ["yes"]
 
 
+async def test_a_question_that_is_full_loses_its_buttons_only(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
+    async with asked(make_runtime, telegram, f"send {'x' * 4_088}") as (bot, question):
+        telegram.press(question, 0, 0, user_id=1)
+        await until(telegram, lambda: len(telegram.texts(1)) == 2)
+        assert said(telegram) == ["Send it"]
+        message = telegram.messages[1, question.message_id]
+        assert "reply_markup" not in message
+        assert message["text"] == question.text
+        assert [each[0] for each in await done(bot)] == ["yes"]
+
+
 async def test_a_topic_is_where_it_was_asked(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
     where: dict[str, Any] = {"chat_id": GROUP, "message_thread_id": 5, "is_topic_message": True}
     async with asked(make_runtime, telegram, **where) as (_, question):

@@ -1,4 +1,4 @@
-"""The command line with an agent on pydantic-ai that dies where it is told: `python -m suite.buying_bot run`."""
+"""The command line with an agent on pydantic-ai that dies where told: `python -m suite.buying_bot run`."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ CLAUSES: dict[str, str] = {
     "history.apart": "What was said in one place is not in the history of another, whoever said it.",
     "history.authors": "Where several people share a record, its history tells who wrote what.",
     "history.data": "Data beside messages comes back as it was; an exchange with data is dropped whole.",
-    "history.pydantic-ai": "What a run of pydantic-ai said and did is kept beside its answer, whole or not at all.",
+    "history.pydantic-ai": "What a run of pydantic-ai said and did is kept with its answer, whole or not.",
     "record.limit": "A record beyond STATE_MAX_BYTES is refused; it is never cut.",
     "record.corrupt": "A record that cannot be read is reported and left alone, not taken for a new user.",
     "record.expires": "A record expires in one piece, and every commit gives it its whole life again.",

@@ -435,7 +435,11 @@ def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for name, code in shown.items():
         imported = re.findall(r"^(?:from|import) (bot\.runtime[\w.]*)", code, re.MULTILINE)
-        wrong = {each for each in imported if not each.startswith(("bot.runtime.testing", "bot.runtime.frameworks."))}
+        wrong = {
+            each
+            for each in imported
+            if not each.startswith(("bot.runtime.testing", "bot.runtime.frameworks."))
+        }
         assert not wrong, f"{name}: what is not for owners"
 
 

@@ -39,7 +39,7 @@ def test_no_symlinks_and_unix_lines() -> None:
 
 
 def test_python_files_are_plain(template: Path) -> None:
-    """Jinja in Python is confined to one file, and lines that choose one; all others are Python as they stand."""
+    """Jinja in Python is confined to one file, and lines that choose one; all others are plain Python."""
     files = must("git", "ls-files", "-z", cwd=template / "template").rstrip("\0").split("\0")
     assert [path for path in files if path.endswith(".py.jinja")] == [AGENT, CHOSEN, TEST_AGENT]
     for path in (AGENT, TEST_AGENT):

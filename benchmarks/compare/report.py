@@ -1,0 +1,100 @@
+"""What came of it, for people: the tables of docs/comparison.md."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contestants import CONTESTANTS, HERE, OURS, PLAIN, ROOT, Contestant
+
+RESULTS = HERE / "results.json"
+PAGE = ROOT / "docs" / "comparison.md"
+BEGIN, END = "<!-- compared: made by ./do compare -->", "<!-- end of compared -->"
+
+COLUMNS = (
+    "", "messages", "effects lost", "effects doubled", "replies missing", "replies untrue", "order broken",
+    "updates/s", "× ours", "× aiogram", "lines",
+)  # fmt: skip
+WAYS = {"polling": "Long polling", "webhook": "Webhook"}
+
+Results = Mapping[str, Mapping[str, Any]]
+"""By mode and name of the bot, what came of its run; `about` says when and where it was."""
+
+
+def key(mode: str, name: str) -> str:
+    """Under which the results of a bot stand."""
+    return f"{mode}: {name}"
+
+
+def row(contestant: Contestant, result: Mapping[str, Any]) -> list[str]:
+    """A line of a table."""
+    counts = [f"{number:,}" for number in result["counts"]]
+    speed, references = result["per_second"], result["references"]
+    ratios = [f"{speed / references[name]:.2f}" if references.get(name) else "-" for name in (OURS.name, PLAIN.name)]
+    says = contestant.says if contestant.folder != "ours" else f"**{contestant.says}, {contestant.variant}**"
+    return [says, *counts, f"{speed:,.0f}", *ratios, f"{contestant.lines}"]
+
+
+def table(results: Results, mode: str) -> str:
+    """The table of a mode, in Markdown; who was not run is left out."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+    for contestant in CONTESTANTS:
+        if mode not in contestant.modes:
+            lines.append(f"| {contestant.says} | cannot: not counted {'| ' * (len(COLUMNS) - 2)}|")
+        elif result := results.get(key(mode, contestant.name)):
+            lines.append("| " + " | ".join(row(contestant, result)) + " |")
+    return "\n".join(lines)
+
+
+def versions() -> str:
+    """What each bot is built on, and where to read it, in Markdown."""
+    lines = ["| bot | version | what its owner writes |", "|---|---|---|"]
+    for contestant in CONTESTANTS:
+        links = ", ".join(
+            f"[{path.relative_to(HERE)}](../{path.relative_to(ROOT)})" for path in contestant.sources
+        )
+        version = "this working tree" if contestant.kind == "ours" else contestant.version
+        lines.append(f"| {contestant.name} | {version} | {links} |")
+    return "\n".join(lines)
+
+
+def about(results: Results) -> str:
+    """When and where it was, in a sentence."""
+    runs: dict[tuple[Any, ...], None] = {}
+    for result in results.values():
+        told = result["about"]
+        what = ("date", "seed", "minutes", "processor", "cores", "load before")
+        runs[tuple(told[name] for name in what)] = None
+    dates = sorted({run[0] for run in runs})
+    loads = sorted(run[5] for run in runs)
+    seeds = ", ".join(sorted({str(run[1]) for run in runs}))
+    minutes = ", ".join(sorted({f"{run[2]:g}" for run in runs}))
+    machines = ", ".join(sorted({f"{run[3]}, {run[4]} cores" for run in runs}))
+    busy = f"load average before each run {loads[0]:g} to {loads[-1]:g}"
+    return (
+        f"Run on {' and '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} minutes under fire "
+        f"for each bot and way; {machines}; {busy}."
+    )
+
+
+def made(results: Results) -> str:
+    """Everything between the markers."""
+    parts = [about(results)] if results else ["Not run yet: `./do compare` does."]
+    for mode, title in WAYS.items():
+        if any(name.startswith(f"{mode}: ") for name in results):
+            parts += [f"### {title}", table(results, mode)]
+    return "\n\n".join([BEGIN, *parts, "### Versions and sources", versions(), END])
+
+
+def written(page: str, results: Results) -> str:
+    """The page with what stands between the markers made anew."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    found: Sequence[str] = pattern.findall(page)
+    if len(found) != 1:
+        raise ValueError(f"the page has no single pair of {BEGIN} and {END}")
+    return pattern.sub(lambda _: made(results), page)
+
+
+def write(results: Results, page: Path = PAGE) -> None:
+    """Write the page."""
+    page.write_text(written(page.read_text("utf-8"), results), "utf-8")

@@ -1,0 +1,50 @@
+// Counts the messages of each conversation in the thread state of Chat SDK.
+import { setTimeout as sleep } from "node:timers/promises";
+import { serve } from "@hono/node-server";
+import { createTelegramAdapter } from "@chat-adapter/telegram";
+import { Chat } from "chat";
+import { Hono } from "hono";
+
+export async function start(options) {
+  const { BOT_TOKEN, TELEGRAM_API_URL, WEBHOOK_URL, PORT } = process.env;
+  const telegram = createTelegramAdapter({
+    apiUrl: TELEGRAM_API_URL,
+    botToken: BOT_TOKEN,
+    secretToken: "a-secret-token",
+    mode: WEBHOOK_URL ? "webhook" : "polling",
+  });
+  const bot = new Chat({ userName: "test_bot", adapters: { telegram }, logger: "warn", ...options });
+
+  const count = async (thread, { text }) => {
+    const [name, seconds] = text.split(" ");
+    const { seen = [] } = (await thread.state) ?? {};
+    await sleep(1000 * seconds); // the call of a model, or of another service
+    seen.push(name);
+    await thread.setState({ seen });
+    await thread.post(`${name} #${seen.length}`);
+  };
+
+  bot.onDirectMessage(async (thread, message, channel, context) => {
+    for (const each of [...(context?.skipped ?? []), message]) await count(thread, each);
+  });
+
+  // audit
+  bot.onSlashCommand("/export", async ({ channel }) => {
+    const { seen = [] } = (await bot.thread(channel.id).state) ?? {};
+    const data = Buffer.from(JSON.stringify({ state: { effects: seen } }));
+    await channel.post({ markdown: "", files: [{ data, filename: "kept.json", mimeType: "application/json" }] });
+  });
+  // end of audit
+
+  await bot.initialize();
+  process.once("SIGTERM", () => bot.shutdown().then(() => process.exit()));
+  if (!WEBHOOK_URL) return;
+  const app = new Hono();
+  app.post(new URL(WEBHOOK_URL).pathname, (context) => bot.webhooks.telegram(context.req.raw));
+  serve({ fetch: app.fetch, hostname: "127.0.0.1", port: Number(PORT) });
+  await fetch(`${TELEGRAM_API_URL}/bot${BOT_TOKEN}/setWebhook`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ url: WEBHOOK_URL, secret_token: "a-secret-token" }),
+  });
+}

@@ -67,7 +67,7 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         commands[contestant.name] = contestant.install()
     is_published = minutes >= SHORTEST
     path = report.RESULTS if is_published else CACHE / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    results: dict[str, Any] = {}
     bad: list[str] = []
     runs = [(mode, each) for mode in get_args(Mode) for each in who if only in (None, mode) and mode in each.modes]
     references: dict[Mode, dict[str, float]] = {}
@@ -97,9 +97,10 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         print(line(outcome), flush=True)
         if contestant.kind == "ours" and not outcome.balance.is_clean:
             bad.append(f"{contestant.name}, {mode}: {outcome.balance.row}")
-        for name in {each.name for each in who}:  # by now more may be known
-            if found := results.get(report.key(mode, name)):
+        for each in who:  # by now more may be known
+            if found := results.get(report.key(mode, each.name)):
                 found["references"] = dict(references[mode])
+        results = (json.loads(path.read_text("utf-8")) if path.exists() else {}) | results
         path.write_text(dumped(results), "utf-8")
     if is_published:
         report.write(results)

@@ -68,6 +68,11 @@ class People:
         groups = [-1_000 - user_id, *self._shared] if self.groups else []
         self._message(user_id, self._chance.choice([user_id, *groups]), seconds)
 
+    def everyone(self) -> None:
+        """Everybody writes in private."""
+        for user_id in self._written:
+            self._message(user_id, user_id, seconds=0.001)
+
     def message_everywhere(self, user_id: int, chats: int) -> None:
         """One person writes in so many groups."""
         for number in range(chats):

@@ -1,6 +1,6 @@
 // Counts each user's messages in grammY's session.
-import { createServer } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
+import express from "express";
 import { Bot, GrammyError, HttpError, InputFile, webhookCallback } from "grammy";
 
 export const { REDIS_URL, WEBHOOK_URL, PORT } = process.env;
@@ -35,8 +35,10 @@ export function addHandlers(bot) {
 }
 
 export async function serve(bot) {
-  const server = createServer(webhookCallback(bot, "http"));
-  server.listen(PORT, "127.0.0.1");
+  const app = express();
+  app.use(express.json());
+  app.use(webhookCallback(bot, "express"));
+  const server = app.listen(PORT, "127.0.0.1");
   process.once("SIGTERM", () => server.close());
   await bot.api.setWebhook(WEBHOOK_URL);
 }

@@ -45,6 +45,7 @@ def run(storage: StateStorageBase) -> None:
         bot.send_message(message.chat.id, f"{name} #{len(seen)}")
 
     if url := environ.get("WEBHOOK_URL"):
-        bot.run_webhooks(port=int(environ["PORT"]), url_path=urlsplit(url).path, webhook_url=f"{url}/")
+        path = urlsplit(url).path.strip("/")
+        bot.run_webhooks(port=int(environ["PORT"]), url_path=path, webhook_url=f"{url}/")
     else:
         bot.infinity_polling()

@@ -5,9 +5,9 @@ import { start } from "./counter.js";
 
 const client = createClient({ url: process.env.REDIS_URL });
 client.on("error", console.error);
+client.unref(); // the process ends when the bot has
 
 await start({
   store: Redis({ client }),
   catch: (error, ctx) => console.error(`Update ${ctx.update.update_id}:`, error),
 });
-await client.quit();

@@ -5,8 +5,9 @@ import { createTelegramAdapter } from "@chat-adapter/telegram";
 import { Chat } from "chat";
 import { Hono } from "hono";
 
-export async function start(options) {
-  const { BOT_TOKEN, TELEGRAM_API_URL, WEBHOOK_URL, PORT } = process.env;
+const { BOT_TOKEN, TELEGRAM_API_URL, WEBHOOK_URL, PORT } = process.env;
+
+export async function start({ post = (thread, text) => thread.post(text), ...options }) {
   const telegram = createTelegramAdapter({
     apiUrl: TELEGRAM_API_URL,
     botToken: BOT_TOKEN,
@@ -15,14 +16,14 @@ export async function start(options) {
   });
   const bot = new Chat({ userName: "test_bot", adapters: { telegram }, logger: "warn", ...options });
 
-  const count = async (thread, { text }) => {
-    const [name, seconds] = text.split(" ");
+  async function count(thread, message) {
+    const [name, seconds] = message.text.split(" ");
     const { seen = [] } = (await thread.state) ?? {};
     await sleep(1000 * seconds); // the call of a model, or of another service
     seen.push(name);
     await thread.setState({ seen });
-    await thread.post(`${name} #${seen.length}`);
-  };
+    await post(thread, `${name} #${seen.length}`);
+  }
 
   bot.onDirectMessage(async (thread, message, channel, context) => {
     for (const each of [...(context?.skipped ?? []), message]) await count(thread, each);
@@ -37,11 +38,25 @@ export async function start(options) {
   // end of audit
 
   await bot.initialize();
-  process.once("SIGTERM", () => bot.shutdown().then(() => process.exit()));
-  if (!WEBHOOK_URL) return;
+  if (WEBHOOK_URL) {
+    await serveWebhook(bot);
+  } else {
+    process.once("SIGTERM", () => bot.shutdown().finally(() => process.exit()));
+  }
+}
+
+async function serveWebhook(bot) {
+  const running = new Set();
+  const waitUntil = (task) => running.add(task.finally(() => running.delete(task)));
   const app = new Hono();
-  app.post(new URL(WEBHOOK_URL).pathname, (context) => bot.webhooks.telegram(context.req.raw));
-  serve({ fetch: app.fetch, hostname: "127.0.0.1", port: Number(PORT) });
+  app.post(new URL(WEBHOOK_URL).pathname, ({ req }) => bot.webhooks.telegram(req.raw, { waitUntil }));
+  const server = serve({ fetch: app.fetch, hostname: "127.0.0.1", port: Number(PORT) });
+  process.once("SIGTERM", async () => {
+    server.close();
+    await Promise.allSettled(running);
+    await bot.shutdown();
+    process.exit();
+  });
   await fetch(`${TELEGRAM_API_URL}/bot${BOT_TOKEN}/setWebhook`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },

@@ -21,7 +21,7 @@ from typing import Any, get_args
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import report
-from contestants import CACHE, CONTESTANTS, OURS, PLAIN, CannotRun, Contestant, Mode, chosen
+from contestants import CACHE, CONTESTANTS, OURS, PLAIN, ROOT, CannotRunError, Contestant, Mode, chosen
 from fire import Outcome, fire
 from measuring import machine
 
@@ -35,12 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(prog="./do compare", description="Put other bots under the same fire as ours.")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a folder, or FOLDER/VARIANT")
+    parser = argparse.ArgumentParser(
+        prog="./do compare", description="Put other bots under the same fire as ours."
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a folder, or FOLDER/VARIANT"
+    )
     parser.add_argument("--mode", choices=get_args(Mode), help="only this way to get updates")
     parser.add_argument("--seed", type=int, default=1, help="of all that is left to chance (1)")
     parser.add_argument(
-        "--minutes", type=float, default=SHORTEST, help="under fire, each bot (1); less is tried, not published"
+        "--minutes",
+        type=float,
+        default=SHORTEST,
+        help="under fire, each bot (1); less is tried, not published",
     )
     parser.add_argument("--list", action="store_true", help="name all there are")
     options = parser.parse_args(arguments)
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return compare(chosen(options.only), options.mode, options.seed, options.minutes)
-    except CannotRun as error:
+    except CannotRunError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
 
@@ -58,7 +65,7 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
     """Run each of them; the exit code.
 
     Raises:
-        CannotRun: something is missing that is needed.
+        CannotRunError: something is missing that is needed.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     commands: dict[str, list[str]] = {}
@@ -67,18 +74,21 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         commands[contestant.name] = contestant.install()
     is_published = minutes >= SHORTEST
     path = report.RESULTS if is_published else CACHE / "results.json"
-    results: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    results = read(path)
     bad: list[str] = []
-    runs = [(mode, each) for mode in get_args(Mode) for each in who if only in (None, mode) and mode in each.modes]
+    runs = [
+        (mode, each) for mode in get_args(Mode) for each in who if only in (None, mode) and mode in each.modes
+    ]
     references: dict[Mode, dict[str, float]] = {}
-    number = 0
-    for mode, contestant in runs:
-        number += 1
+    for number, (mode, contestant) in enumerate(runs, start=1):
         print(f"\n[{number}/{len(runs)}] {contestant.name}, {mode}", flush=True)
         if mode not in references:
             # Those whose speed others are compared with, on this machine as it is now.
             missing = [each for each in (OURS, PLAIN) if each not in who]
-            references[mode] = {each.name: speed_of(each, mode, commands[each.name], seed) for each in missing}
+            references[mode] = {
+                each.name: speed_of(each, mode, commands[each.name], seed) for each in missing
+            }
         about = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "seed": seed,
@@ -88,29 +98,35 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         }
         try:
             outcome = run(contestant, mode, commands[contestant.name], seed, minutes)
-        except CannotRun as error:
+        except CannotRunError as error:
             print(f"could not be run: {error}", file=sys.stderr, flush=True)
             bad.append(f"{contestant.name}, {mode}: could not be run")
             continue
         references[mode] |= {contestant.name: outcome.per_second} if contestant in (OURS, PLAIN) else {}
-        results[report.key(mode, contestant.name)] = told(outcome, about)
+        own[report.key(mode, contestant.name)] = told(outcome, about)
         print(line(outcome), flush=True)
         if contestant.kind == "ours" and not outcome.balance.is_clean:
             bad.append(f"{contestant.name}, {mode}: {outcome.balance.row}")
-        for each in who:  # by now more may be known
-            if found := results.get(report.key(mode, each.name)):
-                found["references"] = dict(references[mode])
-        results = (json.loads(path.read_text("utf-8")) if path.exists() else {}) | results
+        for name, result in own.items():  # by now more may be known
+            if name.startswith(f"{mode}: "):
+                result["references"] = dict(references[mode])
+        results = read(path) | own
         path.write_text(dumped(results), "utf-8")
     if is_published:
         report.write(results)
-        print(f"\nwritten: {report.PAGE.relative_to(report.ROOT)}, {path.relative_to(report.ROOT)}")
+        print(f"\nwritten: {report.PAGE.relative_to(ROOT)}, {path.relative_to(ROOT)}")
     else:
-        print(f"\ntried only, so docs/comparison.md stays as it is; written: {path.relative_to(report.ROOT)}")
+        print(f"\ntried only, so docs/comparison.md stays as it is; written: {path.relative_to(ROOT)}")
     print(*(f"\n{title}\n\n{report.table(results, mode)}" for mode, title in report.WAYS.items()), sep="\n")
     for what in bad:
         print(f"compare: {what}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The results so far: who is not run keeps theirs."""
+    results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return results
 
 
 def run(contestant: Contestant, mode: Mode, command: list[str], seed: int, minutes: float) -> Outcome:
@@ -123,8 +139,8 @@ def run(contestant: Contestant, mode: Mode, command: list[str], seed: int, minut
 
     try:
         outcome = asyncio.run(fire(command, mode, contestant.keeps, folder, seed, minutes, tell))
-    except CannotRun as error:
-        raise CannotRun(f"{error}\n(all it said: {folder}/bot.log)") from None
+    except CannotRunError as error:
+        raise CannotRunError(f"{error}\n(all it said: {folder}/bot.log)") from None
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
@@ -150,7 +166,7 @@ def told(outcome: Outcome, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def line(outcome: Outcome) -> str:
     """A result for the eye."""
-    names = [name for name in report.COLUMNS[1:7]]
+    names = report.COLUMNS[1:7]
     counts = ", ".join(f"{name} {number:,}" for name, number in zip(names, outcome.balance.row, strict=True))
     ends = f", ended by itself {outcome.ends} times" if outcome.ends else ""
     return "; ".join([counts + ends, *outcome.problems])

@@ -21,7 +21,7 @@ Mode = Literal["polling", "webhook"]
 Kind = Literal["python", "node", "ours"]
 
 
-class CannotRun(Exception):
+class CannotRunError(Exception):
     """Something that is needed is missing, or could not be installed; the text says what to do."""
 
 
@@ -84,7 +84,7 @@ class Contestant:
         """Bring what it needs, unless it is there; the command that runs it.
 
         Raises:
-            CannotRun: it cannot be had.
+            CannotRunError: it cannot be had.
         """
         if self.kind == "ours":
             return _render(self.variant)
@@ -122,7 +122,9 @@ CONTESTANTS = (
     Contestant("aiogram", "simple_isolation", "… and `SimpleEventIsolation`", "redis"),
     Contestant("aiogram", "redis_isolation", "… and `RedisEventIsolation`", "redis"),
     Contestant("python-telegram-bot", "defaults", "python-telegram-bot, by default", "memory"),
-    Contestant("python-telegram-bot", "pickle_persistence", "… `PicklePersistence`, `AIORateLimiter`", "file"),
+    Contestant(
+        "python-telegram-bot", "pickle_persistence", "… `PicklePersistence`, `AIORateLimiter`", "file"
+    ),
     Contestant("pytelegrambotapi", "defaults", "pyTelegramBotAPI, by default", "memory"),
     Contestant("pytelegrambotapi", "redis_storage", "… `StateRedisStorage`, `RETRY_ON_ERROR`", "redis"),
     Contestant("grammy", "defaults", "grammY, by default", "memory"),
@@ -149,24 +151,35 @@ def lines_of(source: str) -> int:
 def _node() -> str:
     node = shutil.which("node")
     if not (node and shutil.which("npm")):
-        raise CannotRun("Node.js 20 or newer and npm are needed, and not on PATH (https://nodejs.org)")
+        raise CannotRunError("Node.js 20 or newer and npm are needed, and not on PATH (https://nodejs.org)")
     version = _told(node, "--version")
     if int(version.lstrip("v").partition(".")[0]) < 20:
-        raise CannotRun(f"Node.js 20 or newer is needed, and {node} is {version}")
+        raise CannotRunError(f"Node.js 20 or newer is needed, and {node} is {version}")
     return node
 
 
 def _render(backend: str) -> list[str]:
-    """A project of this working tree with the counter as its agent, in an environment as a deployment has it."""
+    """A project of this working tree, with the counter as its agent and the environment of a deployment."""
     place = CACHE / f"ours-{backend}"
     project = place / "project"
     shutil.rmtree(project, ignore_errors=True)
-    copy = (sys.executable, "-W", "ignore", "-m", "copier", "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD")
+    copy = (
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "copier",
+        "copy",
+        "--quiet",
+        "--defaults",
+        "--vcs-ref",
+        "HEAD",
+    )
     _run(*copy, "--data", f"backend={backend}", str(ROOT), str(project), folder=ROOT)
     shutil.copy(HERE / "ours" / "agent.py", project / "bot" / "agent.py")
     environment = place / "venv"
-    _run("uv", "sync", "--quiet", "--no-dev", "--compile-bytecode", "--python", sys.executable, folder=project,
-         UV_PROJECT_ENVIRONMENT=str(environment))  # fmt: skip
+    sync = ("uv", "sync", "--quiet", "--no-dev", "--compile-bytecode", "--python", sys.executable)
+    _run(*sync, folder=project, UV_PROJECT_ENVIRONMENT=str(environment))
     return [str(environment / "bin" / "bot"), "run"]
 
 
@@ -183,7 +196,7 @@ def _run(*command: str, folder: Path, **variables: str) -> None:
     )
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])
-        raise CannotRun(f"`{' '.join(command[:3])} …` failed in {folder}:\n{last}")
+        raise CannotRunError(f"`{' '.join(command[:3])} …` failed in {folder}:\n{last}")
 
 
 def _told(*command: str) -> str:
@@ -194,12 +207,12 @@ def chosen(names: Sequence[str]) -> list[Contestant]:
     """Those of a folder, or with a full name; all without names.
 
     Raises:
-        CannotRun: there is none of a name.
+        CannotRunError: there is none of a name.
     """
-    unknown = [
-        name for name in names if not any(name in (each.folder, each.name) for each in CONTESTANTS)
-    ]
+    unknown = [name for name in names if not any(name in (each.folder, each.name) for each in CONTESTANTS)]
     if unknown:
         known = dict.fromkeys(each.folder for each in CONTESTANTS)
-        raise CannotRun(f"nobody is called {unknown[0]}: there are {', '.join(known)}; --list names each")
+        raise CannotRunError(
+            f"nobody is called {unknown[0]}: there are {', '.join(known)}; --list names each"
+        )
     return [each for each in CONTESTANTS if not names or {each.folder, each.name} & set(names)]

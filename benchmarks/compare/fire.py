@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from contestants import CannotRun, Mode
+from contestants import CannotRunError, Mode
 
 from suite.bot_api import FakeTelegram
 from suite.engines.redis.faults import RedisServer
@@ -54,8 +54,8 @@ ENDS_WITHIN = 10.0
 QUIET = 15.0
 """Seconds without a sign of life after which nothing more is expected."""
 LATER = 40.0
-"""Seconds after the last fault at which those write once more who miss a reply, as people do: a bot whose lock of
-a killed process ends by then, or that looks at what waits when somebody writes, gets its chance."""
+"""Seconds after the last fault at which everybody writes once more if replies are missing, as people do. By then
+the locks of killed processes have ended, and a bot may look at what waits when somebody writes."""
 
 HOOK = "https://bot.example/hook"
 
@@ -83,7 +83,11 @@ class Bot:
     """A bot's process, started again whenever it ends, as a service manager does it."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, settings: Mapping[str, str], is_up: Callable[[float], bool]
+        self,
+        command: Sequence[str],
+        folder: Path,
+        settings: Mapping[str, str],
+        is_up: Callable[[float], bool],
     ) -> None:
         """Make it; no process runs yet.
 
@@ -112,13 +116,15 @@ class Bot:
         """Wait until it takes updates.
 
         Raises:
-            CannotRun: it does not begin.
+            CannotRunError: it does not begin.
         """
         give_up = time.monotonic() + STARTS_WITHIN
         while self._process.returncode is not None or not self._is_up(self._started):
             if time.monotonic() > give_up:
                 last = "\n".join((self._folder / "bot.log").read_text(errors="replace").splitlines()[-8:])
-                raise CannotRun(f"the bot took no update within {STARTS_WITHIN:.0f} s. Its last words:\n{last}")
+                raise CannotRunError(
+                    f"the bot took no update within {STARTS_WITHIN:.0f} s. Its last words:\n{last}"
+                )
             await asyncio.sleep(0.01)
 
     async def end(self, number: signal.Signals, chance: Random) -> None:
@@ -227,7 +233,7 @@ async def fire(
     """Measure a bot while all is well, then put it under fire for so long (0: do not).
 
     Raises:
-        CannotRun: the bot, or a server that it needs, does not start.
+        CannotRunError: the bot, or a server that it needs, does not start.
     """
     async with AsyncExitStack() as stack:
         telegram = FakeTelegram()
@@ -242,7 +248,7 @@ async def fire(
             stack.callback(redis.kill)
             settings |= {"REDIS_URL": redis.url, "USE_REDIS": "true"}
         door = await stack.enter_async_context(Door(port := _free_port()).open())
-        settings["PORT"] = str(port)
+        settings |= {"PORT": str(port), "SQLITE_PATH": str(folder / "bot.sqlite3")}
         if mode == "webhook":
             telegram.webhook_address = door.url
             settings["WEBHOOK_URL"] = HOOK
@@ -250,7 +256,9 @@ async def fire(
         def is_up(started: float) -> bool:
             if mode == "webhook":
                 return telegram.webhook is not None and _listens(port)
-            return any(call.method == "getUpdates" and call.at > started for call in reversed(telegram.calls[-50:]))
+            return any(
+                call.method == "getUpdates" and call.at > started for call in reversed(telegram.calls[-50:])
+            )
 
         bot = Bot(command, folder, settings, is_up)
         stack.push_async_callback(bot.close)
@@ -399,7 +407,7 @@ def _said(telegram: FakeTelegram) -> dict[int, list[str]]:
 
 
 async def _exports(telegram: FakeTelegram, bot: Bot, outcome: Outcome) -> dict[int, dict[str, Any]]:
-    """What the bot keeps of each, as it tells when they ask. One that does not answer is started once more."""
+    """What the bot keeps of each, as it tells when they ask. One that says nothing is started once more."""
     exports: dict[int, dict[str, Any]] = {}
 
     def missing() -> set[int]:
@@ -426,15 +434,15 @@ def _redis(folder: Path) -> RedisServer:
     """A Redis of the run's own, which writes its log to the disk every second.
 
     Raises:
-        CannotRun: there is none.
+        CannotRunError: there is none.
     """
     try:
         server = RedisServer(folder)
         server.start()
     except ImportError as error:
-        raise CannotRun(f"Redis is needed, and comes with `./do compare`: {error}") from None
+        raise CannotRunError(f"Redis is needed, and comes with `./do compare`: {error}") from None
     except (OSError, RuntimeError) as error:
-        raise CannotRun(f"Redis does not start: {error}") from error
+        raise CannotRunError(f"Redis does not start: {error}") from error
     return server
 
 

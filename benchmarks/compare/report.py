@@ -13,7 +13,7 @@ BEGIN, END = "<!-- compared: made by ./do compare -->", "<!-- end of compared --
 
 COLUMNS = (
     "", "messages", "effects lost", "effects doubled", "replies missing", "replies untrue", "order broken",
-    "updates/s", "× ours", "× aiogram", "lines",
+    "updates/s", "of ours", "of aiogram", "lines",
 )  # fmt: skip
 WAYS = {"polling": "Long polling", "webhook": "Webhook"}
 
@@ -30,7 +30,9 @@ def row(contestant: Contestant, result: Mapping[str, Any]) -> list[str]:
     """A line of a table."""
     counts = [f"{number:,}" for number in result["counts"]]
     speed, references = result["per_second"], result["references"]
-    ratios = [f"{speed / references[name]:.2f}" if references.get(name) else "-" for name in (OURS.name, PLAIN.name)]
+    ratios = [
+        f"{speed / references[name]:.2f}" if references.get(name) else "-" for name in (OURS.name, PLAIN.name)
+    ]
     says = contestant.says if contestant.folder != "ours" else f"**{contestant.says}, {contestant.variant}**"
     return [says, *counts, f"{speed:,.0f}", *ratios, f"{contestant.lines}"]
 
@@ -72,8 +74,8 @@ def about(results: Results) -> str:
     machines = ", ".join(sorted({f"{run[3]}, {run[4]} cores" for run in runs}))
     busy = f"load average before each run {loads[0]:g} to {loads[-1]:g}"
     return (
-        f"Run on {' and '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} minutes under fire "
-        f"for each bot and way; {machines}; {busy}."
+        f"Run on {' and '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} minutes "
+        f"under fire for each bot and way; {machines}; {busy}."
     )
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CACHE = ROOT / ".cache" / "compare"
-"""What is installed and rendered, outside of git."""
+CACHE = Path(os.environ.get("COMPARE_CACHE", ROOT / ".cache" / "compare"))
+"""What is installed and rendered, and what was only tried: outside of git."""
 
 Mode = Literal["polling", "webhook"]
 Kind = Literal["python", "node", "ours"]
@@ -97,7 +97,6 @@ class Contestant:
             place.mkdir(parents=True)
             if self.kind == "node":
                 shutil.copy(needs, place)
-                _node()
                 _run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", folder=place)
             else:
                 _run("uv", "venv", "--quiet", "--python", sys.executable, "venv", folder=place)
@@ -109,7 +108,7 @@ class Contestant:
         shutil.rmtree(app, ignore_errors=True)
         shutil.copytree(HERE / self.folder, app, ignore=shutil.ignore_patterns("__pycache__"))
         if self.kind == "node":
-            return [_node(), str(app / f"{self.variant}.js")]
+            return [node(), str(app / f"{self.variant}.js")]
         script = "bot.py" if self.folder == "tgbot-template" else f"{self.variant}.py"
         return [str(place / "venv" / "bin" / "python"), str(app / script)]
 
@@ -148,14 +147,19 @@ def lines_of(source: str) -> int:
     return sum(not (line == "" or line.startswith(("#", "//")) or line.endswith("# audit")) for line in lines)
 
 
-def _node() -> str:
-    node = shutil.which("node")
-    if not (node and shutil.which("npm")):
+def node() -> str:
+    """Where Node.js is.
+
+    Raises:
+        CannotRunError: it is not there, or too old.
+    """
+    found = shutil.which("node")
+    if not (found and shutil.which("npm")):
         raise CannotRunError("Node.js 20 or newer and npm are needed, and not on PATH (https://nodejs.org)")
-    version = _told(node, "--version")
+    version = _told(found, "--version")
     if int(version.lstrip("v").partition(".")[0]) < 20:
-        raise CannotRunError(f"Node.js 20 or newer is needed, and {node} is {version}")
-    return node
+        raise CannotRunError(f"Node.js 20 or newer is needed, and {found} is {version}")
+    return found
 
 
 def _render(backend: str) -> list[str]:
@@ -185,6 +189,8 @@ def _render(backend: str) -> list[str]:
 
 def _run(*command: str, folder: Path, **variables: str) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    if not shutil.which(command[0]):
+        raise CannotRunError(f"{command[0]} is needed, and not on PATH (`./do compare` brings uv along)")
     done = subprocess.run(
         command,
         cwd=folder,

@@ -54,8 +54,8 @@ ENDS_WITHIN = 10.0
 QUIET = 15.0
 """Seconds without a sign of life after which nothing more is expected."""
 LATER = 40.0
-"""Seconds after the last fault at which everybody writes once more if replies are missing, as people do. By then
-the locks of killed processes have ended, and a bot may look at what waits when somebody writes."""
+"""Seconds after the last fault at which everybody writes once more if replies are missing, as people do.
+By then the locks of killed processes have ended, and a bot may look at what waits when somebody writes."""
 
 HOOK = "https://bot.example/hook"
 

@@ -72,11 +72,13 @@ def about(results: Results) -> str:
     seeds = ", ".join(sorted({str(run[1]) for run in runs}))
     minutes = ", ".join(sorted({f"{run[2]:g}" for run in runs}))
     machines = ", ".join(sorted({f"{run[3]}, {run[4]} cores" for run in runs}))
-    busy = f"load average before each run {loads[0]:g} to {loads[-1]:g}"
-    return (
-        f"Run on {' and '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} minutes "
-        f"under fire for each bot and way; {machines}; {busy}."
+    text = (
+        f"Run on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} min under fire "
+        f"for each bot and way; {machines}; load average before each run {loads[0]:g} to {loads[-1]:g}."
     )
+    if any(run[5] > run[4] for run in runs):
+        text += " **The machine was busy with other work, so the speeds say little.**"
+    return text
 
 
 def made(results: Results) -> str:

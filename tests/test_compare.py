@@ -17,11 +17,11 @@ import report
 COMMAND = (sys.executable, "benchmarks/compare")
 
 
-def test_the_page_is_that_of_the_results() -> None:
-    """Between its markers stands what `./do compare` makes of results.json and of the bots' sources."""
+def test_the_pages_are_those_of_the_results() -> None:
+    """Between their markers stands what `./do compare` makes of results.json and of the bots' sources."""
     results = json.loads(report.RESULTS.read_text("utf-8"))
-    page = report.PAGE.read_text("utf-8")
-    assert page == report.written(page, results), "run: uv run python benchmarks/compare --write"
+    for path, text in report.pages(results).items():
+        assert path.read_text("utf-8") == text, "run: ./do compare --write"
 
 
 def test_every_bot_was_run() -> None:

@@ -1,9 +1,9 @@
 """Others under the same fire: `./do compare [--only NAME] [--seed N] [--minutes M]`.
 
 Runs idiomatic bots of other libraries, and ours, under one driver: they count each user's messages while
-processes are killed, servers restarted and answers lost. Writes results.json and the tables of
-docs/comparison.md. Ends with 0 when every bot was run, whatever came of it; with 1 when one could not be run,
-or when ours lost anything; with 2 when something is missing that is needed.
+processes are killed, servers restarted and answers lost. Writes results.json, and the tables of
+docs/comparison.md and README.md. Ends with 0 when every bot was run, whatever came of it; with 1 when one
+could not be run, or ours was not clean; with 2 when something is missing that is needed.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="under fire, each bot (1); less than 0.5 is tried only",
     )
     parser.add_argument("--list", action="store_true", help="name all there are")
-    parser.add_argument("--write", action="store_true", help="only make the page of the results once more")
+    parser.add_argument("--write", action="store_true", help="only make the pages of the results once more")
     options = parser.parse_args(arguments)
     if options.list:
         print(*(each.name for each in CONTESTANTS), sep="\n")
@@ -120,7 +120,9 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         path.write_text(dumped(results), "utf-8")
     if is_published:
         report.write(results)
-        print(f"\nwritten: {report.PAGE.relative_to(ROOT)}, {path.relative_to(ROOT)}")
+        print(
+            f"\nwritten: {', '.join(str(each.relative_to(ROOT)) for each in (report.PAGE, report.README, path))}"
+        )
     else:
         print(f"\ntried only, so docs/comparison.md stays as it is; written: {path}")
     print(*(f"\n{title}\n\n{report.table(results, mode)}" for mode, title in report.WAYS.items()), sep="\n")

@@ -114,25 +114,25 @@ class Contestant:
 
 
 CONTESTANTS = (
-    Contestant("ours", "sqlite", "this template", "file"),
-    Contestant("ours", "redis", "this template", "redis"),
+    Contestant("ours", "sqlite", "**this template, sqlite**", "file"),
+    Contestant("ours", "redis", "**this template, redis**", "redis"),
     Contestant("aiogram", "defaults", "aiogram, by default", "memory"),
-    Contestant("aiogram", "redis_storage", "aiogram, `RedisStorage`", "redis"),
-    Contestant("aiogram", "simple_isolation", "… and `SimpleEventIsolation`", "redis"),
-    Contestant("aiogram", "redis_isolation", "… and `RedisEventIsolation`", "redis"),
+    Contestant("aiogram", "redis_storage", "aiogram, Redis", "redis"),
+    Contestant("aiogram", "simple_isolation", "aiogram, Redis, `SimpleEventIsolation`", "redis"),
+    Contestant("aiogram", "redis_isolation", "aiogram, Redis, `RedisEventIsolation`", "redis"),
     Contestant("python-telegram-bot", "defaults", "python-telegram-bot, by default", "memory"),
     Contestant(
-        "python-telegram-bot", "pickle_persistence", "… `PicklePersistence`, `AIORateLimiter`", "file"
+        "python-telegram-bot", "pickle_persistence", "python-telegram-bot, `PicklePersistence`", "file"
     ),
     Contestant("pytelegrambotapi", "defaults", "pyTelegramBotAPI, by default", "memory"),
-    Contestant("pytelegrambotapi", "redis_storage", "… `StateRedisStorage`, `RETRY_ON_ERROR`", "redis"),
+    Contestant("pytelegrambotapi", "redis_storage", "pyTelegramBotAPI, Redis", "redis"),
     Contestant("grammy", "defaults", "grammY, by default", "memory"),
-    Contestant("grammy", "production", "… Redis, `sequentialize`, runner, auto-retry", "redis"),
+    Contestant("grammy", "production", "grammY, Redis, its deployment checklist", "redis"),
     Contestant("telegraf", "defaults", "telegraf, by default", "memory"),
-    Contestant("telegraf", "production", "… `@telegraf/session/redis`", "redis"),
+    Contestant("telegraf", "production", "telegraf, Redis", "redis"),
     Contestant("vercel-chat", "defaults", "Chat SDK, by default", "memory"),
-    Contestant("vercel-chat", "production", "… Redis state, `queue`", "redis"),
-    Contestant("tgbot-template", "redis", "tgbot_template_v3, `USE_REDIS`", "redis", ("polling",)),
+    Contestant("vercel-chat", "production", "Chat SDK, Redis, `queue`", "redis"),
+    Contestant("tgbot-template", "redis", "tgbot_template_v3, Redis", "redis", ("polling",)),
 )
 
 OURS, PLAIN = CONTESTANTS[0], CONTESTANTS[2]

@@ -1,20 +1,26 @@
 """What came of it, for people: the tables of docs/comparison.md."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from contestants import CONTESTANTS, HERE, OURS, PLAIN, ROOT, Contestant
 
 RESULTS = HERE / "results.json"
-PAGE = ROOT / "docs" / "comparison.md"
+PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
 BEGIN, END = "<!-- compared: made by ./do compare -->", "<!-- end of compared -->"
 
 COLUMNS = (
     "", "messages", "effects lost", "effects doubled", "replies missing", "replies untrue", "order broken",
     "updates/s", "of ours", "of aiogram", "lines",
 )  # fmt: skip
+SHORT = (
+    "ours/sqlite", "ours/redis", "aiogram/redis_isolation", "python-telegram-bot/pickle_persistence",
+    "pytelegrambotapi/redis_storage", "grammy/production", "telegraf/production", "vercel-chat/production",
+)  # fmt: skip
+"""Who is in the README: each as its documentation advises for production."""
+
 WAYS = {"polling": "Long polling", "webhook": "Webhook"}
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -33,8 +39,7 @@ def row(contestant: Contestant, result: Mapping[str, Any]) -> list[str]:
     ratios = [
         f"{speed / references[name]:.2f}" if references.get(name) else "-" for name in (OURS.name, PLAIN.name)
     ]
-    says = contestant.says if contestant.folder != "ours" else f"**{contestant.says}, {contestant.variant}**"
-    return [says, *counts, f"{speed:,.0f}", *ratios, f"{contestant.lines}"]
+    return [contestant.says, *counts, f"{speed:,.0f}", *ratios, f"{contestant.lines}"]
 
 
 def table(results: Results, mode: str) -> str:
@@ -82,23 +87,43 @@ def about(results: Results) -> str:
 
 
 def made(results: Results) -> str:
-    """Everything between the markers."""
+    """What the page has between its markers."""
     parts = [about(results)] if results else ["Not run yet: `./do compare` does."]
     for mode, title in WAYS.items():
         if any(name.startswith(f"{mode}: ") for name in results):
             parts += [f"### {title}", table(results, mode)]
-    return "\n\n".join([BEGIN, *parts, "### Versions and sources", versions(), END])
+    return "\n\n".join([*parts, "### Versions and sources", versions()])
 
 
-def written(page: str, results: Results) -> str:
-    """The page with what stands between the markers made anew."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    found: Sequence[str] = pattern.findall(page)
-    if len(found) != 1:
+def short(results: Results) -> str:
+    """What the README has there: by long polling, which all of them can."""
+    lines = ["| " + " | ".join(COLUMNS[:7]) + " |", "|---" + "|---:" * 6 + "|"]
+    for contestant in CONTESTANTS:
+        result = results.get(key("polling", contestant.name))
+        if result and contestant.name in SHORT:
+            lines.append("| " + " | ".join(row(contestant, result)[:7]) + " |")
+    return "\n".join(lines)
+
+
+def written(page: str, between: str) -> str:
+    """A page with what stands between its markers made anew.
+
+    Raises:
+        ValueError: it has no markers.
+    """
+    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", page)
+    if len(parts) != 5:
         raise ValueError(f"the page has no single pair of {BEGIN} and {END}")
-    return pattern.sub(lambda _: made(results), page)
+    return "".join([*parts[:2], f"\n\n{between}\n\n", *parts[3:]])
 
 
-def write(results: Results, page: Path = PAGE) -> None:
-    """Write the page."""
-    page.write_text(written(page.read_text("utf-8"), results), "utf-8")
+def pages(results: Results) -> dict[Path, str]:
+    """The pages that show results, as they have to be."""
+    between = {PAGE: made(results), README: short(results)}
+    return {path: written(path.read_text("utf-8"), text) for path, text in between.items()}
+
+
+def write(results: Results) -> None:
+    """Write them."""
+    for path, text in pages(results).items():
+        path.write_text(text, "utf-8")

@@ -357,13 +357,33 @@ def test_named_commands_exist(page: Path) -> None:
             assert name in QUESTIONS, code
 
 
+def test_what_troubleshooting_quotes_is_what_the_bot_says() -> None:
+    """Each message in the first column stands in the runtime, but for what it fills in."""
+    said: set[str] = set()
+    for path in [*(ROOT / "template/bot").rglob("*.py"), *(ROOT / "providers").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                said.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    quoted = [code for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for code in codes(row)]
+    assert len(quoted) > 20
+    for text in quoted:
+        if text not in reference.metric_names() and not text.startswith("/"):
+            filled_in = re.sub(r"\b(sqlite|redis|postgres)\b", "{}", text)
+            assert any(filled_in in each for each in said), text
+
+
 @cache
 def names_in_code() -> frozenset[str]:
     """Every name in capitals in the sources."""
     found: set[str] = set()
     for folder in ("template", "suite", "tests", "benchmarks", "docs/examples"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".lua", ".yaml", ".jinja"} and ".venv" not in path.parts:
+            is_code = path.suffix in {".py", ".lua", ".yaml", ".jinja"} or path.name == "Dockerfile"
+            if is_code and ".venv" not in path.parts:
                 found |= set(re.findall(r"[A-Z][A-Z]+_[A-Z_]+", path.read_text("utf-8")))
     return frozenset(found)
 
@@ -415,7 +435,12 @@ def test_examples_work_in_a_project(render: Render, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for name, code in shown.items():
         imported = re.findall(r"^(?:from|import) (bot\.runtime[\w.]*)", code, re.MULTILINE)
-        assert {*imported} <= {"bot.runtime.testing"}, f"{name}: what is not for owners"
+        wrong = {
+            each
+            for each in imported
+            if not each.startswith(("bot.runtime.testing", "bot.runtime.frameworks."))
+        }
+        assert not wrong, f"{name}: what is not for owners"
 
 
 HANDLER_HEAD = """\

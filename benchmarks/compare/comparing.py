@@ -120,9 +120,7 @@ def compare(who: Sequence[Contestant], only: Mode | None, seed: int, minutes: fl
         path.write_text(dumped(results), "utf-8")
     if is_published:
         report.write(results)
-        print(
-            f"\nwritten: {', '.join(str(each.relative_to(ROOT)) for each in (report.PAGE, report.README, path))}"
-        )
+        print("\nwritten:", *(each.relative_to(ROOT) for each in (report.PAGE, report.README, path)))
     else:
         print(f"\ntried only, so docs/comparison.md stays as it is; written: {path}")
     print(*(f"\n{title}\n\n{report.table(results, mode)}" for mode, title in report.WAYS.items()), sep="\n")

@@ -35,12 +35,15 @@ class Stage:
     backend: Backend
     links: Sequence[Link]
     is_webhook: bool
+    streams: bool = False
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
         found: dict[str, Callable[[Stage, Random], Awaitable[Felt]]] = {**OF_BOTS, **OF_TELEGRAM}
         if self.backend.survives_exit:
             found |= OF_PROCESSES
+        if self.streams:
+            found |= OF_STREAMS
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
         for server, link in zip(self.backend.servers, self.links, strict=True):
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
@@ -195,6 +198,27 @@ async def failing_polls(stage: Stage, chance: Random) -> Felt:
     ]
 
 
+async def stopping(stage: Stage, chance: Random) -> Felt:
+    """People have enough, of whatever is growing."""
+    stopped = 0
+    for _ in range(8):
+        stopped += stage.people.stop()
+        await asyncio.sleep(chance.uniform(0.05, 0.2))
+    return stopped
+
+
+async def refused_frames(stage: Stage, chance: Random) -> Felt:
+    """What grows may be shown for a while only seldom, or not at all, or nobody knows whether it was."""
+    found = [
+        stage.telegram.fail(method, status=429, retry_after=1, times=chance.randint(1, 5))
+        for method in ("sendMessageDraft", "editMessageText")
+    ]
+    found.append(stage.telegram.fail("sendMessageDraft", status=500, times=chance.randint(1, 5)))
+    found.append(stage.telegram.drop_answer("editMessageText", times=chance.randint(1, 5)))
+    stage.telegram.delay("editMessageText", chance.uniform(0.1, 1), times=chance.randint(1, 5))
+    return found
+
+
 # --- The network between bot and server -----------------------------------------------------------
 
 
@@ -278,6 +302,7 @@ OF_TELEGRAM = {
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}
+OF_STREAMS = {"person: stops": stopping, "Telegram: frames refused": refused_frames}
 OF_LINKS = {
     "connections cut": cut,
     "requests lost": lose_requests,

@@ -12,6 +12,7 @@ from suite.torture.names import file_of
 # What an owner's agent says besides is its own affair.
 _REPLY = re.compile(r"[pgs]\d+ #\d+")
 _NAME = re.compile(r"[pgs]\d+")
+_HALF = re.compile(r"([pgs]\d+)( #\d+)?( .*)?")
 _SORRY = re.compile(r"[pgs]\d+ sorry")
 EARLY = 0.01
 """Seconds by which clocks may differ that were read in different processes, one rounded to milliseconds."""
@@ -73,6 +74,7 @@ class Ledger:
     shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
     forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
     beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
+    stopped: set[int] = field(default_factory=set)  # updates whose answer somebody stopped, or tried to
     authors: dict[tuple[Place, str], int] = field(default_factory=dict)  # where all write as one
     reminders: dict[tuple[Place, str], float] = field(default_factory=dict)  # asked for: in so many seconds
 
@@ -92,13 +94,38 @@ class Ledger:
         self.forgotten[user_id] = max(pressed, self.forgotten.get(user_id, 0))
         self.beside |= set(beside)
 
+    def stop(self, update_ids: Iterable[int]) -> None:
+        """Somebody stopped the answers to these: what was said until then is the answer, be it nothing.
+
+        One that is stopped before it begins, as after a kill, has no effect. One too late does nothing.
+        """
+        self.stopped |= set(update_ids)
+
+    def halves(self, said: Mapping[int, Sequence[str]]) -> list[str]:
+        """Answers of which but a part is there, though nobody stopped them."""
+        stopped = {
+            (place.chat_id, name)
+            for place, names in self.written.items()
+            for name, update_id in names.items()
+            if update_id in self.stopped
+        }
+        return [
+            f"{text!r} in chat {chat_id}"
+            for chat_id, texts in said.items()
+            for text in texts
+            if (half := _HALF.fullmatch(text)) and half[3] and not text.endswith(("sorry", "reminded"))
+            if (chat_id, half[1]) not in stopped
+        ]
+
     def is_gone(self, place: Place, name: str) -> bool:
         """Whether a message was written before its user was forgotten."""
         return self.written[place].get(name, 0) < self.forgotten.get(place.user_id, 0)
 
     def is_certain(self, place: Place, name: str) -> bool:
         """Whether a message has to have an effect, and a reply that stays true."""
-        return not self.is_gone(place, name) and self.written[place].get(name) not in self.beside
+        return (
+            not self.is_gone(place, name) and self.written[place].get(name) not in self.beside | self.stopped
+        )
 
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
@@ -211,6 +238,8 @@ class Ledger:
                 author = self.authors.get((place, name))
                 if message["role"] != "user" or not _NAME.fullmatch(name):
                     continue
+                if self.written[place].get(name) in self.stopped:
+                    continue
                 if name not in self.written[place] or message.get("author", {}).get("id") != author:
                     balance.untrue.append(f"{name} of user {user_id}, kept in chat {chat_id}")
                 talked[author].append(name)
@@ -219,6 +248,7 @@ class Ledger:
                     name
                     for name in effects
                     if name in self.written[place] and self.authors.get((place, name)) == author
+                    if self.written[place][name] not in self.stopped
                 ]
                 newest, found = Counter(happened[len(happened) - len(names) :]), Counter(names)
                 if author in self.forgotten:  # what they wrote before may be gone

@@ -7,7 +7,7 @@ from random import Random
 from suite.bot_api import FakeTelegram
 from suite.bot_api.call import Json
 from suite.torture.ledger import Ledger, Place
-from suite.torture.names import SHARED
+from suite.torture.names import LAST_PIECE, SHARED
 
 USERS = 10
 PAID = 0.1
@@ -86,6 +86,38 @@ class People:
             await self._telegram.wait_for(lambda: pressed in self._telegram.acknowledged, seconds)
         finally:
             self._ledger.forget(user_id, pressed, [each for each in self.updates if each > pressed])
+
+    def stop(self) -> int:
+        """Those whose answers are growing stop them, each in one of the ways there are; how many do."""
+        count = 0
+        for place, names in list(self._ledger.written.items()):
+            chat_id, frames = place.chat_id, self._telegram.drafts
+            draft = frames.shown(chat_id) if chat_id > 0 else None
+            if draft and draft.can_stop and self._chance.random() < 0.5:
+                self._ledger.stop([draft.draft_id >> 8])
+                self.updates.append(frames.stop(chat_id))
+            elif draft or (chat_id < 0 and self._chance.random() < 0.2 and place.user_id > 0):
+                texts = [
+                    each.get("text", "") for at, each in self._telegram.messages.items() if at[0] == chat_id
+                ]
+                done = {text.split()[0] for text in texts if text.endswith(LAST_PIECE)}
+                self._ledger.stop(update_id for name, update_id in names.items() if name not in done)
+                self.updates.append(self._telegram.message("/stop", user_id=place.user_id, chat_id=chat_id))
+            else:
+                continue
+            count += 1
+        for (chat_id, message_id), message in list(self._telegram.messages.items()):
+            if "reply_markup" in message and self._chance.random() < 0.5:
+                data = message["reply_markup"]["inline_keyboard"][0][0]["callback_data"]
+                user_id = -1_000 - chat_id if chat_id not in self._shared else 1
+                if 1 <= user_id <= USERS:
+                    self._ledger.stop([int(data.rpartition(" ")[2])])
+                    pressed = self._telegram.callback(
+                        data, user_id=user_id, chat_id=chat_id, message=message_id
+                    )
+                    self.updates.append(pressed)
+                    count += 1
+        return count
 
     def _message(self, user_id: int, chat_id: int, seconds: float) -> None:
         is_shared = chat_id in self._shared

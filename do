@@ -113,8 +113,6 @@ prove | torture)
 compare)
     provide_uv
     cd -- "$here"
-    PYTHONPATH=$here
-    export PYTHONPATH
     unset PYTHONDONTWRITEBYTECODE
     exec uv run --quiet python benchmarks/compare "$@"
     ;;

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path += [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # measuring.py, suite/
 
 import report
 from contestants import CACHE, CONTESTANTS, OURS, PLAIN, ROOT, CannotRunError, Contestant, Mode, chosen, node

@@ -48,7 +48,7 @@ WARM_UP, MEASURED, ROUNDS = 1.0, 2.0, 3
 IMPATIENT = 2.0
 """Seconds after which one writes again although there was no answer."""
 
-STARTS_WITHIN = 60.0
+STARTS_WITHIN = 180.0
 ENDS_WITHIN = 10.0
 """Seconds between SIGTERM and SIGKILL, as container platforms have it."""
 QUIET = 15.0

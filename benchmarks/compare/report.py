@@ -54,14 +54,14 @@ def table(results: Results, mode: str) -> str:
 
 
 def versions() -> str:
-    """What each bot is built on, and where to read it, in Markdown."""
-    lines = ["| bot | version | what its owner writes |", "|---|---|---|"]
-    for contestant in CONTESTANTS:
-        links = ", ".join(
-            f"[{path.relative_to(HERE)}](../{path.relative_to(ROOT)})" for path in contestant.sources
-        )
-        version = "this working tree" if contestant.kind == "ours" else contestant.version
-        lines.append(f"| {contestant.name} | {version} | {links} |")
+    """What the bots of each folder are built on, and where to read them, in Markdown."""
+    lines = ["| bot | version | its source |", "|---|---|---|"]
+    for folder in dict.fromkeys(contestant.folder for contestant in CONTESTANTS):
+        of_folder = [contestant for contestant in CONTESTANTS if contestant.folder == folder]
+        paths = dict.fromkeys(path for contestant in of_folder for path in contestant.sources)
+        links = ", ".join(f"[{path.name}](../{path.relative_to(ROOT)})" for path in paths)
+        version = "this one" if folder == OURS.folder else of_folder[0].version
+        lines.append(f"| {folder} | {version} | {links} |")
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ class People:
     Attributes:
         updates: what they caused.
         remind: whether some ask to be reminded.
+        groups: whether they write in groups, too.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class People:
         self._most_waiting = most_waiting
         self._pay = pay
         self.remind = False
+        self.groups = True
         self._written = dict.fromkeys(range(1, USERS + 1), 0)
         self._shared = dict.fromkeys(SHARED if share else (), 0)
 
@@ -63,7 +65,13 @@ class People:
     def message(self, seconds: float) -> None:
         """Somebody writes what the agent has to think about for so long."""
         user_id = self._chance.choice(list(self._written))
-        self._message(user_id, self._chance.choice([user_id, -1_000 - user_id, *self._shared]), seconds)
+        groups = [-1_000 - user_id, *self._shared] if self.groups else []
+        self._message(user_id, self._chance.choice([user_id, *groups]), seconds)
+
+    def everyone(self) -> None:
+        """Everybody writes in private."""
+        for user_id in self._written:
+            self._message(user_id, user_id, seconds=0.001)
 
     def message_everywhere(self, user_id: int, chats: int) -> None:
         """One person writes in so many groups."""

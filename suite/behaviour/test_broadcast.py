@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.state.store import Changes, OperatorStore
-from suite.bot_api import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
 from suite.support import warm
 from suite.support.command_line import environment
 
@@ -100,12 +100,18 @@ async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> No
 
 
 async def test_two_at_a_time_are_one_too_many(telegram: FakeTelegram, command: Command) -> None:
-    telegram.delay("sendMessage", 15, times=5)
+    has_failed = asyncio.Event()
+
+    async def wait(_: Call) -> None:
+        await has_failed.wait()
+
+    telegram.fault("sendMessage", wait, times=5)
     process = await command.start(lease=60)
     await telegram.wait_for(lambda: any(each.method == "sendMessage" for each in telegram.calls))
     code, said = await command.run()
     assert code == 1
     assert "another process" in said
+    has_failed.set()
     await process.communicate()
     assert received(telegram).total() == PEOPLE
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,6 @@ def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:
 
 def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
     """Every combination of choices that can be answered, as `copier.yml` has them, or an older one had."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     found: list[dict[str, str]] = [{}]
     for question, details in questions.items():
         if details.get("when") is False or not choices(question, questions):
@@ -170,7 +170,7 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
         condition = str(details.get("when", True))
         grown: list[dict[str, str]] = []
         for answers in found:
-            rendered = environment.from_string(condition).render(answers)
+            rendered = _compiled(condition).render(answers)
             if rendered.strip().lower() == "true":
                 grown += [answers | {question: value} for value in choices(question, questions)]
             else:
@@ -181,10 +181,12 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
 
 def engine(answers: Answers, questions: Questions = QUESTIONS) -> str:
     """The engine that follows from a combination, as `copier.yml` computes it, or an older one did."""
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
-        questions["engine"]["default"]
-    )
-    return template.render(answers)
+    return _compiled(questions["engine"]["default"]).render(answers)
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
 
 
 def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str, str]]:

@@ -145,13 +145,30 @@ def repository_files() -> list[str]:
     return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
 
 
+RENDERED_FROM = ("copier.yml", "checks.jinja", "template", "providers")
+"""What projects are rendered from. The rest of the repository only makes copies of it, of which Copier makes
+several for each update, slower."""
+
+
 def copy_working_tree(folder: Path) -> None:
-    """Copy the repository as it is, committed or not, without the examples: nothing is rendered from them."""
-    for name in repository_files():
-        source = ROOT / name
-        if not name.startswith("examples/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, folder / name, follow_symlinks=False)
+    """Copy the repository as it is, committed or not, without the examples."""
+    _copy(folder, [name for name in repository_files() if not name.startswith("examples/")])
+
+
+def copy_template(folder: Path) -> None:
+    """Copy what projects are rendered from, as it is, committed or not."""
+    _copy(folder, [name for name in repository_files() if name.partition("/")[0] in RENDERED_FROM])
+
+
+def _copy(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+
+
+def pack(repository: Path) -> None:
+    """Have git keep everything in one file, of which it is quick to make copies."""
+    must("git", "repack", "-a", "-d", "--quiet", cwd=repository)
 
 
 def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:

@@ -12,12 +12,11 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import orjson
 import structlog
@@ -67,7 +66,7 @@ NESTED = {"media", "options", "reply_parameters", "result", "results"}
 
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
-NOT_FOUND = 404
+OK, NOT_FOUND = 200, 404
 READ_SECONDS = 60.0
 """How long reading the files of an update's replies may take, and later each with an address or a path."""
 
@@ -195,16 +194,20 @@ class StoredCall(TelegramMethod[Any]):
         return self.reply.method
 
 
-class _Form(FormData):
-    """A form without files, which most are: aiohttp's own makes room for some each time."""
+class _Body(FormData):
+    """The parameters of a call without files, as most are: JSON takes a tenth of the time of a form."""
 
     def __init__(self, params: Mapping[str, str]) -> None:
         self._params = params
 
     def __call__(self) -> BytesPayload:
-        return BytesPayload(
-            urlencode(self._params).encode(), content_type="application/x-www-form-urlencoded"
-        )
+        return BytesPayload(orjson.dumps(self._params), content_type="application/json")
+
+
+class _Answer(NamedTuple):
+    """The answer to a stored call, of which nothing is read: aiogram's own is a model."""
+
+    result: Any
 
 
 NOTHING_YET = "…"
@@ -258,7 +261,7 @@ class Session(AiohttpSession):
         if not isinstance(method, StoredCall):
             return super().build_form_data(bot, method)
         if not method.reply.files:
-            return _Form(method.reply.params)
+            return _Body(dict(method.reply.params))
         form = FormData(quote_fields=False)
         for key, value in method.reply.params.items():
             form.add_field(key, value)
@@ -270,6 +273,11 @@ class Session(AiohttpSession):
         self, bot: Bot, method: "TelegramMethod[TelegramType]", status_code: int, content: str
     ) -> "Response[TelegramType]":
         """The answer to a call. One to a stored call that Telegram did not write counts by its status."""
+        if status_code == OK and isinstance(method, StoredCall):
+            with suppress(orjson.JSONDecodeError, TypeError, KeyError):
+                answer = orjson.loads(content)
+                if answer["ok"] is True:
+                    return cast("Response[TelegramType]", _Answer(answer["result"]))
         try:
             return super().check_response(bot, method, status_code, content)
         except (TelegramAPIError, ClientDecodeError, TypeError) as error:
@@ -804,7 +812,7 @@ class _Places:
 
 def utf16_length(text: str) -> int:
     """Length in UTF-16 units, as Telegram counts."""
-    return len(text) + sum(char > "\uffff" for char in text)
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 async def _ignoring_refusals(work: Callable[[], Awaitable[None]]) -> None:

@@ -1,6 +1,7 @@
 """The running bot: its parts put together, started, and stopped without losing anything."""
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,7 +24,7 @@ from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
 from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
-from bot.runtime.telegram.calls import Session, run_alongside
+from bot.runtime.telegram.calls import Session, build_models, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
     FloodProtection,
@@ -252,13 +253,25 @@ async def run(
             log.info("listening", host=settings.host, port=port)
             if listening:
                 listening(port)
-            with run_alongside(0, app.jobs.run):
+            with run_alongside(0, app.jobs.run), run_alongside(0, lambda: _warm_up(app.bot, receiver)):
                 await _receive_until(stop, receiver)
         finally:
             await app.drain()
             await receiver.close()
             await runner.cleanup()
     log.info("stopped")
+
+
+async def _warm_up(bot: Bot, receiver: Receiver) -> None:
+    """Once the bot is ready, have the first update wait no longer than others: see `fast_import`.
+
+    What is there by then stays, so the garbage collector need not look through it again and again, which
+    costs a twentieth of the time of an update, and a tenth of a second each time it does.
+    """
+    while not receiver.is_receiving:
+        await asyncio.sleep(0.05)
+    await asyncio.to_thread(build_models, bot)
+    gc.freeze()
 
 
 async def run_jobs(settings: Settings) -> Counter[str]:

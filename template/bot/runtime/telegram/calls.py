@@ -32,7 +32,7 @@ from aiogram.exceptions import (
     TelegramServerError,
 )
 from aiogram.methods import Response, TelegramMethod
-from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
+from aiogram.types import BufferedInputFile, FSInputFile, InputFile, Update, URLInputFile
 from aiohttp import BytesPayload, ClientError, ClientResponseError, FormData
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
@@ -294,6 +294,16 @@ class Session(AiohttpSession):
         """Close the connections. aiogram would wait for TLS here, which aiohttp does by itself."""
         if self._session is not None:
             await self._session.close()
+
+
+def build_models(bot: Bot) -> None:
+    """Have aiogram's models built that reading a message and answering it take."""
+    chat, user = {"id": 1, "type": "private"}, {"id": 1, "is_bot": False, "first_name": ""}
+    said = {"message_id": 1, "date": 1, "chat": chat, "from": user, "text": ""}
+    update = Update.model_validate({"update_id": 0, "message": said}, context={"bot": bot})
+    if update.message:
+        update.message.answer("").model_dump(warnings=False, exclude_none=True)
+    StoredCall(reply=Reply("", {}))
 
 
 async def prepare(

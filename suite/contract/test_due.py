@@ -2,11 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from bot.runtime.engines.memory.store import MemoryStore
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.jobs import Job, put_job, reindex
+from bot.runtime.state.record import OutboxEntry, encode_entry
 from bot.runtime.state.store import NEVER, Changes, OperatorStore
+from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
 
 pytestmark = pytest.mark.clause("store.due")
@@ -179,6 +184,34 @@ async def test_its_index_can_be_rebuilt(store: OperatorStore) -> None:
     assert await store.reindex() == 2
     assert (await store.due(7_200, 9)).due == [("1", seen), ("2", seen + HOUR)]
     assert await store.claim("2", seen + HOUR, seen + HOUR + 1) == 2
+
+
+async def test_what_is_lost_of_it_is_found_in_the_records(store: OperatorStore) -> None:
+    """Jobs, what waits, and replies that nobody else will send; who is at work is left alone."""
+    start = await now(store)
+
+    async def later(turn: Turn, at: int) -> None:
+        put_job(turn.fsm, Job(id="1", name="tell", at=at))
+
+    for user_id, at in (("lost", start + HOUR), ("over", start - HOUR), ("known", start + 2 * HOUR)):
+        await mutate(store, user_id, partial(later, at=at))
+    waits: dict[str, object] = {"raw": {"update_id": 1}, "at": start, "number": 1}
+    await store.commit("waiting:1", Changes(fsm={"update:1": dumps({"data": waits}, "")}), expect=0)
+    owed = OutboxEntry(replies=[{"method": "sendMessage"}], at=start / SECOND, is_owed=True)
+    await store.commit("owes", Changes(applied=(1,), outbox={1: encode_entry(owed)}), expect=0)
+    await put_due(store, "nothing", None)
+    for user_id in ("lost", "over"):
+        await store.commit(user_id, Changes(due=NEVER), expect=None)
+    assert await listed(store, within=10**6) == ["known"]
+    seen: list[int] = []
+    assert await reindex(store, seen.append) == (5, 4)
+    due = dict((await store.due(10**6, 9)).due)
+    assert (due["lost"], due["over"], due["known"]) == (start + HOUR, start - HOUR, start + 2 * HOUR)
+    assert due.keys() == {"lost", "over", "known", "waiting:1", "owes"}
+    assert await store.claim("over", start - HOUR, start + 30 * SECOND) == 1
+    assert await reindex(store, seen.append) == (5, 0)
+    assert dict((await store.due(10**6, 9)).due)["over"] == start + 30 * SECOND
+    assert seen
 
 
 async def test_it_outlives_the_process(harness: Harness) -> None:

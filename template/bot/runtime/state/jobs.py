@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from bot.runtime.errors import JobStopped, StateError, StateUnavailable
+from bot.runtime.errors import JobStopped, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER, Agenda, StateStore
+from bot.runtime.state.store import NEVER, Agenda, Changes, OperatorStore, StateStore
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -52,6 +52,12 @@ MOST_CLAIMS = 3
 """How often a job or an update may end the process that is at it, as far as one can tell."""
 
 NOWHERE = Place()
+
+PUT_OFF_SECONDS = 3_700
+"""Seconds after its time until which a record may be listed that is being worked on, or was put off."""
+
+ALL_SECONDS = 10**9
+"""Seconds ahead within which everything is due."""
 
 NOTED_SECONDS = 60
 """Seconds ahead for which a process remembers what it made due. It finds the rest in the store, in time."""
@@ -428,6 +434,39 @@ def first_due(flows: Mapping[str, Any]) -> int:
     due = [each.at for each in jobs_in(flows) if not each.stopped]
     due += [at for _, at, _ in updates_in(flows)[-1:]]
     return min(due, default=NEVER)
+
+
+async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[int, int]:
+    """Rebuild what says when records have something to do, from what is in them. Who is at work is left alone.
+
+    Args:
+        store: where the records are; the bot may run meanwhile.
+        seen: told now and then of how many have been looked at.
+
+    Returns:
+        How many have something to do, and of how many nobody knew.
+
+    Raises:
+        StateUnavailable: the store did not answer; what was done so far stays.
+    """
+    await store.reindex()
+    timetable = Timetable()
+    known = dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+    looked = busy = found = 0
+    async for record_id in store.users():
+        looked += 1
+        seen(looked)
+        with suppress(StateCorrupt, StateConflict):  # whoever was first has said when it is due
+            record = await store.load(record_id)
+            owes = any(entry.is_owed for entry in record.outbox.values())
+            if not owes and not first_due(record.fsm):
+                continue
+            busy += 1
+            due = timetable.due_after(record.fsm, owes=owes)
+            if known.get(record_id, math.inf) > max(due, timetable.now()) + PUT_OFF_SECONDS * MICROSECONDS:
+                await store.commit(record_id, Changes(due=due), expect=record.version)
+                found += 1
+    return busy, found
 
 
 class Claim:

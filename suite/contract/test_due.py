@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import Job, put_job, reindex
+from bot.runtime.state.jobs import Job, Timetable, put_job, reindex
 from bot.runtime.state.record import OutboxEntry, encode_entry
 from bot.runtime.state.store import NEVER, Changes, OperatorStore
 from bot.runtime.state.turn import Turn, mutate
@@ -33,6 +34,17 @@ async def listed(store: OperatorStore, within: float = 0, most: int = 100) -> Se
 async def put_due(store: OperatorStore, user_id: str, due: int | None, **more: bytes) -> int:
     """Commit when a record is due, whatever it holds."""
     return await store.commit(user_id, Changes(state={"a": b"1", **more}, due=due), expect=None)
+
+
+async def test_what_one_process_makes_due_is_early_for_no_other(store: OperatorStore) -> None:
+    """Whenever they asked what time it is: an engine may know that to the second only."""
+    tellers, askers = [Timetable() for _ in range(15)], [Timetable() for _ in range(15)]
+    for timetable in [each for pair in zip(tellers, askers, strict=True) for each in pair]:
+        await timetable.ask(store)
+        await asyncio.sleep(0.03)
+    assert max(each._clock.least for each in askers) <= min(each._clock.most for each in tellers)
+    now, soon = askers[0].now(), tellers[0].at(timedelta(0))
+    assert now <= soon < now + 60 * SECOND
 
 
 async def test_nothing_is_due_at_first(store: OperatorStore) -> None:

@@ -9,7 +9,6 @@ import heapq
 import inspect
 import math
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,15 @@ from zoneinfo import ZoneInfo
 from bot.runtime.errors import JobStopped, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER, Agenda, Changes, OperatorStore, StateStore
+from bot.runtime.state.store import (
+    NEVER,
+    Agenda,
+    Changes,
+    OperatorStore,
+    StateStore,
+    StoreClock,
+    monotonic,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -228,25 +235,19 @@ class Timetable:
         """Take this machine's clock until the store's is known."""
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
-        # So far is the store's clock ahead of this machine's monotonic one, which nobody sets.
-        self._least = self._most = int(time.time() * MICROSECONDS) - _monotonic()
+        self._clock = StoreClock()
         self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
         self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over
 
     def now(self) -> int:
         """The store's time, in microseconds since 1970: it may be a little later, and is not before."""
-        return _monotonic() + self._least + self.shift
+        return monotonic() + self._clock.least + self.shift
 
     async def ask(self, store: StateStore, within: float = 0, most: int = 1) -> Agenda:
         """Ask a store what is due, see `StateStore.due`, and note what its clock says."""
-        before = _monotonic()
+        before = monotonic()
         agenda = await store.due(within, most)
-        least, most_ahead = agenda.now - _monotonic(), agenda.now - before
-        if (
-            self._least <= most_ahead and least <= self._most
-        ):  # a slow answer tells less than earlier ones did
-            least, most_ahead = max(least, self._least), min(most_ahead, self._most)
-        self._least, self._most = least, most_ahead
+        self._clock.hear(agenda.now, before, agenda.unsure)
         return agenda
 
     def at(self, when: timedelta | datetime) -> int:
@@ -256,7 +257,7 @@ class Timetable:
             ValueError: a `datetime` without a time zone.
         """
         if isinstance(when, timedelta):
-            return _monotonic() + self._most + self.shift + when // timedelta(microseconds=1)
+            return monotonic() + self._clock.most + self.shift + when // timedelta(microseconds=1)
         return microseconds(when)
 
     def note(self, record: str, at: int, *, early: float = 0) -> None:
@@ -305,10 +306,6 @@ class Timetable:
         """Note what a commit of this process said."""
         if due is not None:
             self.note(record, due, early=OWN_SECONDS if owes else 0)
-
-
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1_000
 
 
 def microseconds(when: datetime) -> int:

@@ -434,7 +434,7 @@ def first_due(flows: Mapping[str, Any]) -> int:
 
 
 async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[int, int]:
-    """Rebuild what says when records have something to do, from what is in them. Who is at work is left alone.
+    """Rebuild what says when records have something to do, from what is in them. Claims are left alone.
 
     Args:
         store: where the records are; the bot may run meanwhile.
@@ -474,6 +474,7 @@ class Claim:
         until: when it is due again, in microseconds since 1970.
         count: how often it was claimed, with this time, since a commit said when it is due.
         is_held: whether it is still this process'.
+        is_brief: whether it is to be given back after the next work, for others to have their turn.
     """
 
     def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
@@ -489,7 +490,7 @@ class Claim:
         self.record = record
         self.until = seen
         self.count = 0
-        self.is_held = False
+        self.is_held = self.is_brief = False
         self._lock = asyncio.Lock()
 
     @property
@@ -499,8 +500,13 @@ class Claim:
             return None
         return JobStopped(f"the process ended {MOST_CLAIMS} times while it ran")
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether each process ended that was at what it does next, and one more time is to decide."""
+        return self.count == MOST_CLAIMS
+
     async def take(self, counts: int) -> bool:
-        """Claim it, or prolong that; whether it is this process'."""
+        """Claim it, or prolong that; whether it is this process'. See `StateStore.claim` for `counts`."""
         async with self._lock:
             until = self._end()
             count = await self._store.claim(self.record, self.until, until, counts)

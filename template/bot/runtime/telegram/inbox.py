@@ -130,6 +130,10 @@ class Inbox:
             is_last = await self._take_out(claim, kept, update_id)
             if is_last:
                 return
+            if claim.is_brief:
+                now = self._timetable.now()
+                self._timetable.note(claim.record, now)
+                return await claim.leave(now, -1)
 
     async def _take_out(self, claim: Claim, kept: UserRecord, update_id: int) -> bool:
         """Drop an update that is applied; whether it was the last, so that nothing is to be done any more."""

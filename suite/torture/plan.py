@@ -16,7 +16,16 @@ KILLS, COMBINATIONS = 5, 4
 LOSSES = ("emptied", "started empty", "failed over")
 """How the names of faults end that happen in one of the set-ups only."""
 
-ALWAYS = ("poison replies", "long 429", "slow uploads", "uploads fail", "/forget", "groups", *LOSSES)
+ALWAYS = (
+    "poison replies",
+    "long 429",
+    "slow uploads",
+    "uploads fail",
+    "/forget",
+    "groups",
+    "a lease",
+    *LOSSES,
+)
 """How the names of faults end that happen in each set-up where they can: they cost guarantees once."""
 
 

@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="go on for so long, with the next seeds")
     parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
     parser.add_argument("--replicas", type=int, help="only so many processes")
+    parser.add_argument("--deferred", action="store_true", help="only the agent that has messages kept")
     parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     parser.add_argument("--owner", action="store_true", help="run the owner's agent, routers and texts")
@@ -51,7 +52,9 @@ def main() -> int:
     wanted = {
         number: setup
         for number, setup in enumerate(possible)
-        if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
+        if chosen.mode in (None, setup.mode)
+        and chosen.replicas in (None, setup.replicas)
+        and (setup.is_deferred or not chosen.deferred)
     }
 
     if not LIBRARY:

@@ -28,6 +28,7 @@ import serving
 import soaking
 import starting
 import storing
+import streaming
 import throughput
 import transferring
 import turning
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "turn": turning.measure,
     "group": grouping.measure,
     "serve": serving.measure,
+    "stream": streaming.measure,
     "flows": flows.measure,
     "hybrid": hybrid.measure,
     "disk": hybrid.measure_disk,

@@ -11,7 +11,7 @@ from measuring import Row, compared, counted, interleaved, reduced
 from workshop import INSIDE, TOKEN, Workshop, free_port, heard, python_program, tell, until_ready
 
 ROUNDS = 15
-MODELS = {"as models are": "0.3", "at once": "0"}
+MODELS = {"after 0.4 s": "0.4", "at once": "0"}
 """Seconds until the model's first piece."""
 EACH, PIECES = "0.05", "60"
 """Then a piece every so often: an answer of three seconds."""
@@ -37,7 +37,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
         if float(first):
             calls = [(one["calls"][0], other["calls"][0]) for one, other in pairs]
             yield compared("stream: calls to Telegram for an answer of 3 s", "", calls, what="calls")
-    with _Bots(workshop, MODELS["as models are"], LONG) as (ours, bare):
+    with _Bots(workshop, MODELS["after 0.4 s"], LONG) as (ours, bare):
         people, others = reduced(PEOPLE, 20), reduced(OTHERS, 20)
         one, other = ours(people, others), bare(people, others)
     name = f"stream, {people} at once"

@@ -497,7 +497,7 @@ class _Draft:
         if self._streams.can_stop:
             params |= {"can_stop": "true", "keep_on_stop": "true"}
         await self._streams.bot(Frame(reply=Reply("sendMessageDraft", params)), request_timeout=FRAME_SECONDS)
-        return text, self.gap
+        return text, 0.0 if text == NOTHING_YET else self.gap  # the first piece is worth a frame of its own
 
     show_now = put
 

@@ -19,6 +19,8 @@ from load import ANSWERS, ANY_OTHER, SENT, Messages, answer, update_ids
 from model import QUICK
 
 PATIENCE = 60.0
+BEGIN_SECONDS = 2.0
+"""In which all begin, one after another; an answer is longer than that."""
 message_ids = itertools.count(1_000)
 
 
@@ -100,10 +102,11 @@ async def ask(user_id: int, text: str, order: dict[str, Any]) -> Person:
 async def watch(order: dict[str, Any]) -> dict[str, Any]:
     """Do what a line of input says."""
     ids = itertools.count(order["first_id"])
-    growing = [asyncio.create_task(ask(next(ids), "stream", order)) for _ in range(order["people"])]
+    growing: list[asyncio.Task[Person]] = []
     others: list[asyncio.Task[Person]] = []
-    if order["others"]:
-        await asyncio.sleep(1)  # until all of them have begun
+    for _ in range(order["people"]):
+        growing.append(asyncio.create_task(ask(next(ids), "stream", order)))
+        await asyncio.sleep(BEGIN_SECONDS / order["people"])
     for _ in range(order["others"]):
         others.append(asyncio.create_task(ask(next(ids), QUICK, order)))
         await asyncio.sleep(order["seconds"] / order["others"])

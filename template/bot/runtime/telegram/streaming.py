@@ -450,7 +450,7 @@ class Stream:
                 if frame := await self._frame(text):
                     shown, gap = frame
                     renew_at = self._screen.life and time.monotonic() + self._screen.life
-                gap = 0.0 if self._is_eager else max(gap, self._streams.least_gap())
+                gap = max(gap, self._streams.least_gap()) if gap and not self._is_eager else 0.0
 
     async def _grown_within(self, seconds: float | None) -> None:
         with suppress(TimeoutError):

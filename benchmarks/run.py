@@ -29,6 +29,7 @@ import serving
 import soaking
 import starting
 import storing
+import streaming
 import throughput
 import transferring
 import turning
@@ -48,6 +49,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "group": grouping.measure,
     "later": lateness.measure,
     "serve": serving.measure,
+    "stream": streaming.measure,
     "flows": flows.measure,
     "hybrid": hybrid.measure,
     "disk": hybrid.measure_disk,

@@ -106,6 +106,7 @@ CLAUSES: dict[str, str] = {
     # The kit itself. (own/)
     "kit.telegram": "The kit's Telegram keeps the rules of the real one.",
     "kit.torture": "Torture's books notice every kind of fault.",
+    "kit.model": "The kit's language model does what it is told, and takes no call without its result.",
     "kit.processes": "A process that is forked for a test is as one that is started.",
     "kit.clauses": "Every clause of this list has a test, and every test's clause is in this list.",
 }

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -55,10 +56,10 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     SECRETS.intersection_update(before)
 
 
-@pytest.mark.parametrize("model", ["qwen3", "openai-chat:qwen3", "ollama:qwen3"])
-async def test_a_server_of_ones_own(server: str, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    for name, value in {"LLM_MODEL": model, "LLM_URL": server, "LLM_KEY": KEY}.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("name", ["qwen3", "openai-chat:qwen3", "ollama:qwen3"])
+async def test_a_server_of_ones_own(server: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in {"LLM_MODEL": name, "LLM_URL": server, "LLM_KEY": KEY}.items():
+        monkeypatch.setenv(variable, value)
     async with make_model(load(LlmSettings)) as model:
         result = await Agent(model).run("hi")
     assert result.output == "qwen3 says hello"
@@ -131,7 +132,7 @@ def test_tracing_needs_what_keeps_a_trace(monkeypatch: pytest.MonkeyPatch, insta
     monkeypatch.setenv("LLM_TRACE", "true")
     there = {"opentelemetry.sdk"} if installed else set[str]()
     monkeypatch.setattr("bot.runtime.frameworks.llm.find_spec", lambda name: name in there or None)
-    asked = []
+    asked: list[Any] = []
     monkeypatch.setattr(Agent, "instrument_all", asked.append)
     if not installed:
         with pytest.raises(OperatorError, match="uv add logfire"):

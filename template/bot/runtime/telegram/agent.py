@@ -302,7 +302,7 @@ class TelegramAgentAdapter:
 
     async def _compact(self, turn: Turn, old: Sequence[Message]) -> None:
         async def replace_old(now: Turn) -> bool:
-            return now.replace_oldest(old, summary)
+            return now.claimed_by(turn) and now.replace_oldest(old, summary)
 
         try:
             async with asyncio.timeout(self.compact_seconds):
@@ -701,7 +701,7 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
 
     def is_theirs(message: Message) -> bool:
         if message.is_summary:
-            return any(message.at * MICROSECONDS <= people.get(each, 0) for each in message.data["authors"])
+            return not people.keys().isdisjoint(message.data["authors"])
         author = message.author.id if message.author else 0
         return message.at * MICROSECONDS <= people.get(author, 0)
 
@@ -725,6 +725,7 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
         return kept
 
     async def erase(turn: Turn) -> None:
+        turn.end_compacting()
         turn.history[:] = without_theirs(turn.history)
         turn.replace_others({name: without_theirs(said) for name, said in turn.others.items()})
         for name in gone_in(turn.fsm):

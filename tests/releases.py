@@ -101,6 +101,7 @@ def make_next(template: Path) -> None:
     for path in owners_files(template):
         path.write_text(path.read_text("utf-8").replace("\n", "  # of the next version\n"), "utf-8")
     (template / DROPPED).unlink()
+    (template / f"{DROPPED}.jinja").unlink()
     (template / NEVER_GIVEN).write_text('"""New in the next version."""\n', "utf-8")
 
     # Every range of every dependency, and another one at the end of each list.

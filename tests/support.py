@@ -36,7 +36,19 @@ Answers = Mapping[str, str]
 # Variables that would make a command behave unlike on a machine where nothing is set up.
 _FOREIGN = (
     *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
-    *("REDIS_", "HYBRID_", "SQLITE_", "AWS_", "DYNAMODB_", "ELASTICACHE_", "FIRESTORE_", "GOOGLE_"),
+    *(
+        "LLM_",
+        "OPENAI_",
+        "ANTHROPIC_",
+        "REDIS_",
+        "HYBRID_",
+        "SQLITE_",
+        "AWS_",
+        "DYNAMODB_",
+        "ELASTICACHE_",
+        "FIRESTORE_",
+        "GOOGLE_",
+    ),
 )
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
@@ -179,10 +191,13 @@ def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:
 
 
 def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
-    """Every combination of choices that can be answered, as `copier.yml` has them, or an older one had."""
+    """Every combination of choices that can be answered, as `copier.yml` has them, or an older one had.
+
+    All with the default `agent`, which goes with each of them in the same way; `with_model` has the other.
+    """
     found: list[dict[str, str]] = [{}]
     for question, details in questions.items():
-        if details.get("when") is False or not choices(question, questions):
+        if details.get("when") is False or question == "agent" or not choices(question, questions):
             continue
         condition = str(details.get("when", True))
         grown: list[dict[str, str]] = []
@@ -212,6 +227,11 @@ def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str
     for answers in combinations(questions):
         found.setdefault(engine(answers, questions), answers)
     return found
+
+
+def with_model() -> list[dict[str, str]]:
+    """A combination for each engine, with the agent that is a language model."""
+    return [answers | {"agent": "llm"} for answers in first_of_each_engine().values()]
 
 
 def label(answers: Answers) -> str:

@@ -14,7 +14,7 @@ from support import clean_env, commit_all, copier, copy_working_tree, must, run
 # What a POSIX shell script may take for granted, and what git and pip call.
 BASICS = ["dirname", "rm", "mkdir", "sh", "env", "uname", "cat", "sed", "basename"]
 
-COMMANDS = ["try", "test", "prove", "torture"]
+COMMANDS = ["try", "test", "prove", "torture", "compare"]
 
 Machine = Callable[..., dict[str, str]]
 
@@ -134,6 +134,7 @@ def test_a_folder_in_the_way_is_left_alone(own_clone: Path, machine: Machine) ->
         ("test", "<run><--quiet><pytest>"),
         ("prove", "<run><--quiet><--project><{clone}><python><-P><-m><suite><prove>"),
         ("torture", "<run><--quiet><--project><{clone}><python><-P><-m><suite><torture>"),
+        ("compare", "<run><--quiet><python><benchmarks/compare>"),
     ],
 )
 def test_arguments_are_handed_on(clone: Path, machine: Machine, command: str, runs: str) -> None:

@@ -99,6 +99,30 @@ async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> No
     assert "had it already" in said
 
 
+@pytest.mark.rarely
+async def test_ten_thousand_people_killed_five_times(
+    telegram: FakeTelegram, command: Command, store: OperatorStore
+) -> None:
+    """Each has it, and no more have it twice than there were sends under way when the command was killed."""
+    many = 10_000
+    for first in range(PEOPLE + 1, many + 1, 200):
+        numbers = range(first, min(first + 200, many + 1))
+        await asyncio.gather(
+            *(store.commit(str(each), Changes(state={"a": b"1"}), expect=0) for each in numbers)
+        )
+    for kill in range(1, 6):
+        process = await command.start()
+        await telegram.wait_for(lambda goal=kill * many // 6: len(telegram.sent) >= goal, 120)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        await asyncio.sleep(1)
+    code, said = await command.run()
+    assert code == 0, said
+    counts = received(telegram)
+    assert counts.keys() == set(range(1, many + 1))
+    assert counts.total() - many <= 5 * 5
+
+
 async def test_two_at_a_time_are_one_too_many(telegram: FakeTelegram, command: Command) -> None:
     has_failed = asyncio.Event()
 

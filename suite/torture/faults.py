@@ -35,12 +35,15 @@ class Stage:
     backend: Backend
     links: Sequence[Link]
     is_webhook: bool
+    streams: bool = False
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
         found: dict[str, Callable[[Stage, Random], Awaitable[Felt]]] = {**OF_BOTS, **OF_TELEGRAM}
         if self.backend.survives_exit:
             found |= OF_PROCESSES
+        if self.streams:
+            found |= OF_STREAMS
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
         for server, link in zip(self.backend.servers, self.links, strict=True):
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
@@ -80,6 +83,11 @@ async def replace(stage: Stage, chance: Random) -> None:
 
 async def freeze_bot(stage: Stage, chance: Random) -> None:
     await stage.replica(chance).freeze(chance.uniform(0.5, 3))
+
+
+async def freeze_beyond_lease(stage: Stage, chance: Random) -> None:
+    """Until others have taken over what it was at, see `hurry`; then it goes on with that."""
+    await stage.replica(chance).freeze(chance.uniform(4, 7))
 
 
 async def shift_clock(stage: Stage, chance: Random) -> None:
@@ -195,6 +203,27 @@ async def failing_polls(stage: Stage, chance: Random) -> Felt:
     ]
 
 
+async def stopping(stage: Stage, chance: Random) -> Felt:
+    """People have enough, of whatever is growing."""
+    stopped = 0
+    for _ in range(8):
+        stopped += stage.people.stop()
+        await asyncio.sleep(chance.uniform(0.05, 0.2))
+    return stopped
+
+
+async def refused_frames(stage: Stage, chance: Random) -> Felt:
+    """What grows may be shown for a while only seldom, or not at all, or nobody knows whether it was."""
+    found = [
+        stage.telegram.fail(method, status=429, retry_after=1, times=chance.randint(1, 5))
+        for method in ("sendMessageDraft", "editMessageText")
+    ]
+    found.append(stage.telegram.fail("sendMessageDraft", status=500, times=chance.randint(1, 5)))
+    found.append(stage.telegram.drop_answer("editMessageText", times=chance.randint(1, 5)))
+    stage.telegram.delay("editMessageText", chance.uniform(0.1, 1), times=chance.randint(1, 5))
+    return found
+
+
 # --- The network between bot and server -----------------------------------------------------------
 
 
@@ -259,8 +288,20 @@ async def shift_server_clock(server: Server, chance: Random) -> None:
         server.clock.set(0)
 
 
+async def put_server_clock_off(server: Server, chance: Random) -> None:
+    """So that claims, and what waits for a time, end too early, or too late."""
+    server.clock.set(chance.choice([-1, 1]) * chance.uniform(0.5, 2))
+    await asyncio.sleep(chance.uniform(1, 3))
+    server.clock.set(0)
+
+
 OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
-OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
+OF_PROCESSES = {
+    KILL: kill,
+    "bot: SIGTERM": terminate,
+    "bot: successor, then SIGTERM": replace,
+    "bot: frozen beyond a lease": freeze_beyond_lease,
+}
 OF_TELEGRAM = {
     "Telegram: 429": too_many_requests,
     "Telegram: long 429": long_wait,
@@ -278,6 +319,7 @@ OF_TELEGRAM = {
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}
+OF_STREAMS = {"person: stops": stopping, "Telegram: frames refused": refused_frames}
 OF_LINKS = {
     "connections cut": cut,
     "requests lost": lose_requests,
@@ -288,3 +330,4 @@ OF_LINKS = {
 OF_SERVERS = {"restarted": restart_server, "kill -9": kill_server, "frozen for 10 s": freeze_server}
 if LIBRARY:
     OF_SERVERS["clock jumps"] = shift_server_clock
+    OF_SERVERS["clock off by seconds"] = put_server_clock_off

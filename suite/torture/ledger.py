@@ -97,7 +97,7 @@ class Ledger:
     def stop(self, update_ids: Iterable[int]) -> None:
         """Somebody stopped the answers to these: what was said until then is the answer, be it nothing.
 
-        One that is stopped before it begins, as after a kill, has no effect. One that comes too late does nothing.
+        One that is stopped before it begins, as after a kill, has no effect. A Stop too late does nothing.
         """
         self.stopped |= set(update_ids)
 

@@ -477,7 +477,7 @@ class Claim:
             return self.is_held
 
     async def holds(self) -> bool:
-        """Whether it is still this process', which may have slept past its end: nobody else may have begun."""
+        """Whether it is still this process', also if that slept past its end and nobody else has begun."""
         return self._now() < self.until or await self.take(0)
 
     async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:

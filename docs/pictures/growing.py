@@ -1,6 +1,6 @@
 """Record the picture of an answer that grows, and of one that is stopped: as `docs/assets/streaming.svg`.
 
-`uv run python docs/pictures/streaming.py`; session.py says how, and what that needs.
+`uv run python docs/pictures/growing.py`; session.py says how, and what that needs.
 """
 
 import shutil

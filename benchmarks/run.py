@@ -23,6 +23,7 @@ import flows
 import grouping
 import hybrid
 import idling
+import lateness
 import plot
 import serving
 import soaking
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "idle": idling.measure,
     "turn": turning.measure,
     "group": grouping.measure,
+    "later": lateness.measure,
     "serve": serving.measure,
     "stream": streaming.measure,
     "flows": flows.measure,

@@ -336,7 +336,7 @@ async def test_a_rerun_that_shows_nothing_leaves_no_half(
 async def test_one_that_slept_past_its_lease_neither_commits_nor_shows(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a frozen machine does. Another process is at it, and what that shows is not to be overwritten."""
+    """As a frozen machine does. Another process is at it, and what that one shows must stay."""
 
     class Sleeper(SpeakingAgent):
         def __init__(self, bot_token: str) -> None:

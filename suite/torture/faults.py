@@ -85,6 +85,11 @@ async def freeze_bot(stage: Stage, chance: Random) -> None:
     await stage.replica(chance).freeze(chance.uniform(0.5, 3))
 
 
+async def freeze_beyond_lease(stage: Stage, chance: Random) -> None:
+    """Until others have taken over what it was at, see `hurry`; then it goes on with that."""
+    await stage.replica(chance).freeze(chance.uniform(4, 7))
+
+
 async def shift_clock(stage: Stage, chance: Random) -> None:
     """By seconds, as ntpd does, by hours, as a wrong time zone does, or by days, as an empty battery does."""
     longest = chance.choice([10, DAY / 2, 30 * DAY])
@@ -283,8 +288,20 @@ async def shift_server_clock(server: Server, chance: Random) -> None:
         server.clock.set(0)
 
 
+async def put_server_clock_off(server: Server, chance: Random) -> None:
+    """So that claims, and what waits for a time, end too early, or too late."""
+    server.clock.set(chance.choice([-1, 1]) * chance.uniform(0.5, 2))
+    await asyncio.sleep(chance.uniform(1, 3))
+    server.clock.set(0)
+
+
 OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
-OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
+OF_PROCESSES = {
+    KILL: kill,
+    "bot: SIGTERM": terminate,
+    "bot: successor, then SIGTERM": replace,
+    "bot: frozen beyond a lease": freeze_beyond_lease,
+}
 OF_TELEGRAM = {
     "Telegram: 429": too_many_requests,
     "Telegram: long 429": long_wait,
@@ -313,3 +330,4 @@ OF_LINKS = {
 OF_SERVERS = {"restarted": restart_server, "kill -9": kill_server, "frozen for 10 s": freeze_server}
 if LIBRARY:
     OF_SERVERS["clock jumps"] = shift_server_clock
+    OF_SERVERS["clock off by seconds"] = put_server_clock_off

@@ -224,7 +224,8 @@ class Streams:
         Returns:
             Which of the person's updates that are, in this process or elsewhere; `None` if it asks nothing.
         """
-        message, query, chat = update.message, update.callback_query, sender.chat and sender.chat.id
+        message, query = update.message, update.callback_query
+        chat = sender.chat.id if sender.chat else None
         if stopped := update.stopped_message_generation:
             self.stop(update_id := stopped.draft_id >> NUMBER_BITS)
             return _stops_one(update_id, chat)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from measuring import Row, compared, counted, interleaved, reduced
+from measuring import Bound, Row, compared, counted, interleaved, reduced
 from workshop import INSIDE, TOKEN, Workshop, free_port, heard, python_program, tell, until_ready
 
 ROUNDS = 15
@@ -32,7 +32,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             pairs = list(interleaved(ROUNDS, lambda: ours(1, 0), lambda: bare(1, 0)))
         name = f"stream, the model's first piece {how}"
         seconds = [(one["first"][0] * 1000, other["first"][0] * 1000) for one, other in pairs]
-        bound = ("<=", 1.1) if float(first) else None
+        bound: Bound | None = ("<=", 1.1) if float(first) else None
         yield compared(f"{name}: until it is seen", "ms", seconds, bound, what="first", model=how)
         if float(first):
             calls = [(one["calls"][0], other["calls"][0]) for one, other in pairs]

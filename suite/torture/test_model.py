@@ -42,7 +42,7 @@ class Model:
 
     def __call__(self, request: dict[str, Any]) -> Step:
         step = self._answer(request)
-        kind = self._chance.choices(list(self.FAILURES), self.FAILURES.values())[0]
+        kind = self._chance.choices(list(self.FAILURES), list(self.FAILURES.values()))[0]
         if self.is_well or kind == "nothing":
             return Step(step.text, calls=step.calls, pause=self._chance.uniform(0, 0.01))
         self.wrong[kind] += 1

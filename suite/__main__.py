@@ -127,6 +127,7 @@ def put_examples(copy: Path) -> None:
     """
     shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
     shutil.copy(ROOT / "docs/examples/packing_list.py", copy / "suite")
+    shutil.copy(ROOT / "llm/agent.py", copy / "suite/llm_agent.py")
 
 
 def prove(copy: Path, arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,19 @@ Answers = Mapping[str, str]
 # Variables that would make a command behave unlike on a machine where nothing is set up.
 _FOREIGN = (
     *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
-    *("REDIS_", "HYBRID_", "SQLITE_", "AWS_", "DYNAMODB_", "ELASTICACHE_", "FIRESTORE_", "GOOGLE_"),
+    *(
+        "LLM_",
+        "OPENAI_",
+        "ANTHROPIC_",
+        "REDIS_",
+        "HYBRID_",
+        "SQLITE_",
+        "AWS_",
+        "DYNAMODB_",
+        "ELASTICACHE_",
+        "FIRESTORE_",
+        "GOOGLE_",
+    ),
 )
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
@@ -144,13 +157,30 @@ def repository_files() -> list[str]:
     return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
 
 
+RENDERED_FROM = ("copier.yml", "checks.jinja", "template", "providers", "llm")
+"""What projects are rendered from. The rest of the repository only makes copies of it, of which Copier makes
+several for each update, slower."""
+
+
 def copy_working_tree(folder: Path) -> None:
-    """Copy the repository as it is, committed or not, without the examples: nothing is rendered from them."""
-    for name in repository_files():
-        source = ROOT / name
-        if not name.startswith("examples/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, folder / name, follow_symlinks=False)
+    """Copy the repository as it is, committed or not, without the examples."""
+    _copy(folder, [name for name in repository_files() if not name.startswith("examples/")])
+
+
+def copy_template(folder: Path) -> None:
+    """Copy what projects are rendered from, as it is, committed or not."""
+    _copy(folder, [name for name in repository_files() if name.partition("/")[0] in RENDERED_FROM])
+
+
+def _copy(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+
+
+def pack(repository: Path) -> None:
+    """Have git keep everything in one file, of which it is quick to make copies."""
+    must("git", "repack", "-a", "-d", "--quiet", cwd=repository)
 
 
 def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:
@@ -165,7 +195,6 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
 
     All with the default `agent`, which goes with each of them in the same way; `with_model` has the other.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     found: list[dict[str, str]] = [{}]
     for question, details in questions.items():
         if details.get("when") is False or question == "agent" or not choices(question, questions):
@@ -173,7 +202,7 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
         condition = str(details.get("when", True))
         grown: list[dict[str, str]] = []
         for answers in found:
-            rendered = environment.from_string(condition).render(answers)
+            rendered = _compiled(condition).render(answers)
             if rendered.strip().lower() == "true":
                 grown += [answers | {question: value} for value in choices(question, questions)]
             else:
@@ -184,10 +213,12 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
 
 def engine(answers: Answers, questions: Questions = QUESTIONS) -> str:
     """The engine that follows from a combination, as `copier.yml` computes it, or an older one did."""
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
-        questions["engine"]["default"]
-    )
-    return template.render(answers)
+    return _compiled(questions["engine"]["default"]).render(answers)
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
 
 
 def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str, str]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from bot.runtime.state.jobs import Job, put_job
 from bot.runtime.state.record import Message
-from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.store import NEVER, Changes, OperatorStore
 from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
 from suite.support.command_line import BOT, environment, run
@@ -63,6 +64,21 @@ async def test_show(tmp_path: Path, store: OperatorStore) -> None:
     nobody = run(tmp_path, "state", "show", "8")
     assert nobody.returncode == 1
     assert nobody.stderr == "error: nothing is kept about user 8: `bot state list` shows about whom\n"
+
+
+async def test_what_was_lost_of_what_is_to_be_done_is_found_again(
+    tmp_path: Path, store: OperatorStore
+) -> None:
+    async def later(turn: Turn) -> None:
+        put_job(turn.fsm, Job(id="1", name="tell", at=2**50))
+
+    await mutate(store, "7", later)
+    await store.commit("7", Changes(due=NEVER), expect=None)
+    for lost in (1, 0):
+        result = await asyncio.to_thread(run, tmp_path, "state", "reindex")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"1 records have something to do; {lost} of them had been lost\n"
+    assert (await store.due(10**9, 9)).due == [("7", 2**50)]
 
 
 async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(

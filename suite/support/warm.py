@@ -16,6 +16,7 @@ import os
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,16 +25,18 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
 
 COMMON = (
     *("aiohttp.web", "pydantic_settings", "prometheus_client", "orjson", "dotenv", "uvloop"),
-    *("structlog", "rich.console", "rich.traceback", "typer"),
+    *("structlog", "rich.console", "rich.traceback", "typer", "aiohttp_socks", "prompt_toolkit"),
 )
-"""What every bot imports, besides aiogram."""
+"""What bots import, besides aiogram."""
 
 OF_ENGINES = (
     "alembic.command",
@@ -50,6 +53,9 @@ AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 
 SUBREAPER = 36
 """The option of `prctl` by which orphans below a process become its children."""
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that add to the certificates that are trusted."""
 
 Output = int | io.BufferedWriter | None
 
@@ -233,12 +239,29 @@ def _wait(pid: int, timeout: float) -> int | None:
     return os.waitstatus_to_exitcode(ended[1])
 
 
+def read_certificates_once() -> None:
+    """Let all sessions of aiogram in a process share what they trust: reading it is half of their start."""
+    module = import_module("aiogram.client.session.aiohttp")
+
+    @cache
+    def made(cafile: str, *_: str | None) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=cafile)
+
+    def shared(cafile: str) -> ssl.SSLContext:
+        return made(cafile, *map(os.environ.get, CERTIFICATES))
+
+    setattr(module, "ssl", SimpleNamespace(create_default_context=shared))  # noqa: B010 - it knows the real one
+
+
 # --- In the process from which others are forked -----------------------------------------------------------
 
 
 def _prepare(packages: Sequence[str]) -> None:
     """Import what bots need, and nothing of a bot: that is to come from the process' own folder."""
     import_module("bot.runtime.telegram.fast_import").import_aiogram()
+    import_module("aiogram.types").Update.model_validate({"update_id": 1})  # builds a hundred models
+    read_certificates_once()
+    import_module("aiogram.client.session.aiohttp").AiohttpSession()
     for name in packages:
         with suppress(ImportError):
             import_module(name)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
+    accepts = frozenset({"text", "photo"})
     deferred = DEFERRED in os.environ
 
     def record_of(self, place: Place) -> RecordId | None:
@@ -44,6 +45,10 @@ class TorturedAgent(TelegramAgentAdapter):
             document = BufferedInputFile(json.dumps(told).encode(), "told.json")
             self.turn.reply(SendDocument(chat_id=int(self.turn.user_id), document=document))
             return "told"
+        if photos := [each.file_id for each in self.turn.attachments]:
+            state.setdefault("photos", []).append(photos)
+        if not message:  # the rest of an album, of which something else came in between
+            return "more"
         name, seconds, *later = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))

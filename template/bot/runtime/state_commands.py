@@ -274,6 +274,20 @@ def forget(
     _with_store(work)
 
 
+@state.command("reindex")
+def reindex() -> None:
+    """Find again what records have to do later, should that have been lost. The bot may run meanwhile."""
+
+    async def work(store: "OperatorStore") -> None:
+        from bot.runtime.state.jobs import reindex
+
+        with _progress("looked at") as show:
+            busy, found = await reindex(store, show)
+        print(f"{busy} records have something to do; {found} of them had been lost")
+
+    _with_store(work)
+
+
 @jobs.command("list")
 def list_jobs(record: OneRecord = "", arguments: Arguments = False) -> None:
     """Print what waits, with when it is due, and what was stopped, with the reason."""
@@ -426,7 +440,7 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.completed:.0f} users {task.description}"),
+        TextColumn("{task.completed:.0f} records {task.description}"),
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)

@@ -22,7 +22,7 @@ from bot.runtime.health import add_jobs, listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
-from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
+from bot.runtime.telegram.agent import TelegramAgentAdapter, defers, streams
 from bot.runtime.telegram.calls import Session, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
@@ -128,12 +128,15 @@ async def open_app(
         is_ours: whose jobs may run here.
 
     Raises:
-        OperatorError: the store cannot be opened, or belongs to another bot; or two jobs have one name.
+        OperatorError: the store cannot be opened, or belongs to another bot; two jobs have one name; or the
+            agent's `state_type` cannot be used.
     """
     store = store or create_store(settings)
     owner = owner or load_owner()
     agent, bot = owner.agent(token), Bot(token, session=session)
     agent.store, agent.bot = store, bot
+    if agent.remembers.shape:
+        agent.remembers.shape.check()
     async with AsyncExitStack() as stack:
         stack.push_async_exit(_closing(bot.session.close))
         stack.push_async_exit(_closing(store.close))
@@ -290,7 +293,7 @@ def _check_busy(agent: TelegramAgentAdapter, settings: Settings) -> None:
     """
     if agent.while_busy not in ("queue", "stop"):
         raise OperatorError(f"Agent.while_busy is {agent.while_busy!r}: it has to be 'queue' or 'stop'")
-    if agent.while_busy == "stop" and settings.webhook_url and not agent.deferred:
+    if agent.while_busy == "stop" and settings.webhook_url and not defers(type(agent), by_webhook=True):
         raise OperatorError(
             'Agent.while_busy = "stop" cannot work with WEBHOOK_URL, as Telegram brings a message only when '
             "the one before is answered: set Agent.deferred = True, or leave WEBHOOK_URL empty"

@@ -350,6 +350,7 @@ class _UpdateData(_Part):
     raw: dict[str, Any]
     at: Annotated[int, Field(ge=0, le=JOBS_END)]
     number: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class _Update(_Part):

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from itertools import chain
@@ -128,6 +129,7 @@ class TelegramAgentAdapter:
         self.username: str | None = None
         self.streams: Streams | None = None
         self._background = _Background()
+        self._entered = AsyncExitStack()
         model, version = self.state_type, self.state_version
         shape = Shape(model, version, self.upgrade, self.new_state) if model else None
         is_compact = type(self).compact is not TelegramAgentAdapter.compact
@@ -142,8 +144,20 @@ class TelegramAgentAdapter:
         await self.store.connect()
 
     async def close(self) -> None:
-        """Close the store; override it to close what the agent opened, too."""
+        """Leave what was entered, and close the store; override it to close what else the agent opened."""
+        await self._entered.aclose()
         await self.store.close()
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enter something, such as a client for HTTP, that is left again when the agent is closed.
+
+        Args:
+            manager: what `async with` takes.
+
+        Returns:
+            What `as` would give.
+        """
+        return await self._entered.enter_async_context(manager)
 
     @property
     def turn(self) -> Turn:

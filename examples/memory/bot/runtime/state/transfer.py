@@ -281,6 +281,16 @@ class _Message(_Part):
     text: str
     at: FiniteFloat
     author: _Author | None = None
+    data: Any = None
+
+    @field_validator("data")
+    @classmethod
+    def _can_be_kept(cls, value: Any) -> Any:
+        try:
+            dumps(value, "data")
+        except StateValueError as error:
+            raise ValueError(error.outline) from None  # its keys may be what people wrote
+        return value
 
 
 class _Flow(_Part):
@@ -299,6 +309,12 @@ class _JobData(_Part):
     tries: Annotated[int, Field(ge=0)] = 0
     to: str = ""
     stopped: str = ""
+    choices: list[tuple[str, str]] = []
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _are_pairs(cls, value: Any) -> Any:
+        return [tuple(each) for each in value] if isinstance(value, list) else value
 
     @field_validator("place", mode="before")
     @classmethod
@@ -387,5 +403,5 @@ class _Line(_Part):
     fsm: dict[str, dict[str, Any]]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
-    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|told:[0-9a-f]+)$")], _Mark] = {}
+    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|(told|compact):[0-9a-f]+)$")], _Mark] = {}
     files: dict[FileId, str] = {}

@@ -35,10 +35,10 @@ from bot.runtime.errors import (
 from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.fsm import moved_to, upgrade_group
 from bot.runtime.state.jobs import JOB, MICROSECONDS, Claim, Job, JobOptions, jobs_in, put_job, updates_in
-from bot.runtime.state.record import UserRecord, address_of, is_waiting
+from bot.runtime.state.record import FORGETTING, UserRecord, address_of, is_waiting
 from bot.runtime.state.store import Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Incoming, Turn, give_way, load_again, mutate
-from bot.runtime.telegram.agent import TelegramAgentAdapter
+from bot.runtime.telegram.agent import TelegramAgentAdapter, forget_in_shared_records
 from bot.runtime.telegram.calls import Reply, options_of
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes_of
 from bot.runtime.telegram.texts import TextTable
@@ -228,6 +228,8 @@ class JobRunner:
                 try:
                     if is_waiting(record):
                         await self._empty(claim)
+                    elif record == FORGETTING:
+                        await forget_in_shared_records(self._agent, claim, self._seconds)
                     else:
                         await self._do_next(claim)
                 finally:
@@ -354,8 +356,14 @@ class JobRunner:
             await self._deliver(record.user_id, job, key, replies, turn)
 
     def _turn(self, record: UserRecord, job: Job) -> Turn:
-        incoming = Incoming(place=job.place)
-        return Turn(record, self._store.limits, incoming=incoming, timetable=self._timetable, job=job)
+        return Turn(
+            record,
+            self._store.limits,
+            incoming=Incoming(place=job.place),
+            timetable=self._timetable,
+            job=job,
+            memory=self._agent.remembers,
+        )
 
     def _work_of(
         self, job: Job, late: int, poison: JobStopped | None

@@ -30,6 +30,9 @@ JOB = "job:"
 UPDATE = "update:"
 """How the names of updates begin among the flows of a record in which they wait."""
 
+STOP = "stop:"
+"""How the name of a note begins beside them: the answer to that update was stopped."""
+
 FULL = "full"
 """Noted in the place of updates when a person was told that no more are taken."""
 
@@ -124,6 +127,8 @@ class Job:
         place: where it was made.
         to: the record that is to do it, if that is another one.
         stopped: why it is not done; empty for one that waits for its time.
+        choices: of a question that is open, the answers and what their buttons say. Until one is pressed, it
+            waits for its time as any other job; `turn.ask` makes it.
     """
 
     id: str
@@ -136,6 +141,7 @@ class Job:
     place: Place = NOWHERE
     to: str = ""
     stopped: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def when(self) -> datetime:
@@ -154,6 +160,7 @@ class Job:
             "tries": self.tries,
             "for": self.to,
             "stopped": self.stopped,
+            "asks": list(self.choices),
         }
         return {key: each for key, each in value.items() if each}
 
@@ -167,6 +174,7 @@ class Job:
             "tries": self.tries,
             "to": self.to,
             "stopped": self.stopped,
+            "choices": [list(each) for each in self.choices.items()],  # some stores keep no order of keys
         }
         where = [place.chat, place.topic, place.business_connection, place.person]
         noted = {key: value for key, value in seldom.items() if value}
@@ -187,6 +195,7 @@ class Job:
             place=Place(*value["place"]),
             to=value.get("to", ""),
             stopped=value.get("stopped", ""),
+            choices=dict(value.get("choices", ())),
         )
 
     def next(self, now: int) -> "Job":
@@ -325,6 +334,7 @@ def new_job(
     zone: str = "",
     place: Place,
     to: str = "",
+    choices: Mapping[str, str] | None = None,
 ) -> Job:
     """Make a job of a call.
 
@@ -347,6 +357,7 @@ def new_job(
         zone=zone,
         place=place,
         to=to,
+        choices=choices or {},
     )
 
 
@@ -472,6 +483,10 @@ class Claim:
                 self.until, self.count = until, count
             self.is_held = count > 0
             return self.is_held
+
+    async def holds(self) -> bool:
+        """Whether it is still this process', which may have slept past its end: nobody else has begun."""
+        return self._now() < self.until or await self.take(0)
 
     async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
         """Prolong it by a commit, which begins to count anew.

@@ -485,7 +485,7 @@ def _append(
     connection.executemany(
         "INSERT INTO message VALUES (?, ?, ?, ?)",
         [
-            (record, conversation, number, orjson.dumps(message.to_json()).decode())
+            (record, conversation, number, message.encode().decode())
             for number, message in enumerate(messages, next_number)
             if number >= first
         ],

@@ -176,7 +176,16 @@ async def torture(
         people = People(
             telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours, share=is_ours
         )
-        on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook", setup.streams)
+        on_stage = Stage(
+            telegram,
+            people,
+            replicas,
+            backend,
+            links,
+            is_webhook=setup.mode == "webhook",
+            streams=setup.streams,
+            is_deferred=setup.is_deferred,
+        )
         faults = on_stage.faults()
         if setup.is_deferred:  # what waits until a time waits for it, though the clock be wrong
             faults = {name: fault for name, fault in faults.items() if not name.endswith("clock jumps")}

@@ -63,7 +63,7 @@ class Said:
     async def until(self, line: str, times: int) -> None:
         """Wait until it has said it so often."""
         async with asyncio.timeout(60):
-            while self.read().count(line) < times:
+            while self.read().count(line) < times:  # noqa: ASYNC110 - it is written to standard error
                 await asyncio.sleep(0.02)
 
     def read(self) -> list[str]:

@@ -161,7 +161,7 @@ def repository_files() -> list[str]:
     return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
 
 
-RENDERED_FROM = ("copier.yml", "checks.jinja", "template", "providers")
+RENDERED_FROM = ("copier.yml", "checks.jinja", "template", "providers", "llm")
 """What projects are rendered from. The rest of the repository only makes copies of it, of which Copier makes
 several for each update, slower."""
 

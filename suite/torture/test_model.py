@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -58,7 +58,14 @@ class Model:
             case _:
                 return Step(step.text, calls=step.calls, cut=self._chance.randint(0, 5))
 
-    FAILURES = {"nothing": 70, "500": 7, "429": 7, "stalls": 5, "stalls in between": 4, "breaks off": 7}
+    FAILURES: ClassVar[dict[str, int]] = {
+        "nothing": 70,
+        "500": 7,
+        "429": 7,
+        "stalls": 5,
+        "stalls in between": 4,
+        "breaks off": 7,
+    }
     """And their parts of all answers, in percent."""
 
     def _answer(self, request: dict[str, Any]) -> Step:
@@ -249,7 +256,7 @@ async def test_nothing_is_lost_or_done_twice(
         whose = {name.split("x")[0] for name in names_in(request)}
         assert len(whose) <= 1, "nobody's words are told to a model for somebody else"
     assert set(script.wrong) == set(Model.FAILURES) - {"nothing"}, "all of it happened"
-    logs = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log"))
+    logs = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log"))  # noqa: ASYNC240 - at the end
     assert KEY not in logs
     answered = sum("is done" in text for user_id in written for text in telegram.texts(user_id))
     assert answered > ROUNDS * MESSAGES / 3

@@ -4,11 +4,11 @@ import itertools
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from measuring import Row, compared, counted, interleaved, reduced
-from workshop import INSIDE, TOKEN, Workshop, free_port, heard, python_program, tell, until_ready
+from measuring import Bound, Row, compared, counted, interleaved, reduced
+from workshop import INSIDE, TOKEN, Workshop, cpu_seconds, free_port, heard, python_program, tell, until_ready
 
 ROUNDS = 15
 MODELS = {"after 0.4 s": "0.4", "at once": "0"}
@@ -21,6 +21,8 @@ LONG = "160"
 SECRET = "benchmark-secret"
 
 Seen = dict[str, list[float]]
+Ask = Callable[[int, int], Seen]
+"""Has so many people ask for an answer that grows, and so many others meanwhile for one that does not."""
 
 first_ids = itertools.count(1, 1_000)
 
@@ -28,16 +30,16 @@ first_ids = itertools.count(1, 1_000)
 def measure(workshop: Workshop) -> Iterator[Row]:
     """One person at a time with each model; then many at once, and others who ask meanwhile."""
     for how, first in MODELS.items():
-        with _Bots(workshop, first, PIECES) as (ours, bare):
+        with _bots(workshop, first, PIECES) as (ours, bare):
             pairs = list(interleaved(ROUNDS, lambda: ours(1, 0), lambda: bare(1, 0)))
         name = f"stream, the model's first piece {how}"
         seconds = [(one["first"][0] * 1000, other["first"][0] * 1000) for one, other in pairs]
-        bound = ("<=", 1.1) if float(first) else None
+        bound: Bound | None = ("<=", 1.1) if float(first) else None
         yield compared(f"{name}: until it is seen", "ms", seconds, bound, what="first", model=how)
         if float(first):
             calls = [(one["calls"][0], other["calls"][0]) for one, other in pairs]
             yield compared("stream: calls to Telegram for an answer of 3 s", "", calls, what="calls")
-    with _Bots(workshop, MODELS["after 0.4 s"], LONG) as (ours, bare):
+    with _bots(workshop, MODELS["after 0.4 s"], LONG) as (ours, bare):
         people, others = reduced(PEOPLE, 20), reduced(OTHERS, 20)
         one, other = ours(people, others), bare(people, others)
     name = f"stream, {people} at once"
@@ -51,6 +53,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
         [tuple(statistics.median(each["quick"]) * 1000 for each in (one, other))],  # type: ignore[list-item]
         what="others, p50",
     )
+    yield compared(f"{name}: CPU of the bot", "s", [(one["cpu"][0], other["cpu"][0])], what="cpu")
     first_pieces = [statistics.median(each["first"]) * 1000 for each in (one, other)]
     yield compared(
         f"{name}: until the first piece is seen",
@@ -60,21 +63,15 @@ def measure(workshop: Workshop) -> Iterator[Row]:
     )
 
 
-class _Bots(ExitStack):
-    """Both bots and who watches them, running; gives what asks each of them."""
-
-    def __init__(self, workshop: Workshop, first: str, pieces: str) -> None:
-        super().__init__()
-        self._workshop = workshop
-        self._model = {"MODEL_FIRST": first, "MODEL_EACH": EACH, "MODEL_PIECES": pieces}
-
-    def __enter__(self) -> "tuple[Callable[[int, int], Seen], Callable[[int, int], Seen]]":  # type: ignore[override]
-        super().__enter__()
-        workshop = self._workshop
-        project = workshop.rendered("sqlite")
-        python = project / ".venv/bin/python"
+@contextmanager
+def _bots(workshop: Workshop, first: str, pieces: str) -> Iterator[tuple[Ask, Ask]]:
+    """Both bots, and who watches them; gives what has people ask each of them."""
+    model = {"MODEL_FIRST": first, "MODEL_EACH": EACH, "MODEL_PIECES": pieces}
+    project = workshop.rendered("sqlite")
+    python = project / ".venv/bin/python"
+    with ExitStack() as stack:
         program = python_program(workshop, "watch.py")
-        watcher = self.enter_context(workshop.process(*program, settings=self._model, talk=True))
+        watcher = stack.enter_context(workshop.process(*program, settings=model, talk=True))
         common = {
             "BOT_TOKEN": TOKEN,
             "TELEGRAM_API_URL": heard(watcher)["url"],
@@ -82,7 +79,7 @@ class _Bots(ExitStack):
             "WEBHOOK_SECRET": SECRET,
             "SQLITE_PATH": str(workshop.folder / f"stream-{free_port()}.sqlite3"),
             "PYTHONPATH": f"{project}:{INSIDE}",
-            **self._model,
+            **model,
         }
         asks = []
         for command, probe in (
@@ -90,13 +87,13 @@ class _Bots(ExitStack):
             ((python, INSIDE / "bare_stream.py"), "/healthz"),
         ):
             port = free_port()
-            bot = self.enter_context(workshop.process(*command, settings={**common, "PORT": str(port)}))
+            bot = stack.enter_context(workshop.process(*command, settings={**common, "PORT": str(port)}))
             until_ready(bot, f"http://127.0.0.1:{port}{probe}")
-            asks.append(_asking(watcher, port))
-        return asks[0], asks[1]
+            asks.append(_asking(watcher, bot, port))
+        yield asks[0], asks[1]
 
 
-def _asking(watcher: "subprocess.Popen[str]", port: int) -> Callable[[int, int], Seen]:
+def _asking(watcher: "subprocess.Popen[str]", bot: "subprocess.Popen[str]", port: int) -> Ask:
     def ask(people: int, others: int) -> Seen:
         order = {
             "port": port,
@@ -106,8 +103,9 @@ def _asking(watcher: "subprocess.Popen[str]", port: int) -> Callable[[int, int],
             "seconds": reduced(SECONDS, 2.0),
             "first_id": next(first_ids),
         }
+        before = cpu_seconds(bot)
         tell(watcher, order)
         seen: dict[str, Any] = heard(watcher)
-        return seen
+        return {**seen, "cpu": [cpu_seconds(bot) - before]}
 
     return ask

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Project, Render
-from support import ROOT, Answers, combinations, clean_env, first_of_each_engine, label, run, uv, with_model
+from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, label, run, uv, with_model
 
 FIRST = list(first_of_each_engine().values())
 

@@ -1,4 +1,4 @@
-"""The least aiogram bot that shows by hand what a model writes, by webhook: one draft, twice a second at most."""
+"""The least aiogram bot that shows by hand what a model writes, by webhook: one draft, twice a second."""
 
 import os
 import time

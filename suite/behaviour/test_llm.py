@@ -1,7 +1,8 @@
-"""The model that the settings name, with the real package, and a server on this machine in a provider's place."""
+"""The model that the settings name: the real package, before a server on this machine."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -55,10 +56,10 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     SECRETS.intersection_update(before)
 
 
-@pytest.mark.parametrize("model", ["qwen3", "openai-chat:qwen3", "ollama:qwen3"])
-async def test_a_server_of_ones_own(server: str, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    for name, value in {"LLM_MODEL": model, "LLM_URL": server, "LLM_KEY": KEY}.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("name", ["qwen3", "openai-chat:qwen3", "ollama:qwen3"])
+async def test_a_server_of_ones_own(server: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in {"LLM_MODEL": name, "LLM_URL": server, "LLM_KEY": KEY}.items():
+        monkeypatch.setenv(variable, value)
     async with make_model(load(LlmSettings)) as model:
         result = await Agent(model).run("hi")
     assert result.output == "qwen3 says hello"
@@ -97,7 +98,7 @@ async def test_what_is_wrong_is_one_line(
 
 async def test_doctor_tells_that_there_is_no_model() -> None:
     found = [finding async for finding in diagnose(Settings(), "")]
-    assert "LLM_MODEL is not set" in [each for each in found if each.level == "warning"][0].text
+    assert "LLM_MODEL is not set" in next(each for each in found if each.level == "warning").text
 
 
 async def test_without_a_model_a_stand_in_repeats() -> None:
@@ -131,7 +132,7 @@ def test_tracing_needs_what_keeps_a_trace(monkeypatch: pytest.MonkeyPatch, insta
     monkeypatch.setenv("LLM_TRACE", "true")
     there = {"opentelemetry.sdk"} if installed else set[str]()
     monkeypatch.setattr("bot.runtime.frameworks.llm.find_spec", lambda name: name in there or None)
-    asked = []
+    asked: list[Any] = []
     monkeypatch.setattr(Agent, "instrument_all", asked.append)
     if not installed:
         with pytest.raises(OperatorError, match="uv add logfire"):
@@ -139,4 +140,5 @@ def test_tracing_needs_what_keeps_a_trace(monkeypatch: pytest.MonkeyPatch, insta
     else:
         make_model(load(LlmSettings))
         (settings,) = asked
-        assert not (settings.include_content or settings.include_binary_content)
+        assert not settings.include_content
+        assert not settings.include_binary_content

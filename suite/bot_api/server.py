@@ -65,9 +65,9 @@ class ApiServer:
     Attributes:
         calls: every call, in order.
         limits: how many of them a chat takes in how many seconds, by what that is: "group" and "private", of
-            messages that are sent or edited, and "draft". More are 429. Telegram documents 20 a minute for groups
-            and one a second for private chats, with bursts; of drafts and edits it says nothing, so edits count as
-            messages here. None unless a test says so.
+            messages that are sent or edited, and "draft". More are 429. Telegram documents 20 a minute for
+            groups and one a second for private chats, with bursts; of drafts and edits it says nothing, so
+            edits count as messages here. None unless a test says so.
     """
 
     token: str = "42:TEST"  # the part before the colon is the bot's user id

@@ -31,6 +31,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
+BOT = ROOT if (ROOT / "bot").is_dir() else ROOT / "template"
+"""Where a bot is that shows how aiogram is imported; in its own repository, the kit stands beside none."""
 
 COMMON = (
     *("aiohttp.web", "pydantic_settings", "prometheus_client", "orjson", "dotenv", "uvloop"),
@@ -123,7 +125,7 @@ class _Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno()), *COMMON, *wanted],
             cwd=ROOT,
-            env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **variables, "PYTHONPATH": str(BOT)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
@@ -223,7 +225,7 @@ def run(
         written = []
         for each in (out, err):
             each.seek(0)
-            written.append(each.read().decode())
+            written.append(each.read().decode(errors="replace"))
     return subprocess.CompletedProcess(command, code, written[0], written[1])
 
 
@@ -267,7 +269,7 @@ def _prepare(packages: Sequence[str]) -> None:
             import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("bot", "suite")]:
         del sys.modules[name]
-    sys.path.remove(str(ROOT))
+    sys.path.remove(str(BOT))
     gc.collect()
     gc.freeze()  # what is shared is not looked through by each process, which would copy it
 

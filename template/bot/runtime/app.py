@@ -272,9 +272,9 @@ async def _warm_up(bot: Bot, receiver: Receiver) -> None:
     """Once the bot is ready, have the first update wait no longer than others: see `fast_import`.
 
     What is there by then stays, so the garbage collector need not look through it again and again, for a
-    tenth of a second each time. And as an update leaves only some 30 objects to it, it need not come so often.
+    tenth of a second each time. And as an update leaves only some 30 objects, it need not come so often.
     """
-    while not receiver.is_receiving:
+    while not receiver.is_receiving:  # noqa: ASYNC110 - polling has no event for it
         await asyncio.sleep(0.05)
     await asyncio.to_thread(build_models, bot)
     gc.freeze()

@@ -505,8 +505,8 @@ async def test_one_whose_method_is_gone_is_kept(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(make_runtime) as bot:
-        await bot.agent.later("1", SOON, cast(Forgetful, bot.agent).remind, text="tea")
-        await bot.agent.later("2", SOON, cast(Forgetful, bot.agent).tick)
+        await bot.agent.later("1", 3 * SECOND, cast(Forgetful, bot.agent).remind, text="tea")
+        await bot.agent.later("2", 3 * SECOND, cast(Forgetful, bot.agent).tick)
 
     class Renamed(TelegramAgentAdapter):
         @job(name="remind")

@@ -76,7 +76,7 @@ class TorturedSpeaker(TorturedAgent):
     deferred = None
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:  # type: ignore[override]
-        if message == TELL:
+        if message == TELL or not message:
             yield await super().agent_logic(message, state)
             return
         name, seconds, *later = message.split()

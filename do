@@ -10,6 +10,7 @@ usage() {
 ./do test [PYTEST-ARGS]   run every test of the template and of the bots it renders
 ./do prove FOLDER [ARGS]  prove that the bot in FOLDER, edited or not, keeps every promise (--help says more)
 ./do torture FOLDER       put the agent of the bot in FOLDER under fire (--help says more)
+./do compare              put bots of other libraries under the same fire as ours (--help says more)
 ./do help                 this text
 END
 }
@@ -108,6 +109,12 @@ prove | torture)
     PYTHONPATH=$here
     export PYTHONPATH
     exec uv run --quiet --project "$here" python -P -m suite "$command" "$@"
+    ;;
+compare)
+    provide_uv
+    cd -- "$here"
+    unset PYTHONDONTWRITEBYTECODE
+    exec uv run --quiet python benchmarks/compare "$@"
     ;;
 help | -h | --help)
     usage

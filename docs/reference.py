@@ -66,7 +66,7 @@ def answers_of(name: str) -> dict[str, str]:
         answers = {"backend": name}
     else:
         raise ValueError(f"{name} is neither a backend nor a provider")
-    answers |= NAMES
+    answers |= NAMES | {"agent": QUESTIONS["agent"]["default"]}
     return answers | {"engine": _template(QUESTIONS["engine"]["default"]).render(answers)}
 
 
@@ -98,7 +98,7 @@ def _files(answers: frozenset[tuple[str, str]]) -> tuple[str, ...]:
 def _template_files() -> list[str]:
     """The path of every file of the template, as a project may get it."""
     names = [path.relative_to(TEMPLATE).as_posix() for path in sorted(TEMPLATE.rglob("*")) if path.is_file()]
-    return [name.removesuffix(".jinja") for name in names if "{{" not in name]
+    return list(dict.fromkeys(name.removesuffix(".jinja") for name in names if "{{" not in name))
 
 
 @cache

@@ -14,6 +14,8 @@ CLAUSES: dict[str, str] = {
     "history.newest": "Of a conversation the newest messages are kept, and they give way to the state.",
     "history.apart": "What was said in one place is not in the history of another, whoever said it.",
     "history.authors": "Where several people share a record, its history tells who wrote what.",
+    "history.data": "Data beside messages comes back as it was; an exchange with data is dropped whole.",
+    "history.pydantic-ai": "What a run of pydantic-ai said and did is kept with its answer, whole or not.",
     "record.limit": "A record beyond STATE_MAX_BYTES is refused; it is never cut.",
     "record.corrupt": "A record that cannot be read is reported and left alone, not taken for a new user.",
     "record.expires": "A record expires in one piece, and every commit gives it its whole life again.",
@@ -57,8 +59,13 @@ CLAUSES: dict[str, str] = {
     "torture.balances": "With everything going wrong at once, the books of effects and replies balance.",
     # The bot, on any engine. (behaviour/)
     "agent.interface": "The agent's interface works inside a turn, outside one, and without Telegram.",
+    "memory.compact": "Old messages get a summary while nobody waits; without one they go when they have to.",
+    "memory.kept": "Keys declared kept survive /reset, and not /forget.",
+    "memory.typed": "A declared state is checked, upgraded when it is needed, and told of without content.",
+    "frameworks": "What a framework's run adds is kept with its turn, and no call is without its result.",
     "agent.background": "Background work begins with the commit and never revives who was forgotten.",
     "jobs.once": "What is to be done later is done once, on time, in its record, after kills and restarts.",
+    "questions.once": "The answer to a question counts once; who presses in vain is told why.",
     "jobs.kept": "Jobs go where their record goes, and stay in their place.",
     "jobs.cli": "`bot jobs`, and a guarded route, show, run, retry and cancel what is to be done later.",
     "deferred.once": "What is acknowledged at once is handled once, in order, however long it takes.",
@@ -90,6 +97,7 @@ CLAUSES: dict[str, str] = {
     "cli": "Every command explains itself, and what the operator can mend is one line.",
     "testing": "The fixtures that an owner tests with do what they say, and are what runs.",
     "settings": "`bot settings` lists every setting, also where some are wrong, and shows no value.",
+    "settings.model": "The model that the settings name is the one that is asked; its key is in no log.",
     "import.fast": "aiogram, imported the fast way, behaves like the aiogram one knows.",
     "flow.example": "The example of a conversation goes on where it was, killed at any step.",
     # Providers. (providers/)
@@ -98,6 +106,7 @@ CLAUSES: dict[str, str] = {
     # The kit itself. (own/)
     "kit.telegram": "The kit's Telegram keeps the rules of the real one.",
     "kit.torture": "Torture's books notice every kind of fault.",
+    "kit.model": "The kit's language model does what it is told, and takes no call without its result.",
     "kit.processes": "A process that is forked for a test is as one that is started.",
     "kit.clauses": "Every clause of this list has a test, and every test's clause is in this list.",
 }

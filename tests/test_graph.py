@@ -21,7 +21,7 @@ LAYERS = (
     ("config",),
     ("logs",),
     ("state.codec",),
-    ("state.record",),
+    ("state.record", "state.shape"),
     ("state.store",),
     ("state.jobs",),
     ("state.turn",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("engines.*.*",),
     ("cloud.*",),
     ("engines",),  # makes the store that was chosen, of an engine or a provider
-    ("telegram.*",),
+    ("telegram.*", "frameworks.*"),
     ("health", "doctor"),
     ("app",),
     ("state_commands", "chat", "broadcast", "testing"),
@@ -39,7 +39,7 @@ LAYERS = (
 """The modules of `bot.runtime`, lowest first. A module imports from its own layer and from those below."""
 
 OWNERS = ("bot.agent", "bot.handlers", "bot.flow")
-OPEN_TO_OWNERS = ("bot.agent_adapter", "bot.runtime.testing", *OWNERS)
+OPEN_TO_OWNERS = ("bot.agent_adapter", "bot.runtime.testing", "bot.runtime.frameworks", *OWNERS)
 BUILT_ON = {"hybrid": {"redis", "postgres"}}
 """Engines that consist of others. Any other engine stands alone."""
 
@@ -47,7 +47,7 @@ BUILT_ON = {"hybrid": {"redis", "postgres"}}
 def sources_of(bot: Path) -> Sources:
     """Every module below the folder `bot`."""
     found = {}
-    for path in sorted([*bot.rglob("*.py"), *bot.rglob("*.py.jinja")]):
+    for path in sorted([*bot.rglob("*.py"), *bot.rglob("*.py.jinja")], reverse=True):
         parts = path.relative_to(bot.parent).with_name(path.name.removesuffix(".jinja")).with_suffix("").parts
         module = ".".join(parts).removesuffix(".__init__")
         found[module] = "" if path.suffix == ".jinja" else path.read_text(encoding="utf-8")
@@ -130,6 +130,8 @@ def why_not(source: str, target: str) -> str | None:
         return None if target == "bot.runtime.cli" else "it is the command line and nothing else"
     if source == "bot.agent_adapter":
         return None
+    if is_part_of(target, "bot.runtime.frameworks") and not is_part_of(source, "bot.runtime.frameworks"):
+        return "it is imported by what owners write, and only where they use it"
     if target == "bot.agent_adapter":
         return "the runtime does not import what is made for owners"
     if layer_of(source) < layer_of(target):
@@ -190,7 +192,7 @@ def test_no_module_imports_what_is_private_to_another(sources: Sources) -> None:
 
 
 def test_owners_tests_import_what_is_made_for_owners(sources: Sources) -> None:
-    for path in (ROOT / "template/tests").glob("*.py"):
+    for path in [*(ROOT / "template/tests").glob("*.py"), *(ROOT / "llm").glob("*.py")]:
         imported = {module for module, _ in imports_of(ast.parse(path.read_text(encoding="utf-8")))}
         wrong = [m for m in imported if is_part_of(m, "bot") and not is_part_of(m, *OPEN_TO_OWNERS)]
         assert not wrong, path.name
@@ -225,6 +227,7 @@ def test_a_cycle_is_noticed(sources: Sources, module: str, line: str) -> None:
         ("bot.runtime.engines.dynamodb.store", "from bot.runtime.engines.firestore.store import PAGE"),
         ("bot.runtime.cli", "from bot.agent_adapter import Turn"),
         ("bot.agent", "from bot.runtime.state.turn import Turn"),
+        ("bot.runtime.app", "from bot.runtime.frameworks.pydantic_ai import keep"),
     ],
     ids=lambda value: value.split()[-1],
 )

@@ -52,21 +52,30 @@ APP_SPECIFICATION = {
 }
 """What of https://docs.digitalocean.com/products/app-platform/reference/app-spec/ is made use of."""
 
+CHAPTERS = (
+    "What you need",
+    "Create the database",
+    "Configure the bot",
+    "Deploy the bot",
+    "Webhook and proxy",
+    "Check its health",
+    "Update",
+    "Erase a user",
+    "Back up and restore",
+    "Costs and limits",
+    "Tear down",
+    "What was tried",
+)
+"""Of each DEPLOY.md, in this order."""
+
 BASH = shutil.which("bash") or "bash"
 TOOLS = Path(sys.executable).parent
 
 
 def commands(text: str) -> list[str]:
-    """The shell commands of a document: what is indented, and what is fenced as `sh` or `bash`."""
-    plain, fenced = "", []
-    for number, part in enumerate(re.split(r"^```", text, flags=re.MULTILINE)):
-        if number % 2:
-            language, _, code = part.partition("\n")
-            fenced += [code] if language.strip() in {"sh", "bash"} else []
-        else:
-            plain += part
-    indented = re.findall(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)", plain)
-    return fenced + [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in indented]
+    """The shell commands of a document: what is fenced as `sh` or `bash`."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [code for language, code in fences if language in {"sh", "bash"}]
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -219,8 +228,8 @@ def test_instructions(provider: str) -> None:
         is_here = name.startswith(("suite/", "docs/")) and (ROOT / name).exists()
         assert is_fetched or is_here or name in reference.files(answers), name
     assert "# Deploying My Bot: " in text
-    for part in ("Costs and limits", "Deleting everything", "What was tried"):
-        assert f"\n## {part}\n" in text
+    assert tuple(re.findall(r"^## (.*)$", text, re.MULTILINE)) == CHAPTERS
+    assert not re.search(r"^\n    \S", text, re.MULTILINE), "commands stand between fences"
     assert "Nothing was tried at" in " ".join(text.split())
     costs = text.partition("## Costs and limits")[2].partition("\n## ")[0]
     claims = [line for line in costs.splitlines() if line.startswith("|") and "https://" in line]

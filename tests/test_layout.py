@@ -9,6 +9,7 @@ from conftest import Project, Render
 from support import ROOT, Answers, combinations, engine, label, must, repository_files, tree
 
 ANSWERS_FILE = "{{_copier_conf.answers_file}}.jinja"
+AGENT, TEST_AGENT = "bot/agent.py.jinja", "tests/test_agent.py.jinja"
 CHOSEN = "bot/runtime/chosen.py.jinja"
 RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)}
 
@@ -38,9 +39,11 @@ def test_no_symlinks_and_unix_lines() -> None:
 
 
 def test_python_files_are_plain(template: Path) -> None:
-    """Jinja in Python is confined to one file; all others are Python where they stand."""
+    """Jinja in Python is confined to one file, and lines that choose one; all others are plain Python."""
     files = must("git", "ls-files", "-z", cwd=template / "template").rstrip("\0").split("\0")
-    assert [path for path in files if path.endswith(".py.jinja")] == [CHOSEN]
+    assert [path for path in files if path.endswith(".py.jinja")] == [AGENT, CHOSEN, TEST_AGENT]
+    for path in (AGENT, TEST_AGENT):
+        assert (template / "template" / path).read_text("utf-8").count("\n") == 1, "it includes another file"
     for path in files:
         assert path == ANSWERS_FILE or "{" not in path, "Jinja in a file name"
         if path.endswith(".py"):

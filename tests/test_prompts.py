@@ -86,12 +86,12 @@ def answers(folder: Path) -> dict[str, str]:
 
 
 NAME, SLUG, BACKEND = "What is your bot called", "A short name", "Where should the bot keep"
-FSM_STORAGE = "Where should the steps be kept"
+FSM_STORAGE, AGENT = "Where should the steps be kept", "What should the bot answer with"
 
 
-def test_three_times_enter(terminal: Terminal, tmp_path: Path) -> None:
+def test_four_times_enter(terminal: Terminal, tmp_path: Path) -> None:
     """Whoever just presses Enter gets a project, and is told what to do with it."""
-    for question in (NAME, SLUG, BACKEND):
+    for question in (NAME, SLUG, BACKEND, AGENT):
         terminal.sees(question)
         terminal.press(ENTER)
     screen, code = terminal.ends()
@@ -101,6 +101,7 @@ def test_three_times_enter(terminal: Terminal, tmp_path: Path) -> None:
         "project_name": "My Bot",
         "project_slug": "my-bot",
         "backend": "sqlite",
+        "agent": "echo",
     }
 
 
@@ -129,14 +130,16 @@ def test_wrong_answers_are_asked_again(terminal: Terminal, tmp_path: Path) -> No
         terminal.press(CTRL_U, wrong, ENTER)
         terminal.sees(reason)
     terminal.press(CTRL_U, "koeln", ENTER)
-    terminal.sees(BACKEND)
-    terminal.press(ENTER)
+    for question in (BACKEND, AGENT):
+        terminal.sees(question)
+        terminal.press(ENTER)
     screen, code = terminal.ends()
     assert code == 0, screen
     assert answers(tmp_path / "out") == {
         "project_name": "Wetter für Köln",
         "project_slug": "koeln",
         "backend": "sqlite",
+        "agent": "echo",
     }
 
 
@@ -152,9 +155,14 @@ def test_arrow_keys_choose_the_backend(terminal: Terminal, tmp_path: Path) -> No
     # Once down past the end comes back to the top; then up from the end.
     ups = len(offered) - list(offered.values()).index("postgres")
     terminal.press(*[DOWN] * len(offered), *[UP] * ups, ENTER)
+    terminal.sees(AGENT)
+    for text in QUESTIONS["agent"]["choices"]:
+        terminal.sees(text)
+    terminal.press(DOWN, ENTER)
     screen, code = terminal.ends()
     assert code == 0, screen
-    assert answers(tmp_path / "out")["backend"] == "postgres"
+    found = answers(tmp_path / "out")
+    assert (found["backend"], found["agent"]) == ("postgres", "llm")
 
 
 def test_fsm_asks_where_its_steps_are_kept(terminal: Terminal, tmp_path: Path) -> None:
@@ -169,6 +177,8 @@ def test_fsm_asks_where_its_steps_are_kept(terminal: Terminal, tmp_path: Path) -
     for text in offered:
         terminal.sees(text)
     terminal.press(DOWN, ENTER)
+    terminal.sees(AGENT)
+    terminal.press(ENTER)
     screen, code = terminal.ends()
     assert code == 0, screen
     found = answers(tmp_path / "out")

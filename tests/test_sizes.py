@@ -6,20 +6,20 @@ import pytest
 from sizes import measure
 
 from conftest import Render
-from support import ROOT, Answers, combinations, engine, label, run
+from support import ROOT, Answers, combinations, engine, label, run, with_model
 
 FILES = {
-    "memory": 55,
-    "sqlite": 58,
-    "redis": 65,
-    "postgres": 65,
-    "dynamodb": 65,
-    "firestore": 65,
-    "hybrid": 90,
+    "memory": 59,
+    "sqlite": 62,
+    "redis": 69,
+    "postgres": 69,
+    "dynamodb": 69,
+    "firestore": 69,
+    "hybrid": 93,
 }
 """Most files of a project, by engine."""
 
-EXTRA_FILES = {"fsm": 4, "cloud": 11}
+EXTRA_FILES = {"fsm": 4, "cloud": 13}
 """Most files that a backend adds: the worked conversation and its test; a provider's code and deployment."""
 
 RUNTIME = {
@@ -35,7 +35,7 @@ RUNTIME = {
 files and the template's were separated. (The last two: of `backend: fsm`. sqlite
 came later: memory's, and what its package needs.)"""
 
-ALLOWANCE = 10_000
+ALLOWANCE = 12_000
 """Lines added since: texts per language, `bot settings`, `bot state import --merge`, heads of modules that
 were one before; and what mends faults of the field: replies that wait without holding up others, marks beside
 the record's content, logs without people's words, agents that do not end, files of replies kept beside the
@@ -44,12 +44,16 @@ groups that become supergroups, outages and errors told as people read them; wha
 files that people send, what a group says among itself, who may use the bot, queries with a deadline, what
 aiogram cannot read; conversations by place, and records that several people share; Markdown of models, as
 entities and as rich messages; what is done later, when that is due and by whom, updates that wait, albums as
-one turn, broadcasts, and answers that are shown while they grow. What owners test with is counted apart."""
+one turn, broadcasts, and answers that are shown while they grow; data beside messages, and the messages of
+frameworks there; typed state, summaries, and questions that wait for a button.
+What owners test with is counted apart."""
+
+ALL = pytest.mark.parametrize("answers", [*combinations(), *with_model()], ids=label)
 
 OWN = [answers for answers in combinations() if answers["backend"] != "cloud"]
 
 
-@pytest.mark.parametrize("answers", combinations(), ids=label)
+@ALL
 def test_a_project_has_few_files(render: Render, answers: Answers) -> None:
     most = FILES[engine(answers)] + EXTRA_FILES.get(answers["backend"], 0)
     assert measure(render(**answers)).files <= most
@@ -61,12 +65,12 @@ def test_the_runtime_is_bounded(render: Render, answers: Answers) -> None:
         assert measure(render(**answers)).runtime <= RUNTIME[engine(answers)] + ALLOWANCE
 
 
-@pytest.mark.parametrize("answers", combinations(), ids=label)
+@ALL
 def test_tests_and_readme_are_short(render: Render, answers: Answers) -> None:
     size = measure(render(**answers))
     assert 0 < size.tests <= 400
     assert 0 < size.readme <= 120
-    assert 0 < size.owner <= 400
+    assert 0 < size.owner <= 420
 
 
 def test_the_command_prints_what_is_named() -> None:

@@ -15,7 +15,17 @@ from test_update import answers_of, both, without_answers
 
 import owner
 from conftest import Project, Render
-from support import Answers, combinations, commit_all, engine, first_of_each_engine, label, tree
+from support import (
+    Answers,
+    combinations,
+    commit_all,
+    copier,
+    engine,
+    first_of_each_engine,
+    label,
+    must,
+    tree,
+)
 
 CYCLE = [
     {"backend": "memory"},
@@ -97,3 +107,40 @@ def test_a_conversation_in_steps_comes_once(project: Project) -> None:
         assert not steps.exists()
         assert handlers.read_text("utf-8") == '"""The owner\'s."""\n'
         commit_all(folder, "Switched")
+
+
+MODEL = {"backend": "sqlite", "agent": "llm"}
+REFUSED = "agent: decides at copier copy only; to change it, take bot/agent.py from https://"
+
+
+def test_the_agent_stays_with_another_backend(render: Render, project: Project) -> None:
+    """The owner's file is theirs; what it needs stays, too."""
+    folder = project(MODEL)
+    agent = folder / "bot/agent.py"
+    assert "pydantic_ai" in agent.read_text("utf-8")
+    agent.write_text('"""The owner\'s."""\n', "utf-8")
+    (folder / "tests/test_agent.py").unlink()
+    commit_all(folder, "The owner's work")
+    switch(folder, {"backend": "redis"})
+    fresh = tree(render(backend="redis", agent="llm"))
+    assert answers_of(folder)["agent"] == "llm"
+    assert agent.read_text("utf-8") == '"""The owner\'s."""\n'
+    assert not (folder / "tests/test_agent.py").exists()
+    assert tree(folder)["pyproject.toml"] == fresh["pyproject.toml"]
+    assert b"LLM_MODEL" in fresh[".env.example"]
+
+
+@pytest.mark.parametrize("old", [MODEL, {"backend": "sqlite"}], ids=label)
+def test_the_agent_is_chosen_once(project: Project, old: Answers) -> None:
+    """Later, another answer is refused in a line that says where the other file is."""
+    folder = project(old)
+    now, other = ("llm", "echo") if "agent" in old else ("echo", "llm")
+    command = ("update", "--defaults", "--quiet", "--vcs-ref=:current:")
+    done = copier(*command, f"--data=agent={other}", cwd=folder)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert REFUSED in line
+    assert "docs/build-a-model-bot.md" in line
+    assert must("git", "status", "--porcelain", cwd=folder) == ""
+    done = copier(*command, f"--data=agent={now}", cwd=folder)
+    assert done.returncode == 0, done.stderr

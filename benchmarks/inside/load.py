@@ -227,4 +227,5 @@ async def main() -> None:
         print(json.dumps(await make_load(json.loads(line))), flush=True)
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -12,12 +12,14 @@ from aiogram.types import Update
 from bot.agent_adapter import Author, Message, Place, RecordId, TelegramAgentAdapter, Texts, Turn, chat
 from bot.runtime.errors import StateUnavailable
 from bot.runtime.state.fsm import RecordStorage, upgrade_group
-from bot.runtime.state.record import UserRecord
+from bot.runtime.state.jobs import jobs_in
+from bot.runtime.state.record import FORGETTING, UserRecord
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import mutate
+from bot.runtime.telegram import agent
 from bot.runtime.telegram.updates import sender_of
 from suite.bot_api import FakeTelegram
-from suite.support.runtime import MakeRuntime, Mode
+from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 GROUP = -1001234567890
 
@@ -311,7 +313,7 @@ async def test_forgetting_a_person_reaches_what_they_wrote_in_groups(
     make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode
 ) -> None:
     other = GROUP - 1
-    async with make_runtime(mode, agent_class=Listing) as bot:
+    async with make_runtime(mode, agent_class=Listing, agent_timeout=1) as bot:
         for group in (GROUP, other):
             for user in (1, 2):
                 telegram.message(f"from {user}", user_id=user, chat_id=group)
@@ -321,13 +323,85 @@ async def test_forgetting_a_person_reaches_what_they_wrote_in_groups(
         await telegram.settled()
         telegram.callback("forget:1:1", user_id=1)
         await telegram.settled()
-        await bot.agent.drain(10)
         telegram.message("back from 1", user_id=1, chat_id=GROUP)
         await telegram.settled()
+        await walked(bot)
         left = texts(await bot.store.load(chat(GROUP), None))
         assert left == {"": ["from 2", "back from 1"], f"{GROUP}:5:": []}
         assert texts(await bot.store.load(chat(other), None)) == {"": ["from 2"]}
         assert (await bot.store.load("1")).is_empty
+
+
+async def walked(bot: Runtime) -> None:
+    """Wait until nobody is left who is to be forgotten in shared records."""
+    async with asyncio.timeout(20):
+        while jobs_in((await bot.store.load(FORGETTING)).fsm):  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.clause("forget.erases")
+async def test_who_asks_within_an_hour_is_forgotten_in_one_walk(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = 0
+
+    async def in_all(*arguments: Any) -> None:
+        nonlocal walks
+        walks += 1
+        await end_walk(*arguments)
+
+    end_walk = agent._end_walk
+    monkeypatch.setattr(agent, "_end_walk", in_all)
+    async with make_runtime("polling", agent_class=Listing, agent_timeout=0.5) as bot:
+        for user in range(1, 6):
+            telegram.message(f"from {user}", user_id=user, chat_id=GROUP)
+        await telegram.settled()
+        telegram.callback("forget:1:1", user_id=1)
+        await telegram.settled()
+        await walked(bot)
+        for user in range(2, 5):
+            telegram.callback(f"forget:{user}:1", user_id=user)
+        await telegram.settled()
+        await asyncio.sleep(1.5)
+        assert texts(await bot.store.load(chat(GROUP), None)) == {"": [f"from {n}" for n in range(2, 6)]}
+        bot.agent.timetable.shift += 3_600 * 10**6
+        bot.agent.timetable.noted()
+        await walked(bot)
+        assert texts(await bot.store.load(chat(GROUP), None)) == {"": ["from 5"]}
+        assert walks == 2
+
+
+class Slow(Listing):
+    """Takes its time, and has its messages kept."""
+
+    deferred = True
+    begins = asyncio.Event()
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        Slow.begins.set()
+        await asyncio.sleep(3)
+        return "done"
+
+
+@pytest.mark.clause("forget.erases")
+async def test_what_waits_for_a_group_is_forgotten_with_whoever_wrote_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody else's; whoever handles what waits goes on."""
+    monkeypatch.setattr(Slow, "begins", asyncio.Event())
+    async with make_runtime("webhook", agent_class=Slow, agent_timeout=4) as bot:
+        telegram.message("from 2", user_id=2, chat_id=GROUP)
+        await Slow.begins.wait()
+        for user in (1, 2):
+            telegram.message(f"later from {user}", user_id=user, chat_id=GROUP)
+        await telegram.settled()
+        bot.agent.timetable.shift += 4 * 10**6
+        await agent.ask_to_forget(bot.agent, 1)
+        bot.agent.timetable.shift += 4 * 10**6
+        bot.agent.timetable.noted()
+        await walked(bot)
+        await telegram.wait_for(lambda: len(telegram.texts(GROUP)) == 2, 20)
+        assert texts(await bot.store.load(chat(GROUP), None)) == {"": ["from 2", "later from 2"]}
 
 
 class Careless(Listing):

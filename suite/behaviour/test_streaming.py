@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,8 @@ from aiogram.types import Message
 from bot.agent_adapter import TelegramAgentAdapter
 from bot.runtime.app import Owner
 from bot.runtime.errors import OperatorError
+from bot.runtime.state import jobs
+from bot.runtime.state.jobs import Claim
 from bot.runtime.state.record import waiting_for
 from bot.runtime.state.store import Changes
 from bot.runtime.telegram import outbox, streaming
@@ -77,13 +79,20 @@ async def shown(telegram: FakeTelegram, chat: int, text: str) -> None:
     await telegram.wait_for(lambda: any(text in each for each in frames(telegram, chat)), 10)
 
 
-async def until_tidy(bot: Runtime, record: str = "1") -> None:
-    """Wait until nothing is kept of what was shown."""
-    for _ in range(500):
-        if not (await bot.store.load(waiting_for(record))).fsm:
-            return
+async def over(bot: Runtime) -> None:
+    """Wait until all is answered, also what was acknowledged at once."""
+    await bot.telegram.settled()
+    for _ in range(1_000):
+        if not (await bot.store.due(10**9, 9)).due:
+            break
         await asyncio.sleep(0.01)
-    raise TimeoutError("the id of a message is kept for ever")
+    assert not (await bot.store.due(10**9, 9)).due
+    assert not (await bot.store.load(waiting_for("1"))).fsm
+
+
+async def is_tidy(bot: Runtime) -> bool:
+    """Whether nothing is kept of what was shown."""
+    return not any(name.startswith("shown:") for name in (await bot.record(1)).marks)
 
 
 # --- Shown while it grows -------------------------------------------------------------------------
@@ -96,7 +105,7 @@ async def test_an_answer_grows_and_stands_there_once(
 ) -> None:
     async with speaking(make_runtime, mode, agent) as bot:
         telegram.message("say 0.15 one two three four five", user_id=1, chat_id=chat)
-        await telegram.settled()
+        await over(bot)
         said = frames(telegram, chat)
         assert said[-1] == "one two three four five"
         assert len(said) > 3
@@ -105,12 +114,12 @@ async def test_an_answer_grows_and_stands_there_once(
         if chat == GROUP:
             assert said[0] == "…"
             assert telegram.drafts.frames == []
-            await until_tidy(bot)
+            assert await is_tidy(bot)
         else:
             assert len({frame.draft_id for frame in telegram.drafts.frames}) == 1
             assert telegram.drafts.shown(1) is None
         telegram.message("again", user_id=1, chat_id=chat)
-        await telegram.settled()
+        await over(bot)
         assert left(telegram, chat)[1:] == ["again #2"]
         record = await bot.store.load("1", None)
     history = record.history if chat == 1 else record.others[f"{GROUP}::"]
@@ -146,6 +155,18 @@ async def test_the_first_piece_is_shown_at_once(
         gate.opened.set()
         await telegram.settled()
     assert frames(telegram, 1)[0] == "held"
+
+
+async def test_the_first_piece_does_not_wait_for_the_dots(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(streaming, "DRAFT_GAP", 20)
+    async with speaking(make_runtime):
+        telegram.message("hold 0.5", user_id=1)
+        await shown(telegram, 1, "held")
+        gate.opened.set()
+        await telegram.settled()
+    assert frames(telegram, 1) == ["…", "held", "held and freed"]
 
 
 async def test_a_draft_is_renewed_before_it_dies(
@@ -197,6 +218,22 @@ async def test_calls_are_bounded_by_time_not_by_pieces(
     assert 0.9 < edits[0] - next(each.at for each in telegram.sent if each.chat_id == GROUP) < 3
 
 
+async def test_rates_that_chats_take(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group takes 20 messages and edits a minute, of which one lasts a second and a half here."""
+    monkeypatch.undo()
+    monkeypatch.setattr(streaming, "FIRST_GAP", streaming.FIRST_GAP / 40)
+    monkeypatch.setattr(streaming, "MESSAGE_GAP", streaming.MESSAGE_GAP / 40)
+    telegram.limits = {"group": (20, 60 / 40), "private": (1, 1), "draft": (3, 1)}
+    async with speaking(make_runtime):
+        for user, chat in ((1, 1), (2, GROUP)):
+            telegram.message(f"say 0.02 {'word ' * 200}", user_id=user, chat_id=chat)
+        await telegram.settled()
+    assert len(frames(telegram, GROUP)) > 20
+    assert [call.method for call in telegram.calls if call.status == 429] == []
+
+
 async def test_an_answer_that_yields_nothing_is_none(
     make_runtime: MakeRuntime, telegram: FakeTelegram
 ) -> None:
@@ -219,7 +256,7 @@ async def test_an_answer_that_fails_leaves_no_half(
 ) -> None:
     async with speaking(make_runtime, mode, **settings) as bot:
         telegram.message(said, user_id=1, chat_id=chat)
-        await telegram.settled()
+        await over(bot)
         assert left(telegram, chat) == [SORRY]
         assert isinstance(bot.agent, SpeakingAgent)
         assert bot.agent.ended == [said]
@@ -227,8 +264,7 @@ async def test_an_answer_that_fails_leaves_no_half(
         await asyncio.sleep(0.3)
         assert not [call for call in telegram.calls[count:] if call.method in FRAMES]
         assert (await bot.record(1)).state == {}
-        if chat == GROUP:
-            await until_tidy(bot)
+        assert await is_tidy(bot)
 
 
 @PRIVATE_OR_GROUP
@@ -261,25 +297,100 @@ async def test_cut_off_and_started_again(
     count = len(telegram.calls)
     gate.opened.set()
     async with bot:
-        await telegram.settled()
+        await over(bot)
     assert left(telegram, chat) == ["held and freed"]
     assert all(
         call.params.get("text") != "…" for call in telegram.calls[count:] if call.method == "sendMessage"
     )
 
 
-async def test_forgetting_leaves_no_trace_beside_the_record(
-    make_runtime: MakeRuntime, telegram: FakeTelegram
+@pytest.mark.parametrize("said", ["quick", "raise 0"])
+async def test_a_rerun_that_shows_nothing_leaves_no_half(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with speaking(make_runtime) as bot:
-        kept = Changes(fsm={"shown:1": b'{"data": {"chat": "-7", "message": 1}}'})
-        await bot.store.commit(waiting_for("1"), kept, expect=None)
-        telegram.message("/forget", user_id=1)
+    """The first attempt shows something and is killed; the second one does without."""
+    attempts: list[str] = []
+
+    class Fickle(ShowingAgent):
+        async def agent_logic(self, message: str, state: dict[str, Any]) -> str:  # type: ignore[override]
+            attempts.append(message)
+            if len(attempts) == 1:
+                self.turn.show("half an answer")
+                await asyncio.sleep(60)
+            if said == "raise 0":
+                raise RuntimeError("the agent raised")
+            return said
+
+    bot = make_runtime(mode)
+    bot.agent_class, bot.owner = Fickle, Owner(agent=Fickle)
+    await bot.start()
+    telegram.message("hi", user_id=1, chat_id=GROUP)
+    await shown(telegram, GROUP, "half an answer")
+    await bot.cut_off()
+    async with bot:
         await telegram.settled()
-        telegram.press(telegram.sent[0], 0, 0, user_id=1)
+        assert left(telegram, GROUP) == ["quick" if said == "quick" else SORRY]
+        assert await is_tidy(bot)
+
+
+async def test_one_that_slept_past_its_lease_neither_commits_nor_shows(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a frozen machine does. Another process is at it, and what that one shows must stay."""
+
+    class Sleeper(SpeakingAgent):
+        def __init__(self, bot_token: str) -> None:
+            super().__init__(bot_token)
+            self.wakes = asyncio.Event()
+
+        async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
+            state["count"] = state.get("count", 0) + 1
+            yield "held"
+            await self.wakes.wait()
+            yield " and freed"
+            self.ended.append(message)
+
+    async def forget_to_prolong(_: Claim) -> None:
+        """A frozen process does nothing."""
+
+    monkeypatch.setattr(Claim, "prolong", forget_to_prolong)
+    monkeypatch.setattr(jobs, "CLAIM_SECONDS", 0.5)
+    async with speaking(make_runtime, "webhook", Sleeper, jobs_seconds=0.1) as first:
+        telegram.message("hi", user_id=1, chat_id=GROUP)
+        await shown(telegram, GROUP, "held")
+        async with speaking(make_runtime, "webhook", Sleeper, jobs_seconds=0.1) as second:
+            one, other = first.agent, second.agent
+            assert isinstance(one, Sleeper)
+            assert isinstance(other, Sleeper)
+            monkeypatch.setattr(jobs, "CLAIM_SECONDS", 30.0)
+            await telegram.wait_for(lambda: bool(other.streams and other.streams.is_busy), 10)
+            one.wakes.set()
+            await telegram.wait_for(lambda: one.ended, 10)
+            await asyncio.sleep(0.5)
+            assert (await first.record(1)).state == {}
+            other.wakes.set()
+            await over(second)
+            assert (await first.record(1)).state == {"count": 1}
+    assert left(telegram, GROUP) == ["held and freed"]
+
+
+async def test_forgotten_after_a_kill_nothing_is_left(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
+) -> None:
+    bot = make_runtime("polling")
+    bot.agent_class, bot.owner = SpeakingAgent, Owner(agent=SpeakingAgent)
+    await bot.start()
+    telegram.message("hold", user_id=1, chat_id=GROUP, date=int(time.time()) - 60)
+    await shown(telegram, GROUP, "held")
+    await bot.cut_off()
+    await bot.store.connect()
+    await bot.store.commit("1", Changes(forget=True), expect=None)
+    async with bot:
         await telegram.settled()
-        assert (await bot.store.load(waiting_for("1"))).is_empty
-        assert [each async for each in bot.store.users()] == []
+        assert isinstance(bot.agent, SpeakingAgent)
+        assert bot.agent.heard == []
+        assert await is_tidy(bot)
+    assert left(telegram, GROUP) == []
 
 
 async def test_keeping_an_id_makes_no_agent_run_again(
@@ -424,6 +535,21 @@ async def test_the_answer_keeps_its_place(make_runtime: MakeRuntime, telegram: F
     assert left(telegram, GROUP) == ["one two three", "next #2"]
 
 
+async def test_no_answer_is_begun_above_one_that_waits(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that may not be sent yet stays before the next one, though that has begun to grow."""
+    monkeypatch.setattr(outbox, "SHORT_WAIT", 0.5)
+    waiting = telegram.fail("sendMessage", status=429, retry_after=1)
+    async with speaking(make_runtime):
+        telegram.message("first", user_id=1, chat_id=GROUP)
+        await telegram.wait_for(lambda: waiting.felt)
+        telegram.message(f"say 0.1 {'word ' * 20}", user_id=1, chat_id=GROUP)
+        await telegram.settled()
+    assert left(telegram, GROUP) == ["first #1", " ".join(["word"] * 20)]
+    assert any(each.startswith("word") for each in frames(telegram, GROUP)[:-1])
+
+
 @PRIVATE_OR_GROUP
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 502])
 async def test_frames_that_fail_change_nothing(
@@ -479,7 +605,7 @@ async def test_the_store_away_for_the_id_shows_no_more(
         commit = bot.store.commit
 
         async def refuse(user_id: str, changes: Changes, *, expect: int | None) -> int:
-            if user_id == waiting_for("1"):
+            if any(name.startswith("shown:") and mark for name, mark in changes.marks.items()):
                 raise OSError("away")
             return await commit(user_id, changes, expect=expect)
 
@@ -551,10 +677,7 @@ async def test_stop_by_webhook_where_messages_do_not_wait_at_telegram(
     stop: Callable[[FakeTelegram, int], None],
     gate: Gate,
 ) -> None:
-    class Patient(SpeakingAgent):
-        deferred = True
-
-    async with speaking(make_runtime, "webhook", Patient) as bot:
+    async with speaking(make_runtime, "webhook") as bot:
         telegram.message("hold", user_id=1, chat_id=chat)
         await shown(telegram, chat, "held")
         stop(telegram, chat)
@@ -650,16 +773,16 @@ async def test_stopped_before_it_begins(make_runtime: MakeRuntime, telegram: Fak
 
 @pytest.mark.clause("streaming.stop")
 async def test_the_next_message_may_stop_it(
-    make_runtime: MakeRuntime, telegram: FakeTelegram, gate: Gate
+    make_runtime: MakeRuntime, telegram: FakeTelegram, mode: Mode, gate: Gate
 ) -> None:
     class Impatient(SpeakingAgent):
         while_busy = "stop"
 
-    async with speaking(make_runtime, agent=Impatient) as bot:
+    async with speaking(make_runtime, mode, Impatient) as bot:
         telegram.message("hold", user_id=1)
         await shown(telegram, 1, "held")
         telegram.message("next", user_id=1)
-        await telegram.settled()
+        await over(bot)
         assert isinstance(bot.agent, SpeakingAgent)
         assert bot.agent.heard == ["hold", "next"]
     assert left(telegram, 1) == ["held", "next #2"]
@@ -669,11 +792,20 @@ async def test_the_next_message_may_stop_it(
 async def test_what_cannot_work_is_refused(make_runtime: MakeRuntime, telegram: FakeTelegram) -> None:
     class Impatient(SpeakingAgent):
         while_busy = "stop"
+        deferred = False
+
+    class Whole(CountingAgent):
+        while_busy = "stop"
 
     class Misspelt(SpeakingAgent):
         while_busy = "halt"  # type: ignore[assignment]
 
-    for agent, mode, words in ((Impatient, "webhook", "deferred = True"), (Misspelt, "polling", "'halt'")):
+    refused = (
+        (Impatient, "webhook", "deferred = True"),
+        (Whole, "webhook", "deferred = True"),
+        (Misspelt, "polling", "'halt'"),
+    )
+    for agent, mode, words in refused:
         with pytest.raises(OperatorError, match=words):
             async with speaking(make_runtime, mode, agent):  # type: ignore[arg-type]
                 pass
@@ -683,7 +815,10 @@ async def test_what_cannot_work_is_refused(make_runtime: MakeRuntime, telegram: 
 async def test_no_stop_is_offered_where_it_would_come_too_late(
     make_runtime: MakeRuntime, telegram: FakeTelegram
 ) -> None:
-    async with speaking(make_runtime, "webhook"):
+    class Hasty(SpeakingAgent):
+        deferred = False
+
+    async with speaking(make_runtime, "webhook", Hasty):
         telegram.message("say 0.1 a b", user_id=1)
         telegram.message("say 0.1 a b", user_id=1, chat_id=GROUP)
         await telegram.settled()

@@ -32,8 +32,14 @@ VALUES = st.none() | NUMBERS | st.text("xé👋", max_size=3) | st.lists(NUMBERS
 UPDATE_IDS = st.integers(0, 400)
 AUTHORS = st.none() | st.just(Author(7, 'Ann "ü"'))
 CONVERSATIONS = st.sampled_from(["", "-1::", "-1:2:", "ключ ::"])
+DATA = st.none() | VALUES.filter(lambda value: value is not None).map(orjson.dumps)
 MESSAGES = st.builds(
-    Message, st.sampled_from(["user", "assistant"]), st.text("hi👋\n", max_size=3), st.just(1.0), AUTHORS
+    Message,
+    st.sampled_from(["user", "assistant"]),
+    st.text("hi👋\n", max_size=3),
+    st.just(1.0),
+    AUTHORS,
+    DATA,
 )
 TALKS = st.dictionaries(
     CONVERSATIONS, st.tuples(st.lists(MESSAGES, max_size=3), st.integers(0, 4)), max_size=2

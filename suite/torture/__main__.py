@@ -33,6 +33,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="go on for so long, with the next seeds")
     parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
     parser.add_argument("--replicas", type=int, help="only so many processes")
+    parser.add_argument("--streams", action="store_true", help="only with answers that grow")
+    parser.add_argument("--deferred", action="store_true", help="only the agent that has messages kept")
     parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     parser.add_argument("--owner", action="store_true", help="run the owner's agent, routers and texts")
@@ -45,13 +47,16 @@ def main() -> int:
     seen = {name: os.environ[name] for name in chosen.env if name in os.environ}
     possible = [
         replace(setup, python=chosen.python, environment=seen, **of_owner)
-        for setup in (short_setups() if chosen.short else setups())
-        if not (chosen.owner and setup.is_deferred)  # that is the owner's to choose
+        for setup in (short_setups() if chosen.short and not chosen.streams else setups())
+        if not (chosen.owner and setup.is_special)  # that is the owner's to choose
     ]
     wanted = {
         number: setup
         for number, setup in enumerate(possible)
-        if chosen.mode in (None, setup.mode) and chosen.replicas in (None, setup.replicas)
+        if (setup.streams or not chosen.streams)
+        and (setup.is_deferred or not chosen.deferred)
+        and chosen.mode in (None, setup.mode)
+        and chosen.replicas in (None, setup.replicas)
     }
 
     if not LIBRARY:

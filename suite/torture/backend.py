@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Protocol, cast
 
-from bot.runtime.chosen import ENGINE
 from suite.bot_api.server import Planned
 from suite.torture.clock import ServerClock
 from suite.torture.link import Address, Link
@@ -80,5 +79,7 @@ class Backend(Protocol):
 
 def rendered_backends() -> list[type[Backend]]:
     """The backend of the rendered engine as it is by default, and then others, with settings of their own."""
+    from bot.runtime.chosen import ENGINE  # what is not rendered has none, and can be tortured all the same
+
     module = importlib.import_module(f"suite.engines.{ENGINE}.faults")
     return cast(list[type[Backend]], [module.BACKEND, *getattr(module, "OTHERS", ())])

@@ -9,18 +9,19 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat, job
 from bot.runtime.chosen import ENGINE
 from bot.runtime.cli import main
 from suite.owner import replace_owner
-from suite.torture.names import DEFERRED, SHARED, TELL, file_of
+from suite.torture.names import DEFERRED, LAST_PIECE, PIECES, SHARED, STOPPABLE, STREAMS, TELL, file_of
 
 if TYPE_CHECKING:
     from bot.runtime.app import Owner
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
-    deferred = DEFERRED in os.environ
+    accepts = frozenset({"text", "photo"})
+    deferred: ClassVar[bool | None] = DEFERRED in os.environ
 
     def record_of(self, place: Place) -> RecordId | None:
         return chat(place.chat) if place.chat in SHARED else super().record_of(place)
@@ -43,6 +45,10 @@ class TorturedAgent(TelegramAgentAdapter):
             document = BufferedInputFile(json.dumps(told).encode(), "told.json")
             self.turn.reply(SendDocument(chat_id=int(self.turn.user_id), document=document))
             return "told"
+        if photos := [each.file_id for each in self.turn.attachments]:
+            state.setdefault("photos", []).append(photos)
+        if not message:  # the rest of an album, of which something else came in between
+            return "more"
         name, seconds, *later = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))
@@ -64,10 +70,31 @@ class TorturedAgent(TelegramAgentAdapter):
         return f"{name} reminded"
 
 
+class TorturedSpeaker(TorturedAgent):
+    """The same, piece by piece."""
+
+    deferred = None
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:  # type: ignore[override]
+        if message == TELL:
+            yield await super().agent_logic(message, state)
+            return
+        name, seconds, *later = message.split()
+        yield await super().agent_logic(" ".join((name, "0", *later)), state)
+        for piece in PIECES:
+            await asyncio.sleep(min(STOPPABLE * float(seconds), 2 + float(seconds)) / len(PIECES))
+            yield piece
+        yield LAST_PIECE
+
+
 def hurry() -> None:
     """Let nothing wait long before it is tried again, and let all wait that comes."""
     from bot.runtime.state import jobs
-    from bot.runtime.telegram import inbox, outbox
+    from bot.runtime.telegram import inbox, outbox, streaming
+
+    streaming.DRAFT_DELAY, streaming.DRAFT_GAP = 0.02, 0.05
+    streaming.MESSAGE_DELAY, streaming.FIRST_GAP, streaming.MESSAGE_GAP = 0.02, 0.05, 0.1
+    streaming.FRAME_SECONDS, streaming.LOOK_SECONDS = 2, 0.2
 
     outbox.DOUBLINGS = 3
     inbox.MOST_UPDATES = 10_000  # somebody writes in 400 groups at once
@@ -92,7 +119,7 @@ def tortured_owner() -> "Owner":
         said = message.successful_payment.invoice_payload
         return message.answer(await agent.handle_message(user_id=agent.turn.user_id, message=said))
 
-    return Owner(agent=TorturedAgent, before=[shop])
+    return Owner(agent=TorturedSpeaker if STREAMS in os.environ else TorturedAgent, before=[shop])
 
 
 def let_clock_jump(file: Path) -> None:

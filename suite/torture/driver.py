@@ -16,7 +16,7 @@ from suite.torture.backend import Backend, Felt, rendered_backends, times
 from suite.torture.faults import KILL, PATIENCE, Stage
 from suite.torture.ledger import Balance, Ledger
 from suite.torture.link import Link
-from suite.torture.names import DEFERRED, SHARED, TELL, file_of
+from suite.torture.names import DEFERRED, LAST_PIECE, PIECES, SHARED, STREAMS, TELL, file_of
 from suite.torture.people import USERS, People
 from suite.torture.plan import Plan
 from suite.torture.processes import Replica, balancer, running
@@ -24,6 +24,7 @@ from suite.torture.processes import Replica, balancer, running
 Mode = Literal["polling", "webhook"]
 FILES = "agent: files in replies"
 REMINDERS = "agent: reminders"
+ALBUMS = "people: albums in one turn"
 RUNS = "runs"
 WEBHOOK_TIMEOUT = 1.0
 """Seconds that Telegram waits for an answer; in reality 60."""
@@ -43,6 +44,7 @@ class Setup:
         asks: the command at which it tells what it keeps.
         most_waiting: unanswered messages beyond which people wait, too.
         is_deferred: whether the agent's messages are kept and acknowledged at once.
+        streams: whether the agent yields its answers piece by piece; by webhook they are deferred then.
     """
 
     mode: Mode
@@ -54,12 +56,18 @@ class Setup:
     asks: str = "/export"
     most_waiting: int = 150
     is_deferred: bool = False
+    streams: bool = False
 
     @property
     def name(self) -> str:
         processes = f"{self.replicas} replicas" if self.replicas > 1 else ""
-        deferred = "deferred" if self.is_deferred else ""
+        deferred = "streams" if self.streams else "deferred" if self.is_deferred else ""
         return ", ".join(filter(None, (self.mode, processes, deferred, self.backend.label)))
+
+    @property
+    def is_special(self) -> bool:
+        """Whether the agent is one of those that few owners write."""
+        return self.is_deferred or self.streams
 
 
 def setups() -> list[Setup]:
@@ -70,13 +78,15 @@ def setups() -> list[Setup]:
         Setup("polling", usual),
         *(Setup("webhook", usual, count) for count in sorted({1, most})),
         Setup("webhook", usual, most, is_deferred=True),
+        Setup("webhook", usual, most, is_deferred=True, streams=True),
+        Setup("polling", usual, streams=True),
         *(Setup("webhook", other, most) for other in others),
     ]
 
 
 def short_setups() -> list[Setup]:
     """Both modes, with as many processes as can share the work."""
-    possible = [each for each in setups() if not each.is_deferred]
+    possible = [each for each in setups() if not each.is_special]
     most = max(each.replicas for each in possible)
     return [each for each in possible if each.mode == "polling" or each.replicas == most]
 
@@ -148,6 +158,7 @@ async def torture(
             "SHUTDOWN_TIMEOUT": "5",
             "TORTURE_RUNS": str(folder / RUNS),
             **({DEFERRED: "true"} if setup.is_deferred else {}),
+            **({STREAMS: "true"} if setup.streams else {}),
             **setup.environment,
             **backend.settings(links),
         }
@@ -165,15 +176,28 @@ async def torture(
         people = People(
             telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours, share=is_ours
         )
-        on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook")
+        on_stage = Stage(
+            telegram,
+            people,
+            replicas,
+            backend,
+            links,
+            is_webhook=setup.mode == "webhook",
+            streams=setup.streams,
+            is_deferred=setup.is_deferred,
+        )
         faults = on_stage.faults()
         if setup.is_deferred:  # what waits until a time waits for it, though the clock be wrong
             faults = {name: fault for name, fault in faults.items() if not name.endswith("clock jumps")}
         chance = Random(f"{seed} {setup.name}")
         steps = plan(list(faults), chance)
         # Who is to remind in a minute does so when a clock says that, though it be wrong.
-        people.remind = is_ours and not any(name.endswith("clock jumps") for step in steps for name in step)
+        people.remind = is_ours and not any(" clock " in name for step in steps for name in step)
         happened: list[tuple[str, Felt]] = []
+
+        def said() -> dict[int, list[str]]:
+            return _left(telegram, ledger) if setup.streams else _said(telegram, ledger)
+
         writing = asyncio.create_task(people.write())
         try:
             for step in steps:
@@ -189,16 +213,21 @@ async def torture(
             tell("all is well again")
             await _settled(telegram)
             await asyncio.sleep(1)  # a bot that acknowledges first may still be at work
-            await _come(lambda: not ledger.unreminded(_said(telegram, ledger)), telegram)
+            await _come(lambda: not ledger.unreminded(said()), telegram)
             exports = await _exports(telegram, setup.asks, SHARED if is_ours else ())
             tell("everybody has their data")
-            await _come(lambda: not ledger.missing(_said(telegram, ledger)), telegram)
+            await _come(lambda: not ledger.missing(said()), telegram)
         except TimeoutError as error:
             outcome.problems.append(f"stuck: {error}; see {folder}")
             return outcome
         finally:
             writing.cancel()
-        outcome.balance = ledger.balance(exports, _said(telegram, ledger))
+        if setup.streams:
+            await _come(lambda: not ledger.halves(said()), telegram)
+            outcome.problems += [f"left half: {each}" for each in ledger.halves(said())]
+            dots = sum(text == "…" for texts in said().values() for text in texts)
+            tell(f"{dots} times nothing was left but dots, after {outcome.kills} kills and what was lost")
+        outcome.balance = ledger.balance(exports, said())
         outcome.felt = dict.fromkeys(faults, 0)
         for name, felt in happened:
             outcome.felt[name] += times(felt)
@@ -207,11 +236,14 @@ async def torture(
             files = _files(telegram)
             outcome.balance += ledger.files(files)
             runs = (folder / RUNS).read_text().splitlines() if ledger.reminders else []
-            outcome.balance += ledger.reminded(exports, _said(telegram, ledger), runs)
+            outcome.balance += ledger.reminded(exports, said(), runs)
             if people.remind:
                 expected.append(REMINDERS)
                 outcome.felt[REMINDERS] = len(ledger.reminders)
-            expected.append(FILES)
+            outcome.balance += ledger.albums(exports)
+            expected += [FILES, ALBUMS]
+            albums = [each for export in exports.values() for each in export["state"].get("photos", ())]
+            outcome.felt[ALBUMS] = sum(len(photos) > 1 for photos in albums)
             outcome.felt[FILES] = sum(file_of(name) is not None for _, name in files)
             never = dict.fromkeys(name for name in expected if not outcome.felt[name])
             outcome.problems += [f"{setup.name}: this never happened: {name}" for name in never]
@@ -252,10 +284,22 @@ def _said(telegram: FakeTelegram, ledger: Ledger) -> dict[int, list[str]]:
     return {place.chat_id: telegram.texts(place.chat_id) for place in ledger.written}
 
 
+def _left(telegram: FakeTelegram, ledger: Ledger) -> dict[int, list[str]]:
+    """What the bot's messages say in the end, in each chat; an answer that is whole, as others are."""
+    found: dict[int, list[str]] = {place.chat_id: [] for place in ledger.written}
+    for (chat_id, _), message in telegram.messages.items():
+        if chat_id in found and message["from"]["is_bot"] and "text" in message:
+            found[chat_id].append(message["text"].removesuffix("".join((*PIECES, LAST_PIECE))))
+    return found
+
+
 async def _come(have_come: Callable[[], bool], telegram: FakeTelegram) -> None:
-    """Wait for replies that had to wait; those that do not come are missing."""
-    with suppress(TimeoutError):
-        await telegram.wait_for(have_come, PATIENCE)
+    """Wait for replies that had to wait, as long as any come; those that do not are missing."""
+    said = -1
+    while not have_come() and len(telegram.sent) > said:
+        said = len(telegram.sent)
+        with suppress(TimeoutError):
+            await telegram.wait_for(have_come, PATIENCE)
 
 
 async def _exports(telegram: FakeTelegram, asks: str, shared: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -269,8 +313,10 @@ async def _exports(telegram: FakeTelegram, asks: str, shared: Sequence[int]) -> 
                     exports[sent.chat_id] = json.loads(content)
         return {*range(1, USERS + 1), *shared} - exports.keys()
 
-    give_up = time.monotonic() + PATIENCE
+    give_up, said = time.monotonic() + PATIENCE, len(telegram.sent)
     while users := missing():
+        if len(telegram.sent) > said + len(users):  # a bot that keeps messages first answers those before
+            give_up, said = time.monotonic() + PATIENCE, len(telegram.sent)
         if time.monotonic() > give_up:
             raise TimeoutError(f"no answer to {asks} for users {users}")
         for user_id in users:

@@ -20,6 +20,8 @@ KILL = "bot: kill -9"
 DAY = 86_400
 
 GROUPS = 400
+FEWER_GROUPS = 80
+"""Where messages are kept: no more than a hundred wait for one person."""
 
 PATIENCE = 120.0
 """Seconds after which a bot that does not get on is stuck."""
@@ -35,12 +37,16 @@ class Stage:
     backend: Backend
     links: Sequence[Link]
     is_webhook: bool
+    streams: bool = False
+    is_deferred: bool = False
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
         found: dict[str, Callable[[Stage, Random], Awaitable[Felt]]] = {**OF_BOTS, **OF_TELEGRAM}
         if self.backend.survives_exit:
             found |= OF_PROCESSES
+        if self.streams:
+            found |= OF_STREAMS
         faults: dict[str, Trouble] = {name: partial(fault, self) for name, fault in found.items()}
         for server, link in zip(self.backend.servers, self.links, strict=True):
             faults |= {f"{server.name}: {name}": partial(fault, link) for name, fault in OF_LINKS.items()}
@@ -80,6 +86,11 @@ async def replace(stage: Stage, chance: Random) -> None:
 
 async def freeze_bot(stage: Stage, chance: Random) -> None:
     await stage.replica(chance).freeze(chance.uniform(0.5, 3))
+
+
+async def freeze_beyond_lease(stage: Stage, chance: Random) -> None:
+    """Until others have taken over what it was at, see `hurry`; then it goes on with that."""
+    await stage.replica(chance).freeze(chance.uniform(4, 7))
 
 
 async def shift_clock(stage: Stage, chance: Random) -> None:
@@ -175,8 +186,9 @@ async def forgetting(stage: Stage, chance: Random) -> None:
 
 async def many_groups(stage: Stage, chance: Random) -> Felt:
     """One person writes in more groups than ids are kept of acknowledged updates; replies do not go out."""
+    groups = FEWER_GROUPS if stage.is_deferred else GROUPS
     failing = stage.telegram.fail("sendMessage", status=500, times=chance.randint(5, 20))
-    stage.people.message_everywhere(chance.randint(1, USERS), GROUPS)
+    stage.people.message_everywhere(chance.randint(1, USERS), groups)
     await asyncio.sleep(chance.uniform(0, 1))
     return [failing]
 
@@ -193,6 +205,27 @@ async def failing_polls(stage: Stage, chance: Random) -> Felt:
         stage.telegram.bad_gateway("getUpdates", times=1),
         stage.telegram.drop_answer("getUpdates", times=1),
     ]
+
+
+async def stopping(stage: Stage, chance: Random) -> Felt:
+    """People have enough, of whatever is growing."""
+    stopped = 0
+    for _ in range(8):
+        stopped += stage.people.stop()
+        await asyncio.sleep(chance.uniform(0.05, 0.2))
+    return stopped
+
+
+async def refused_frames(stage: Stage, chance: Random) -> Felt:
+    """What grows may be shown for a while only seldom, or not at all, or nobody knows whether it was."""
+    found = [
+        stage.telegram.fail(method, status=429, retry_after=1, times=chance.randint(1, 5))
+        for method in ("sendMessageDraft", "editMessageText")
+    ]
+    found.append(stage.telegram.fail("sendMessageDraft", status=500, times=chance.randint(1, 5)))
+    found.append(stage.telegram.drop_answer("editMessageText", times=chance.randint(1, 5)))
+    stage.telegram.delay("editMessageText", chance.uniform(0.1, 1), times=chance.randint(1, 5))
+    return found
 
 
 # --- The network between bot and server -----------------------------------------------------------
@@ -259,8 +292,20 @@ async def shift_server_clock(server: Server, chance: Random) -> None:
         server.clock.set(0)
 
 
+async def put_server_clock_off(server: Server, chance: Random) -> None:
+    """So that claims, and what waits for a time, end too early, or too late."""
+    server.clock.set(chance.choice([-1, 1]) * chance.uniform(0.5, 2))
+    await asyncio.sleep(chance.uniform(1, 3))
+    server.clock.set(0)
+
+
 OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
-OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
+OF_PROCESSES = {
+    KILL: kill,
+    "bot: SIGTERM": terminate,
+    "bot: successor, then SIGTERM": replace,
+    "bot: frozen beyond a lease": freeze_beyond_lease,
+}
 OF_TELEGRAM = {
     "Telegram: 429": too_many_requests,
     "Telegram: long 429": long_wait,
@@ -274,10 +319,11 @@ OF_TELEGRAM = {
     "Telegram: duplicates": duplicates,
     "Telegram: another order": another_order,
     "person: /forget": forgetting,
-    "person: 400 groups": many_groups,
+    "person: many groups": many_groups,
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}
+OF_STREAMS = {"person: stops": stopping, "Telegram: frames refused": refused_frames}
 OF_LINKS = {
     "connections cut": cut,
     "requests lost": lose_requests,
@@ -288,3 +334,4 @@ OF_LINKS = {
 OF_SERVERS = {"restarted": restart_server, "kill -9": kill_server, "frozen for 10 s": freeze_server}
 if LIBRARY:
     OF_SERVERS["clock jumps"] = shift_server_clock
+    OF_SERVERS["clock off by seconds"] = put_server_clock_off

@@ -12,6 +12,9 @@ from suite.torture.names import file_of
 # What an owner's agent says besides is its own affair.
 _REPLY = re.compile(r"[pgs]\d+ #\d+")
 _NAME = re.compile(r"[pgs]\d+")
+_HALF = re.compile(r"([pgs]\d+)( #\d+)?( .*)?")
+_TITLE = re.compile(r"^\[[^\]]*\] ?")
+"""What a history says of files, before their caption."""
 _SORRY = re.compile(r"[pgs]\d+ sorry")
 EARLY = 0.01
 """Seconds by which clocks may differ that were read in different processes, one rounded to milliseconds."""
@@ -73,7 +76,9 @@ class Ledger:
     shuffled: set[int] = field(default_factory=set)  # updates of which no order is expected
     forgotten: dict[int, int] = field(default_factory=dict)  # user: the update at which they were last
     beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
+    stopped: set[int] = field(default_factory=set)  # updates whose answer somebody stopped, or tried to
     authors: dict[tuple[Place, str], int] = field(default_factory=dict)  # where all write as one
+    photos: dict[str, tuple[Place, int]] = field(default_factory=dict)  # of albums: where, and the update
     reminders: dict[tuple[Place, str], float] = field(default_factory=dict)  # asked for: in so many seconds
 
     def write(self, place: Place, name: str, update_id: int, author: int | None = None) -> None:
@@ -92,13 +97,38 @@ class Ledger:
         self.forgotten[user_id] = max(pressed, self.forgotten.get(user_id, 0))
         self.beside |= set(beside)
 
+    def stop(self, update_ids: Iterable[int]) -> None:
+        """Somebody stopped the answers to these: what was said until then is the answer, be it nothing.
+
+        One that is stopped before it begins, as after a kill, has no effect. One too late does nothing.
+        """
+        self.stopped |= set(update_ids)
+
+    def halves(self, said: Mapping[int, Sequence[str]]) -> list[str]:
+        """Answers of which but a part is there, though nobody stopped them."""
+        stopped = {
+            (place.chat_id, name)
+            for place, names in self.written.items()
+            for name, update_id in names.items()
+            if update_id in self.stopped
+        }
+        return [
+            f"{text!r} in chat {chat_id}"
+            for chat_id, texts in said.items()
+            for text in texts
+            if (half := _HALF.fullmatch(text)) and half[3] and not text.endswith(("sorry", "reminded"))
+            if (chat_id, half[1]) not in stopped
+        ]
+
     def is_gone(self, place: Place, name: str) -> bool:
         """Whether a message was written before its user was forgotten."""
         return self.written[place].get(name, 0) < self.forgotten.get(place.user_id, 0)
 
     def is_certain(self, place: Place, name: str) -> bool:
         """Whether a message has to have an effect, and a reply that stays true."""
-        return not self.is_gone(place, name) and self.written[place].get(name) not in self.beside
+        return (
+            not self.is_gone(place, name) and self.written[place].get(name) not in self.beside | self.stopped
+        )
 
     def balance(self, exports: Mapping[int, Mapping[str, Any]], said: Mapping[int, Sequence[str]]) -> Balance:
         """Compare.
@@ -163,6 +193,23 @@ class Ledger:
         balance.doubled += [f"reminder {name} of nobody" for each in waited.values() for name in each]
         return balance
 
+    def albums(self, exports: Mapping[int, Mapping[str, Any]]) -> Balance:
+        """Compare the photos that people sent in albums with those that the agent has seen."""
+        balance = Balance()
+        seen = Counter[str]()
+        for export in exports.values():
+            for photos in export["state"].get("photos", ()):
+                seen.update(photos)
+        for photo, (place, update_id) in self.photos.items():
+            label, forgotten = f"photo {photo}", self.forgotten.get(place.user_id, 0)
+            balance.doubled += [label] * (seen[photo] - 1)
+            if update_id < forgotten and seen[photo]:
+                balance.doubled.append(label)
+            if update_id > forgotten and update_id not in self.beside and not seen[photo]:
+                balance.lost.append(label)
+        balance.doubled += [f"photo {photo} of nobody" for photo in seen.keys() - self.photos.keys()]
+        return balance
+
     def files(self, sent: Mapping[tuple[int, str], Sequence[bytes]]) -> Balance:
         """Compare the files that came with replies.
 
@@ -207,9 +254,11 @@ class Ledger:
             place = Place(user_id, chat_id)
             talked: dict[int | None, list[str]] = defaultdict(list)
             for message in messages:
-                name = message["text"].split()[0]
+                name = (_TITLE.sub("", message["text"]).split() or [""])[0]
                 author = self.authors.get((place, name))
                 if message["role"] != "user" or not _NAME.fullmatch(name):
+                    continue
+                if self.written[place].get(name) in self.stopped:
                     continue
                 if name not in self.written[place] or message.get("author", {}).get("id") != author:
                     balance.untrue.append(f"{name} of user {user_id}, kept in chat {chat_id}")
@@ -219,6 +268,7 @@ class Ledger:
                     name
                     for name in effects
                     if name in self.written[place] and self.authors.get((place, name)) == author
+                    if self.written[place][name] not in self.stopped
                 ]
                 newest, found = Counter(happened[len(happened) - len(names) :]), Counter(names)
                 if author in self.forgotten:  # what they wrote before may be gone

@@ -10,6 +10,15 @@ ASK = "/what-the-torture-noted"
 DEFERRED = "TORTURE_DEFERRED"
 """Set where the bot's agent is to have its messages kept."""
 
+STREAMS = "TORTURE_STREAMS"
+"""Set where the bot's agent is to yield its answers piece by piece."""
+
+PIECES, LAST_PIECE = (" la",) * 12, " end"
+"""What an answer that grows says after what counts."""
+
+STOPPABLE = 25.0
+"""How many times as long as others such an answer takes: long enough to be seen, and stopped."""
+
 SHARED = (-500, -501)
 """Groups that have a record of their own, in which everybody writes."""
 

@@ -16,7 +16,10 @@ KILLS, COMBINATIONS = 5, 4
 LOSSES = ("emptied", "started empty", "failed over")
 """How the names of faults end that happen in one of the set-ups only."""
 
-ALWAYS = ("poison replies", "long 429", "slow uploads", "uploads fail", "/forget", "groups", *LOSSES)
+ALWAYS = (
+    "poison replies", "long 429", "slow uploads", "uploads fail", "/forget", "groups", "person: stops",
+    "frames refused", "a lease", *LOSSES,
+)  # fmt: skip
 """How the names of faults end that happen in each set-up where they can: they cost guarantees once."""
 
 
@@ -40,8 +43,9 @@ def share(number: int, of: int) -> Plan:
 
 
 SHORT = (
-    "bot: kill -9", "poison replies", "long 429", "slow uploads", "duplicates", "answers lost", "/forget",
-    "bot: SIGTERM", "bot: kill -9", "connections cut", "bot: kill -9", "restarted", "bot: kill -9",
+    "bot: kill -9", "poison replies", "person: stops", "frames refused", "long 429", "slow uploads",
+    "duplicates", "answers lost", "/forget", "bot: SIGTERM", "bot: kill -9", "connections cut",
+    "person: stops", "bot: kill -9", "restarted", "bot: kill -9",
     "thinks longer than Telegram waits", "kill -9", "bot: frozen", "disk full", "locked", *LOSSES,
 )  # fmt: skip
 

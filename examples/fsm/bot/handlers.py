@@ -21,7 +21,7 @@ after = Router(name="after")
 TEXTS = {
     "en": Texts(
         hello="Hello! Write to me. I remember what you tell me; /help says what else I can do.",
-        only_text="I can read text only, so far.",
+        only_text="I cannot read messages of this kind, so far.",
         sorry="Sorry, something went wrong with this message. Please try another one.",
         menu={
             "start": "Say hello",

@@ -11,13 +11,6 @@ from bot.runtime.testing import Chat
 WORDS = TEXTS["en"]
 
 
-async def test_it_counts(chat: Chat) -> None:
-    await chat.say("hi")
-    (answer,) = await chat.say("there")
-    assert "there" in answer
-    assert await chat.state() == {"last_message": "there", "message_count": 2}
-
-
 async def test_it_remembers_what_was_said(chat: Chat) -> None:
     (answer,) = await chat.say("hi")
     said = [(message.role, message.text) for message in await chat.history()]

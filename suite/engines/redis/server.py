@@ -9,10 +9,10 @@ import subprocess
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
-from bot.runtime.engines.redis.store import RedisStore
+if TYPE_CHECKING:
+    from bot.runtime.engines.redis.store import RedisStore
 
 RIGHTS = "+@read +@write +@scripting +@connection -@dangerous +info +time"
 """What a user of the bot's own needs, as docs/backends/redis.md says it, on the bot's keys."""
@@ -88,8 +88,11 @@ def shared_url() -> str:
     return str(server.connection_url)
 
 
-def make_store(url: str, namespace: str = "test", **options: Any) -> RedisStore:
+def make_store(url: str, namespace: str = "test", **options: Any) -> "RedisStore":
     """A store on a server; `options` are settings of the connection, `limits` and `ttl`."""
+    from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings
+    from bot.runtime.engines.redis.store import RedisStore
+
     own = {name: options.pop(name) for name in ("limits", "ttl") if name in options}
     settings = RedisSettings.model_validate({"redis_url": url, **options})
     return RedisStore(RedisConnection(settings), namespace, **own)

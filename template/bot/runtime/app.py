@@ -23,7 +23,7 @@ from bot.runtime.health import add_jobs, listen, make_server
 from bot.runtime.logs import Outage
 from bot.runtime.state.fsm import RecordStorage
 from bot.runtime.state.store import OperatorStore, StateStore
-from bot.runtime.telegram.agent import TelegramAgentAdapter, streams
+from bot.runtime.telegram.agent import TelegramAgentAdapter, defers, streams
 from bot.runtime.telegram.calls import Session, build_models, run_alongside
 from bot.runtime.telegram.commands import (
     Administrators,
@@ -132,12 +132,15 @@ async def open_app(
         is_ours: whose jobs may run here.
 
     Raises:
-        OperatorError: the store cannot be opened, or belongs to another bot; or two jobs have one name.
+        OperatorError: the store cannot be opened, or belongs to another bot; two jobs have one name; or the
+            agent's `state_type` cannot be used.
     """
     store = store or create_store(settings)
     owner = owner or load_owner()
     agent, bot = owner.agent(token), Bot(token, session=session)
     agent.store, agent.bot = store, bot
+    if agent.remembers.shape:
+        agent.remembers.shape.check()
     async with AsyncExitStack() as stack:
         stack.push_async_exit(_closing(bot.session.close))
         stack.push_async_exit(_closing(store.close))
@@ -269,9 +272,9 @@ async def _warm_up(bot: Bot, receiver: Receiver) -> None:
     """Once the bot is ready, have the first update wait no longer than others: see `fast_import`.
 
     What is there by then stays, so the garbage collector need not look through it again and again, for a
-    tenth of a second each time. And as an update leaves only some 30 objects to it, it need not come so often.
+    tenth of a second each time. And as an update leaves only some 30 objects, it need not come so often.
     """
-    while not receiver.is_receiving:
+    while not receiver.is_receiving:  # noqa: ASYNC110 - polling has no event for it
         await asyncio.sleep(0.05)
     await asyncio.to_thread(build_models, bot)
     gc.freeze()
@@ -307,7 +310,7 @@ def _check_busy(agent: TelegramAgentAdapter, settings: Settings) -> None:
     """
     if agent.while_busy not in ("queue", "stop"):
         raise OperatorError(f"Agent.while_busy is {agent.while_busy!r}: it has to be 'queue' or 'stop'")
-    if agent.while_busy == "stop" and settings.webhook_url and not agent.deferred:
+    if agent.while_busy == "stop" and settings.webhook_url and not defers(type(agent), by_webhook=True):
         raise OperatorError(
             'Agent.while_busy = "stop" cannot work with WEBHOOK_URL, as Telegram brings a message only when '
             "the one before is answered: set Agent.deferred = True, or leave WEBHOOK_URL empty"

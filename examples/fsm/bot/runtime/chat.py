@@ -30,6 +30,9 @@ FILE = re.compile(r"""/file\s+(?:"([^"]+)"|'([^']+)'|(\S+))\s*(.*)""", re.DOTALL
 SHOWN_AS = {"image": "photo", "audio": "audio", "video": "video"}
 """As what people's apps send a file, by the first part of its media type."""
 
+HIDDEN = ("sendChatAction", "setMyCommands")
+"""Calls that show nothing in a terminal."""
+
 
 class _Screen:
     """Shows what the bot does, and knows what a number stands for."""
@@ -41,6 +44,8 @@ class _Screen:
         """What of the answer that grows is written already."""
         self.buttons: list[Button] = []
         """Those of the last message that had any."""
+        self._calls = 0
+        """How many calls of the bot were shown."""
 
     def watch_frame(self, call: Reply) -> None:
         """Write what an answer has become longer by."""
@@ -51,6 +56,7 @@ class _Screen:
 
     def watch(self, call: Reply, message: Json | None) -> None:
         """Show a call of the bot."""
+        self._calls += call.method not in HIDDEN
         match call.method:
             case "sendMessage" | "editMessageText":
                 plain = without_markup(call) or call  # a terminal shows no link's address
@@ -65,7 +71,7 @@ class _Screen:
             case "answerCallbackQuery":
                 if "text" in call.params:
                     self.show(call.params["text"])
-            case "sendChatAction" | "setMyCommands":
+            case method if method in HIDDEN:
                 pass
             case method if not method.startswith("get"):
                 self.show(" ".join([f"[{method}]", *filter(None, [call.params.get("caption")])]))
@@ -85,7 +91,7 @@ class _Screen:
 
     async def enter(self, line: str, person: LocalChat) -> None:
         """Send a line as a message, or the file that it names, or press the button whose number it is."""
-        line = clean(line)
+        line, calls = clean(line), self._calls
         try:
             if line.isdecimal() and 1 <= int(line) <= len(self.buttons):
                 button = self.buttons[int(line) - 1]
@@ -96,7 +102,7 @@ class _Screen:
                 await _send_file(person, file[1] or file[2] or file[3], file[4] or None)
             else:
                 await person.say(line)
-            if not person.replies:
+            if calls == self._calls:
                 self.show("(no reply)")
         except OSError as error:
             self.show(f"(not sent: {error.filename} cannot be read, {error.strerror})")

@@ -19,6 +19,9 @@ MOST_DUE = 1_000
 LATE_SECONDS = 300
 """Seconds after which what is due should have been done."""
 
+FRAMEWORKS = "bot.runtime.frameworks."
+"""Where settings are that are read by what the owner wrote."""
+
 PATIENCE = 3.0
 """Seconds after which whoever asked is told what is waited for."""
 
@@ -35,7 +38,7 @@ async def diagnose(settings: Settings, import_fails: str) -> AsyncIterator[Findi
         store = create_store(settings)
     except OperatorError as error:
         problems.append(Finding("error", str(error)))
-    for finding in problems or [Finding("ok", "the settings can be used")]:
+    for finding in problems or [Finding("ok", "the settings can be used"), *_warnings()]:
         yield finding
     yield _diagnose_webhook(settings)
     if not problems:
@@ -48,11 +51,16 @@ async def diagnose(settings: Settings, import_fails: str) -> AsyncIterator[Findi
             yield finding
 
 
+def _warnings() -> list[Finding]:
+    """What settings that can be used say of themselves."""
+    return [Finding("warning", warning) for kind in kinds_of_settings() for warning in load(kind).warnings()]
+
+
 def _diagnose_own(import_fails: str) -> list[Finding]:
     """What is wrong with settings of the owner's, or with what reads them."""
     findings = []
     for kind in kinds_of_settings():
-        if not kind.__module__.startswith("bot.runtime."):
+        if not kind.__module__.startswith("bot.runtime.") or kind.__module__.startswith(FRAMEWORKS):
             try:
                 load(kind)
             except OperatorError as error:
@@ -91,7 +99,7 @@ async def _diagnose_store(store: OperatorStore) -> list[Finding]:
 
 async def _diagnose_due(store: OperatorStore) -> list[Finding]:
     """What waits to be done."""
-    now, due = await store.due(LONGEST_AHEAD, MOST_DUE)
+    now, due, _ = await store.due(LONGEST_AHEAD, MOST_DUE)
     if not due:
         return []
     many = f"{MOST_DUE} records or more have" if len(due) == MOST_DUE else f"{len(due)} records have"

@@ -71,6 +71,10 @@ class StateForeign(StateError):
     """The store belongs to another bot."""
 
 
+class LeaseLost(Exception):
+    """Another process has taken over what this one was at: it commits nothing, and shows no more."""
+
+
 class WrongReply(TypeError):
     """The owner's code returned something that is no reply. The text names the method, and has no content."""
 

@@ -106,6 +106,10 @@ class Environment(BaseSettings):
         """Register what is secret here, so that logs replace it."""
         _keep_out_of_logs(self.secrets())
 
+    def warnings(self) -> Iterator[str]:
+        """What `bot doctor` says of settings that can be used, but should not stay as they are."""
+        yield from ()
+
     def secrets(self) -> Iterator[str]:
         """Every value that must not be shown, and the passwords in those that are addresses."""
         for _, value in self:

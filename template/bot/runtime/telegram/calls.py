@@ -210,6 +210,9 @@ class _Answer(NamedTuple):
     result: Any
 
 
+SHOWN = "shown:"
+"""How the counter begins that keeps which message shows the answer to an update."""
+
 NOTHING_YET = "…"
 """Shown of an answer until there is something to show."""
 

@@ -5,20 +5,54 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import structlog
+from pydantic import BaseModel
 
 from bot.runtime.engines.memory.store import MemoryStore
-from bot.runtime.errors import StateError, StateForgotten, TurnGivenUp, WrongReply
+from bot.runtime.errors import (
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateForgotten,
+    TurnGivenUp,
+    WrongReply,
+)
 from bot.runtime.state.codec import dumps, is_storable
-from bot.runtime.state.jobs import Timetable
-from bot.runtime.state.record import Message, Place, RecordId, address_of, is_person, person
-from bot.runtime.state.store import StateStore
-from bot.runtime.state.turn import KeyedLock, Turn, current_turn, mutate, turn_of
+from bot.runtime.state.jobs import JOB, MICROSECONDS, UPDATE, Claim, Job, Timetable, jobs_in
+from bot.runtime.state.record import (
+    BROADCAST,
+    FORGETTING,
+    WAITING,
+    Message,
+    Place,
+    RecordId,
+    UserRecord,
+    address_of,
+    exchanges,
+    is_person,
+    is_waiting,
+    person,
+    without_data,
+)
+from bot.runtime.state.shape import Shape
+from bot.runtime.state.store import NEVER, Changes, StateStore
+from bot.runtime.state.turn import (
+    COMMIT_ATTEMPTS,
+    KeyedLock,
+    Memory,
+    Turn,
+    current_turn,
+    give_way,
+    mutate,
+    turn_of,
+)
 
 if TYPE_CHECKING:
     from aiogram import Bot
@@ -31,6 +65,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PROGRESS_SECONDS = 10.0
+
+WALK_SECONDS = 3600
+"""Seconds from one walk through shared records, for people who are to be forgotten, to the next."""
 
 LAST_WORDS = 1.0
 """Seconds that what was cancelled has for cleaning up."""
@@ -53,18 +90,28 @@ class TelegramAgentAdapter:
             edited, that customers of a business write, and where the bot is a guest. What nobody else takes
             of the rest is answered with `Texts.only_text`.
         deferred: whether messages are kept and acknowledged at once, and handled when their turn comes: for
-            an agent that takes longer than the minute for which Telegram waits.
+            an agent that takes longer than the minute for which Telegram waits. `None`: only by webhook, if
+            its answers come in pieces, which could not be stopped otherwise.
         format: what the texts are that `agent_logic` and jobs return and `send` is given: `plain`, or
             `markdown`, as models write it, which is kept as it is written and rendered when it is sent.
         while_busy: what a person's next message does in the middle of an answer that is shown while it grows:
             it waits (`queue`), or stops that (`stop`).
+        state_type: a pydantic model that the state is to be; `None` leaves it a dict.
+        state_version: counted up whenever what is kept of `state_type` changes, see `upgrade`.
+        kept: keys of the state that `/reset` leaves; `/forget` takes them, too.
+        compact_seconds: how long `compact` may take.
+        remembers: all that its turns have to know of these.
         streams: what is shown of answers that grow, as long as the bot runs.
     """
 
     accepts: ClassVar[Collection[str]] = frozenset({"text"})
-    deferred: ClassVar[bool] = False
+    deferred: ClassVar[bool | None] = None
     format: ClassVar[Literal["plain", "markdown"]] = "plain"
     while_busy: ClassVar[Literal["queue", "stop"]] = "queue"
+    state_type: ClassVar[type[BaseModel] | None] = None
+    state_version: ClassVar[int] = 1
+    kept: ClassVar[Collection[str]] = frozenset()
+    compact_seconds: ClassVar[float] = 60.0
 
     bot: Bot
 
@@ -82,6 +129,11 @@ class TelegramAgentAdapter:
         self.username: str | None = None
         self.streams: Streams | None = None
         self._background = _Background()
+        self._entered = AsyncExitStack()
+        model, version = self.state_type, self.state_version
+        shape = Shape(model, version, self.upgrade, self.new_state) if model else None
+        is_compact = type(self).compact is not TelegramAgentAdapter.compact
+        self.remembers = Memory(shape, self.kept, self._begin_compacting if is_compact else None)
 
     async def connect(self) -> None:
         """Connect the store; override it to open what the agent needs.
@@ -92,8 +144,20 @@ class TelegramAgentAdapter:
         await self.store.connect()
 
     async def close(self) -> None:
-        """Close the store; override it to close what the agent opened, too."""
+        """Leave what was entered, and close the store; override it to close what else the agent opened."""
+        await self._entered.aclose()
         await self.store.close()
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enter something, such as a client for HTTP, that is left again when the agent is closed.
+
+        Args:
+            manager: what `async with` takes.
+
+        Returns:
+            What `as` would give.
+        """
+        return await self._entered.enter_async_context(manager)
 
     @property
     def turn(self) -> Turn:
@@ -133,6 +197,7 @@ class TelegramAgentAdapter:
                 lambda _: self.handle_message(user_id=user_id, message=message),
                 lanes=self.lanes,
                 timetable=self.timetable,
+                memory=self.remembers,
             )
         turn.remember("user", f"{turn.incoming.title} {message}".strip() if turn.incoming.title else message)
         reply = turn.stopped if turn.stopped is not None else await self._answer(turn, message)
@@ -140,7 +205,7 @@ class TelegramAgentAdapter:
             own = type(self).process_agent_request is not TelegramAgentAdapter.process_agent_request
             method = "process_agent_request" if own else "agent_logic"
             raise WrongReply(f"{type(self).__name__}.{method} returned {type(reply).__name__}, not str")
-        if reply:
+        if reply or turn.owes_data:
             turn.remember("assistant", reply)
         return reply
 
@@ -176,12 +241,11 @@ class TelegramAgentAdapter:
         turn = turn_of(user_id)
         if turn is None or not turn.is_open:
             return await self.handle_message(user_id=user_id, message=message)
-        reply: str = await _whole(turn, self.agent_logic(message, turn.state))
+        state = turn.typed if self.state_type else turn.state
+        reply: str = await _whole(turn, self.agent_logic(message, state))
         return reply
 
-    def agent_logic(
-        self, message: str, state: dict[str, Any]
-    ) -> Coroutine[Any, Any, str] | AsyncGenerator[str, None]:
+    def agent_logic(self, message: str, state: Any) -> Coroutine[Any, Any, str] | AsyncGenerator[str, None]:
         """Answer a message. Every agent has to implement this.
 
         It is an `async def` that returns the reply, or yields it in pieces, which are shown as they come.
@@ -189,12 +253,86 @@ class TelegramAgentAdapter:
         Args:
             message: what the user wrote: the text, or the caption of what stands in `turn.attachments`; empty
                 if there is none.
-            state: what is kept about the user; whatever JSON is put there is kept.
+            state: what is kept about the user: a dict, in which whatever JSON is put there is kept, or the
+                `state_type`.
 
         Returns:
             The reply; an empty one is not sent.
         """
         raise NotImplementedError("write agent_logic in bot/agent.py")
+
+    def new_state(self) -> Any:
+        """The state of somebody new, where there is a `state_type`: as it is, all of its defaults."""
+        assert self.state_type
+        return self.state_type()
+
+    def upgrade(self, raw: dict[str, Any], version: int) -> dict[str, Any]:
+        """Make of a state that was kept with an older `state_version` what the `state_type` of today takes.
+
+        It is asked when somebody's state is needed for the first time since, and once it is committed not
+        again; `bot state check` asks it of all. What the model has no field for is left out anyway.
+
+        Args:
+            raw: what is kept; yours to change.
+            version: the version with which it was kept; 0 if that was before there was a `state_type`.
+
+        Returns:
+            The fields, as JSON.
+        """
+        return raw
+
+    async def compact(self, old: Sequence[Message]) -> str | None:
+        """Make a summary of the oldest messages of a conversation, before they have to go.
+
+        Asked after a turn and its replies, when the history has reached three quarters of its limits; nobody
+        waits for it. The summary stands in their place then: a message with `is_summary`, which is among the
+        oldest the next time. If this takes longer than `compact_seconds`, fails or gives nothing, they go
+        when they have to, and it is asked again after an hour. Override it to have summaries.
+
+        Args:
+            old: whole exchanges, the oldest first; about half of the conversation.
+
+        Returns:
+            The summary, shorter than they are; empty or `None` for none.
+        """
+        return None
+
+    def _begin_compacting(self, turn: Turn, old: Sequence[Message]) -> None:
+        self._background.start(self._compact(turn, old), copy_context())
+
+    async def _compact(self, turn: Turn, old: Sequence[Message]) -> None:
+        async def replace_old(now: Turn) -> bool:
+            return now.claimed_by(turn) and now.replace_oldest(old, summary)
+
+        try:
+            async with asyncio.timeout(self.compact_seconds):
+                with turn.active():
+                    summary = await self.compact(old) or ""
+            if type(summary) is not str:
+                raise WrongReply(f"{type(self).__name__}.compact returned {type(summary).__name__}, not str")
+        except TimeoutError:
+            log.warning("no summary of old messages", user_id=turn.user_id, reason="compact took too long")
+            return
+        except Exception as error:
+            log.warning("no summary of old messages", user_id=turn.user_id, exc_info=error)
+            return
+        if not summary:
+            return
+        try:
+            is_used = await mutate(
+                self.store,
+                turn.user_id,
+                replace_old,
+                since=turn.version,
+                lanes=self.lanes,
+                conversation=turn.conversation,
+            )
+            if is_used:
+                log.info("old messages have a summary", messages=len(old))
+            else:
+                log.info("summary dropped: it is no shorter than the messages, or they are gone")
+        except StateError as error:
+            log.warning("no summary of old messages", user_id=turn.user_id, reason=str(error))
 
     def wants(self, update: Update) -> bool:
         """Whether an update is handled at all.
@@ -327,7 +465,13 @@ class TelegramAgentAdapter:
         try:
             since = turn.version if turn else None
             return await mutate(
-                self.store, user_id, change, since=since, lanes=self.lanes, timetable=self.timetable
+                self.store,
+                user_id,
+                change,
+                since=since,
+                lanes=self.lanes,
+                timetable=self.timetable,
+                memory=self.remembers,
             )
         except StateForgotten:
             log.info("change dropped: the user was forgotten meanwhile", user_id=user_id)
@@ -435,58 +579,184 @@ class TelegramAgentAdapter:
             await send(self.bot, complete, noting_upgrades(self.store))
 
 
-def forget_in_shared_records(agent: TelegramAgentAdapter, user_id: int) -> None:
-    """Once the turn under way is committed, erase what a person wrote so far in records that others share.
+async def ask_to_forget(agent: TelegramAgentAdapter, user_id: int) -> None:
+    """Have what a person wrote so far in records that others share be erased.
 
-    It is one walk through all of them in this process. Its progress is in the log; so is that it was cut off.
+    The request is kept before their own record is erased, so none is lost. See `forget_in_shared_records`.
+
+    Raises:
+        StateConflict: others were first, too often in a row.
+        StateUnavailable: nobody knows whether it is kept.
     """
-    if type(agent).record_of is not TelegramAgentAdapter.record_of:
-        agent.background(_forget_everywhere, agent, user_id, time.time())
+    if type(agent).record_of is TelegramAgentAdapter.record_of:
+        return  # nothing is shared
+    for attempt in range(COMMIT_ATTEMPTS):
+        kept = await agent.store.load(FORGETTING)
+        now = agent.timetable.now()
+        walk = _walk_in(kept)
+        at = walk.at if walk else max(now, kept.state.get("began", 0) + WALK_SECONDS * MICROSECONDS)
+        people = {**(walk.arguments if walk else {}), str(user_id): now}
+        # Whoever is at it keeps the claim: what comes meanwhile is for the next time.
+        due = None if walk and not walk.stopped else at
+        try:
+            await _keep_walk(agent, kept, people, at, due)
+            return
+        except StateConflict:
+            await give_way(attempt)
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", FORGETTING)
 
 
-async def _forget_everywhere(agent: TelegramAgentAdapter, user_id: int, until: float) -> None:
+async def forget_in_shared_records(agent: TelegramAgentAdapter, claim: Claim, seconds: float) -> None:
+    """Erase what people who are to be forgotten wrote in shared records: one walk for all who asked.
+
+    Killed in between, it begins again with whoever has the claim after that.
+
+    Args:
+        agent: whose records.
+        claim: of the record in which the requests are.
+        seconds: how long a turn may run. Who asked within these seconds has to wait: a turn may be under
+            way that keeps what they wrote before.
+
+    Raises:
+        StateError: as the store does; then it is to be done again.
+    """
+    walk, began = _walk_in(await agent.store.load(FORGETTING)), agent.timetable.now()
+    if walk is None:
+        return await claim.leave(NEVER)
+    delay = int(seconds * MICROSECONDS)
+    people = {int(user_id): at for user_id, at in walk.arguments.items() if at + delay <= began}
+    if not people:
+        due = min(walk.arguments.values()) + delay
+        await claim.leave(due, -1)
+        return agent.timetable.note(FORGETTING, due)
+    looked, erased, failed, busy, told = 0, 0, 0, 0, time.monotonic()
+    log.info("erasing what people who are forgotten wrote in shared records", people=len(people))
+    async for record_id in agent.store.users():
+        if not claim.is_held:
+            return
+        if is_person(record_id.removeprefix(WAITING)) or record_id.startswith((BROADCAST, FORGETTING)):
+            continue
+        looked += 1
+        try:
+            erased += await _forget_in(agent, record_id, people)
+        except StateConflict:
+            busy += 1
+        except StateCorrupt as error:
+            failed += 1
+            log.warning("not erased in a shared record", record=record_id, reason=str(error))
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            log.info("still erasing in shared records", records=looked, messages=erased)
+    if busy:
+        log.info("not erased everywhere: some records were too busy; tried again in an hour", records=busy)
+        return await claim.leave(began + WALK_SECONDS * MICROSECONDS)
+    await _end_walk(agent, people, began)
+    log.info("erased in shared records", records=looked, messages=erased, failed=failed)
+
+
+async def _end_walk(agent: TelegramAgentAdapter, done: Mapping[int, int], began: int) -> None:
+    """Drop the requests that are done; those that came meanwhile are for the next walk."""
+    for attempt in range(COMMIT_ATTEMPTS):
+        kept = await agent.store.load(FORGETTING)
+        walk = _walk_in(kept)
+        people = {
+            user_id: at
+            for user_id, at in (walk.arguments if walk else {}).items()
+            if at > done.get(int(user_id), 0)
+        }
+        at = began + WALK_SECONDS * MICROSECONDS
+        try:
+            return await _keep_walk(agent, kept, people, at, at if people else NEVER, began=began)
+        except StateConflict:
+            await give_way(attempt)
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", FORGETTING)
+
+
+def _walk_in(kept: UserRecord) -> Job | None:
+    return next(iter(jobs_in(kept.fsm)), None)
+
+
+async def _keep_walk(
+    agent: TelegramAgentAdapter,
+    kept: UserRecord,
+    people: Mapping[str, int],
+    at: int,
+    due: int | None,
+    *,
+    began: int | None = None,
+) -> None:
+    """Keep the requests as one job: so they are listed, exported and imported as jobs are."""
+    walk = Job(id="walk", name="forget in shared records", arguments=people, at=at)
+    changes = Changes(
+        fsm={f"{JOB}{walk.id}": dumps(walk.to_json(), "people") if people else None},
+        state={} if began is None else {"began": dumps(began, "began")},
+        due=due,
+    )
+    await agent.store.commit(FORGETTING, changes, expect=kept.version)
+    agent.timetable.note_commit(FORGETTING, due, owes=False)
+
+
+async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mapping[int, int]) -> int:
+    """Erase in a record what these people wrote before the times given; how many messages that were."""
+
     def is_theirs(message: Message) -> bool:
-        return message.author is not None and message.author.id == user_id and message.at <= until
+        if message.is_summary:
+            return not people.keys().isdisjoint(message.data["authors"])
+        author = message.author.id if message.author else 0
+        return message.at * MICROSECONDS <= people.get(author, 0)
 
-    def is_their_flow(name: str) -> bool:
-        return name.count(":") > 4 and name.endswith(f":{user_id}")
+    def is_gone(name: str, flow: Any) -> bool:
+        if name.startswith(UPDATE):  # a message that waits to be handled
+            at, raw = flow["data"]["at"], flow["data"]["raw"]
+            told = (each for each in raw.values() if isinstance(each, dict))
+            return any(at <= people.get(each.get("from", {}).get("id", 0), 0) for each in told)
+        user_id = name.rpartition(":")[2]
+        return name.count(":") > 4 and user_id.isdecimal() and int(user_id) in people
+
+    def gone_in(flows: Mapping[str, Any]) -> list[str]:
+        return [name for name, flow in flows.items() if is_gone(name, flow)]
+
+    def without_theirs(said: Sequence[Message]) -> list[Message]:
+        kept: list[Message] = []
+        for exchange in exchanges(said):
+            others = [each for each in exchange if not is_theirs(each)]
+            # The data beside an answer may repeat the question.
+            kept += others if len(others) == len(exchange) else without_data(others)
+        return kept
 
     async def erase(turn: Turn) -> None:
-        turn.history[:] = [each for each in turn.history if not is_theirs(each)]
-        turn.replace_others(
-            {name: [each for each in said if not is_theirs(each)] for name, said in turn.others.items()}
-        )
-        for name in filter(is_their_flow, list(turn.fsm)):
+        turn.end_compacting()
+        turn.history[:] = without_theirs(turn.history)
+        turn.replace_others({name: without_theirs(said) for name, said in turn.others.items()})
+        for name in gone_in(turn.fsm):
             del turn.fsm[name]
 
-    looked, erased, failed, told = 0, 0, 0, time.monotonic()
-    log.info("erasing what a person who is forgotten wrote in shared records")
-    try:
-        async for record_id in agent.store.users():
-            if is_person(record_id):
-                continue
-            looked += 1
-            try:
-                record = await agent.store.load(record_id, None)
-                said = [*record.history, *(each for messages in record.others.values() for each in messages)]
-                if any(map(is_theirs, said)) or any(map(is_their_flow, record.fsm)):
-                    await mutate(agent.store, record_id, erase, lanes=agent.lanes, conversation=None)
-                    erased += sum(map(is_theirs, said))
-            except StateError as error:
-                failed += 1
-                log.warning("not erased in a shared record", reason=str(error))
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                log.info("still erasing in shared records", records=looked, messages=erased)
-    except BaseException:
-        log.warning("not all shared records were looked through: /forget again", records=looked)
-        raise
-    log.info("erased in shared records", records=looked, messages=erased, failed=failed)
+    record = await agent.store.load(record_id, None)
+    erased = sum(map(is_theirs, chain(record.history, *record.others.values())))
+    gone = gone_in(record.fsm)
+    if is_waiting(record_id) and gone:
+        # Nothing is said of when it is due: whoever handles what waits keeps the claim.
+        changes = Changes(fsm=dict.fromkeys(gone))
+        await agent.store.commit(record_id, changes, expect=record.version)
+    elif erased or gone:
+        await mutate(
+            agent.store, record_id, erase, lanes=agent.lanes, conversation=None, timetable=agent.timetable
+        )
+    return erased + len(gone)
 
 
 def streams(agent: type[TelegramAgentAdapter]) -> bool:
     """Whether an agent's answers come in pieces."""
     return any(map(inspect.isasyncgenfunction, (agent.agent_logic, agent.process_agent_request)))
+
+
+def defers(agent: type[TelegramAgentAdapter], *, by_webhook: bool) -> bool:
+    """Whether an agent's messages are kept and acknowledged at once.
+
+    By webhook, Telegram brings a Stop, as all else of a chat, when the message before is acknowledged. With
+    polling it comes at once, and what is not acknowledged is there again as soon as the bot is, after a kill.
+    """
+    return by_webhook and streams(agent) if agent.deferred is None else agent.deferred
 
 
 async def _whole(turn: Turn, answer: Awaitable[Any] | AsyncGenerator[str, None]) -> Any:

@@ -3,14 +3,17 @@
 In a private chat that is a draft. Elsewhere it is a message, sent as "…", edited now and then, and turned
 into the answer in the end. What is shown meanwhile is best effort, in frames that nothing waits for; the
 answer itself leaves through the outbox. Of a draft nothing is left after half a minute. A message stays, so
-its id is kept beside the person's record before anything else is shown in it: after a kill it is used again.
+its id is kept in the person's record before anything else is shown in it: after a kill it is used again.
+
+Where updates wait in the inbox, a Stop that comes to another process is noted there beside them. While an
+answer is shown, its process looks for that once a second; and so does whoever handles the update anew.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import structlog
@@ -26,14 +29,16 @@ from aiogram.exceptions import (
 from aiogram.methods import SendMessage
 from aiogram.types import Update
 
-from bot.runtime.errors import StateError, WrongReply
-from bot.runtime.state.codec import clean, dumps
+from bot.runtime.errors import LeaseLost, StateError, WrongReply
+from bot.runtime.state.codec import clean
+from bot.runtime.state.jobs import STOP
 from bot.runtime.state.record import waiting_for
-from bot.runtime.state.store import Changes, StateStore
+from bot.runtime.state.store import StateStore
 from bot.runtime.state.turn import Turn
 from bot.runtime.telegram.calls import (
     NOTHING_YET,
     PLACE,
+    SHOWN,
     TEXT_LIMIT,
     Frame,
     Reply,
@@ -46,14 +51,12 @@ from bot.runtime.telegram.updates import (
     STOP_BUTTON,
     LruDict,
     Sender,
+    Stops,
     answer,
     is_later,
     is_said,
     said_in,
 )
-
-if TYPE_CHECKING:
-    from bot.runtime.telegram.outbox import Delivery
 
 DRAFT_DELAY, DRAFT_GAP, DRAFT_LIFE = 0.3, 0.5, 20.0
 """Seconds for which a draft waits for something to show, between two frames, and after which the same one is
@@ -74,8 +77,11 @@ BREATH_SECONDS = 0.05
 UNSURE = (TelegramNetworkError, TelegramServerError, ClientDecodeError, TimeoutError)
 """What is raised when nobody knows whether a frame came."""
 
-SHOWN = "shown:"
-"""How the entry begins that keeps the id of a message."""
+SHOWN_SECONDS = 25 * 3600
+"""How long the id of a message is kept: as long as Telegram brings an update again."""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether another process was told to stop an answer."""
 
 NUMBER_BITS = 8
 """Of a draft's id, those that number the streams of one update."""
@@ -153,6 +159,8 @@ class Streams:
         texts: TextTable,
         *,
         can_stop: bool,
+        is_deferred: bool,
+        is_behind: Callable[[str, str], bool],
         by_message: bool,
         format: str = "plain",
     ) -> None:
@@ -160,13 +168,17 @@ class Streams:
 
         Args:
             bot: shows it.
-            store: where ids of messages are kept.
+            store: where ids of messages are kept, and what was stopped.
             texts: what the button says.
             can_stop: whether a button to stop is offered: not where its press would come too late.
+            is_deferred: whether what is answered waits in the inbox, so that others may be told to stop it.
+            is_behind: whether there are replies, of a lane to a chat, that no message is to overtake.
             by_message: whether the next message of a person stops what the agent is saying.
             format: of the agent's texts.
         """
         self.bot, self.store, self.texts, self.can_stop = bot, store, texts, can_stop
+        self.looks = is_deferred and store.survives_exit
+        self.is_behind = is_behind
         self._by_message = by_message
         self._options = options_of(format)
         self._open: dict[int, Stream] = {}
@@ -199,80 +211,59 @@ class Streams:
             return None  # nothing is kept, and a message could be left behind
         else:
             language = turn.user.language_code if turn.user else None
-            screen = _Message(self, update.update_id, place, turn.user_id, self.texts.of(language).stop)
+            screen = _Message(self, update.update_id, place, turn, self.texts.of(language).stop)
         stream = Stream(self, turn, screen, update.update_id, said.chat.id)
         stop = self._stopped_before.get(hash((turn.user_id, said.chat.id)), 0)
         stream.is_stopped = update.update_id in self._stopped or is_later(stop, update.update_id)
         self._open[update.update_id] = stream
         return stream
 
-    def heed(self, update: Update, sender: Sender, username: str | None) -> None:
-        """Stop what this update asks to stop: Telegram's Stop, the button, `/stop`, perhaps any message."""
+    def heed(self, update: Update, sender: Sender, username: str | None) -> Stops | None:
+        """Stop what this update asks to stop: Telegram's Stop, the button, `/stop`, perhaps any message.
+
+        Returns:
+            Which of the person's updates that are, in this process or elsewhere; `None` if it asks nothing.
+        """
         message, query = update.message, update.callback_query
+        chat = sender.chat.id if sender.chat else None
         if stopped := update.stopped_message_generation:
-            self._stop(stopped.draft_id >> NUMBER_BITS)
-        elif query and (pressed := STOP_BUTTON.fullmatch(query.data or "")):
-            update_id = int(pressed[1])
-            stream = self._open.get(update_id)
-            if stream and stream.is_of(sender):
-                self._stop(update_id)
-        elif message and sender.chat and (is_stop(message.text, username) or self._stops(update)):
-            self._stopped_before.set(hash((sender.lock_key, sender.chat.id)), update.update_id)
-            for update_id, stream in list(self._open.items()):
-                if stream.is_in(sender.lock_key, sender.chat.id) and is_later(update.update_id, update_id):
-                    self._stop(update_id)
+            self.stop(update_id := stopped.draft_id >> NUMBER_BITS)
+            return _stops_one(update_id, chat)
+        if query and (pressed := STOP_BUTTON.fullmatch(query.data or "")):
+            stops = _stops_one(int(pressed[1]), chat)
+        elif message and chat and (is_stop(message.text, username) or self._stops(update)):
+            self._stopped_before.set(hash((sender.lock_key, chat)), update.update_id)
+            stops = _stops_before(update.update_id, chat)
+        else:
+            return None
+        for update_id, stream in list(self._open.items()):
+            if stream.record == sender.lock_key and stops(update_id, stream.chat_id):
+                self.stop(update_id)
+        return stops
 
     def _stops(self, update: Update) -> bool:
         return self._by_message and bool(update.message and is_said(update.message))
 
-    def _stop(self, update_id: int) -> None:
+    def stop(self, update_id: int) -> None:
+        """Stop the answer to an update, also one that has not begun yet."""
         self._stopped.set(update_id, True)
         if stream := self._open.get(update_id):
             stream.stop()
 
     def said(self, update_id: int) -> str | None:
-        """What was said until the update was stopped, in an attempt before this one."""
-        return self._said.get(update_id, "") if update_id in self._said else None
+        """What was said until the update was stopped, in an attempt before this one; `None` if it was not."""
+        is_stopped = update_id in self._said or update_id in self._stopped
+        return self._said.get(update_id, "") if is_stopped else None
 
     def note_said(self, update_id: int, text: str) -> None:
         """Note what was said until it was stopped: the agent does not run again."""
         self._said.set(update_id, text)
-
-    def settle(
-        self, update_id: int, record: str, delivery: "Delivery | None", background: Callable[..., None]
-    ) -> None:
-        """Once an update's replies are out, have what is kept of its message go, in the background."""
-        replies = delivery.replies if delivery else ()
-        if update_id not in self.messages and not any(reply.anew for reply in replies):
-            return
-
-        def drop() -> None:
-            background(self._drop, record, f"{SHOWN}{update_id}")
-
-        if delivery is None or delivery.is_over:
-            drop()
-        elif delivery.is_over is None:
-            before = delivery.then
-
-            def then() -> None:
-                before()
-                drop()
-
-            delivery.then = then
 
     def take_away(self, record: str, background: Callable[..., None]) -> None:
         """Take away what is shown of a record whose person was forgotten."""
         for stream in list(self._open.values()):
             if stream.record == record:
                 background(stream.take_away)
-
-    async def _drop(self, record: str, key: str) -> None:
-        beside = waiting_for(record)
-        try:
-            if key in (await self.store.load(beside)).fsm:
-                await self.store.commit(beside, Changes(fsm={key: None}), expect=None)
-        except StateError as error:
-            log.info("the id of a message is kept for longer than it is needed", reason=str(error))
 
     def seconds_of_quiet(self, chat: str) -> float:
         """For how long Telegram takes no frames for a chat."""
@@ -296,6 +287,14 @@ class Streams:
         self._open.pop(update_id, None)
 
 
+def _stops_one(stopped: int, there: int | None) -> Stops:
+    return lambda update_id, chat_id: (update_id, chat_id) == (stopped, there)
+
+
+def _stops_before(stop: int, there: int) -> Stops:
+    return lambda update_id, chat_id: chat_id == there and is_later(stop, update_id)
+
+
 def is_stop(text: str | None, username: str | None) -> bool:
     """Whether a message is the command `/stop`, and nobody else's."""
     command = COMMAND.match(text or "")
@@ -308,6 +307,7 @@ class Stream:
     """What one turn shows.
 
     Attributes:
+        chat_id: where.
         is_stopped: whether its person has enough.
     """
 
@@ -316,13 +316,14 @@ class Stream:
     ) -> None:
         """Show nothing yet."""
         self._streams, self._turn, self._screen = streams, turn, screen
-        self._update_id, self._chat_id = update_id, chat_id
+        self._update_id, self.chat_id = update_id, chat_id
         self._is_eager = getattr(streams.bot.session, "shows_at_once", False)
         self._parts: Sequence[str] = ()
         self._wake, self._closing = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._cancelled: asyncio.Task[Any] | None = None
         self.is_stopped = False
+        self._looking = asyncio.create_task(self._look()) if streams.looks else None
 
     @property
     def text(self) -> str:
@@ -333,14 +334,6 @@ class Stream:
     def record(self) -> str:
         """Whose it is."""
         return self._turn.user_id
-
-    def is_in(self, record: str, chat_id: int) -> bool:
-        """Whether it is a record's, in a chat."""
-        return (self._turn.user_id, self._chat_id) == (record, chat_id)
-
-    def is_of(self, sender: Sender) -> bool:
-        """Whether it may be stopped by somebody who presses its button."""
-        return self.is_in(sender.lock_key, sender.chat.id if sender.chat else 0)
 
     def show(self, text: str) -> None:
         """Show this from now on. Nothing is waited for.
@@ -396,6 +389,8 @@ class Stream:
         """Show no more, and wait for so long for the frame that is under way."""
         self._closing.set()
         self._wake.set()
+        if self._looking:
+            self._looking.cancel()
         self._streams.closed(self._update_id)
         if self._task:
             try:
@@ -405,13 +400,9 @@ class Stream:
                 self._task.cancel()
 
     async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
-        """The replies, of which the first takes the place of what was shown.
-
-        Raises:
-            StateError: it could not be read what an attempt before has shown.
-        """
+        """The replies, of which the first takes the place of what was shown."""
         await self.close()
-        return await self._screen.replaced_by(replies)
+        return self._screen.replaced_by(replies)
 
     async def take_away(self) -> None:
         """Show no more, and nothing of what was shown."""
@@ -419,11 +410,21 @@ class Stream:
             with suppress(TelegramAPIError):
                 await self._streams.bot(Frame(reply=reply), request_timeout=FRAME_SECONDS)
 
+    async def _look(self) -> None:
+        """See whether another process was told to stop it."""
+        while not await self._is_closed_within(LOOK_SECONDS):
+            try:
+                beside = await self._streams.store.load(waiting_for(self.record))
+            except Exception as error:  # whatever a driver raises
+                log.debug("it is not known whether the answer is stopped", reason=type(error).__name__)
+            else:
+                if f"{STOP}{self._update_id}" in beside.fsm:
+                    self._streams.stop(self._update_id)
+
     async def _run(self) -> None:
         try:
-            await self._screen.begin()
             await self._show_frames()
-        except _NoMoreFrames as error:
+        except (_NoMoreFrames, LeaseLost) as error:
             log.info("no more of the answer is shown before it is there", reason=str(error))
         except StateError as error:
             log.warning("the answer is not shown before it is there", reason=str(error))
@@ -442,12 +443,15 @@ class Stream:
             if text == shown and (renew_at is None or now < renew_at):
                 await self._grown_within(None if renew_at is None else renew_at - now)
                 gap = 0.0
+            elif self._screen.has_to_wait:
+                gap = self._screen.delay
             elif (gap := self._streams.seconds_of_quiet(self._screen.chat)) <= 0:
                 gap = self._screen.gap
+                await self._turn.check_lease()
                 if frame := await self._frame(text):
                     shown, gap = frame
                     renew_at = self._screen.life and time.monotonic() + self._screen.life
-                gap = 0.0 if self._is_eager else max(gap, self._streams.least_gap())
+                gap = max(gap, self._streams.least_gap()) if gap and not self._is_eager else 0.0
 
     async def _grown_within(self, seconds: float | None) -> None:
         with suppress(TimeoutError):
@@ -479,6 +483,7 @@ class _Draft:
     """A draft in a private chat. Another attempt at the same update shows the same one."""
 
     shows_first_piece = True
+    has_to_wait = False  # it goes when a message comes
 
     def __init__(self, streams: Streams, update_id: int, place: dict[str, str]) -> None:
         self.delay, self.gap, self.life = DRAFT_DELAY, DRAFT_GAP, DRAFT_LIFE
@@ -487,23 +492,20 @@ class _Draft:
         self.number = 1
         self.is_unsure = False
 
-    async def begin(self) -> None:
-        """Do nothing: there is no trace of a draft."""
-
     async def put(self, text: str) -> tuple[str, float]:
         params = {**self._place, "draft_id": str(self._update_id << NUMBER_BITS | self.number)}
         params |= self._streams.marked(text)
         if self._streams.can_stop:
             params |= {"can_stop": "true", "keep_on_stop": "true"}
         await self._streams.bot(Frame(reply=Reply("sendMessageDraft", params)), request_timeout=FRAME_SECONDS)
-        return text, self.gap
+        return text, 0.0 if text == NOTHING_YET else self.gap  # the first piece is worth a frame of its own
 
     show_now = put
 
     def note_unsure(self) -> None:
         """Whether a frame came, nobody knows. The next one is another attempt."""
 
-    async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
+    def replaced_by(self, replies: list[Reply]) -> list[Reply]:
         """The replies: Telegram drops the draft when they come."""
         return replies
 
@@ -514,31 +516,22 @@ class _Message:
     shows_first_piece = False  # but "…", until it is kept which message it is
 
     def __init__(
-        self, streams: Streams, update_id: int, place: dict[str, str], record: str, button: str
+        self, streams: Streams, update_id: int, place: dict[str, str], turn: Turn, button: str
     ) -> None:
-        self._streams, self._update_id, self._place, self._record = streams, update_id, place, record
-        self._button = button
+        self._streams, self._update_id, self._place, self._turn = streams, update_id, place, turn
+        self._button, self._key = button, f"{SHOWN}{update_id}"
         self.delay, self.gap, self.life = MESSAGE_DELAY, MESSAGE_GAP, None
         self.chat = place["chat_id"]
         self.number = 1
-        self.is_unsure = self._is_known = False
-        self._message: int | None = None
+        self.is_unsure = False
+        # An attempt before this one may have sent it.
+        _, kept = turn.counters.get(self._key, (0, 0))
+        self._message: int | None = streams.messages.get(update_id, kept) or None
 
     @property
-    def _key(self) -> str:
-        return f"{SHOWN}{self._update_id}"
-
-    async def begin(self) -> None:
-        """Look whether an attempt before this one has sent it."""
-        if self._is_known:
-            return
-        self._message = self._streams.messages.get(self._update_id, 0) or None
-        if self._message is None:
-            beside = await self._streams.store.load(waiting_for(self._record))
-            if entry := beside.fsm.get(self._key):
-                self._message = int(entry["data"]["message"])
-                self._streams.messages.set(self._update_id, self._message)
-        self._is_known = True
+    def has_to_wait(self) -> bool:
+        """Whether the answer would stand above one to what was asked before."""
+        return self._message is None and self._streams.is_behind(self._turn.user_id, self.chat)
 
     async def put(self, text: str) -> tuple[str, float]:
         if self._message is None:
@@ -550,7 +543,8 @@ class _Message:
                 raise _NoMoreFrames(type(error).__name__) from error
             self._message = int(sent["message_id"])
             self._streams.messages.set(self._update_id, self._message)
-            await self._keep(self._message)
+            # After a kill it is used again, or goes.
+            await self._turn.keep_now(self._streams.store, self._key, self._message, SHOWN_SECONDS)
             return NOTHING_YET, FIRST_GAP
         params = {**self._whole(), **self._streams.marked(text), **self._buttons()}
         try:
@@ -562,7 +556,6 @@ class _Message:
 
     async def show_now(self, text: str) -> None:
         """Show it without delay."""
-        await self.begin()
         if self._message is None:
             await self.put(text)
         await self.put(text)
@@ -572,16 +565,9 @@ class _Message:
         self.is_unsure = True
         raise _NoMoreFrames("an edit got no answer")
 
-    async def _keep(self, message: int) -> None:
-        """Note the message beside the record: after a kill it is used again, or goes."""
-        entry = dumps({"data": {"chat": self.chat, "message": message}}, "shown")
-        await self._streams.store.commit(
-            waiting_for(self._record), Changes(fsm={self._key: entry}), expect=None
-        )
-
-    async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
+    def replaced_by(self, replies: list[Reply]) -> list[Reply]:
         """The replies: the first edits the message, if that is possible; otherwise it goes after them."""
-        await self.begin()
+        self._turn.counters.pop(self._key, None)  # they are kept in its place
         if self._message is None:
             return replies
         for number, reply in enumerate(replies):

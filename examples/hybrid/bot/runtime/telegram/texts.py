@@ -29,7 +29,9 @@ class Texts:
         forget_no: the button that does not.
         forgotten: the answer to the first button.
         not_forgotten: the answer to the second one.
-        not_your_button: the answer to somebody else who presses it.
+        not_your_button: the answer to somebody else who presses it, or a button of a question to somebody.
+        closed: the answer to a button of a question that was answered, or taken back.
+        too_late: the answer to one that comes after its time.
         only_in_private: the answer to `/export` and `/forget` in a group.
         only_admins: the answer to `/reset` and `/forget` where all are concerned, but to administrators.
         admins_unknown: the same when Telegram does not say who is one.
@@ -57,6 +59,8 @@ class Texts:
     forgotten: str = "Done. I have forgotten everything about you."
     not_forgotten: str = "Nothing was erased."
     not_your_button: str = "This button is not for you."
+    closed: str = "This question is closed: it was answered, or taken back."
+    too_late: str = "It is too late to answer this."
     only_in_private: str = "That is between you and me: please send it to me in a private chat."
     only_admins: str = "That concerns everybody here: only administrators can do it."
     admins_unknown: str = "I cannot find out who is an administrator here. Please try again in a minute."

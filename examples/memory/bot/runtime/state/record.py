@@ -6,10 +6,12 @@ lies beside it, under the name of the place, and is loaded only for a turn there
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, Self
+
+import orjson
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.codec import clean, dumps, loads
@@ -26,6 +28,9 @@ WAITING = "waiting:"
 
 BROADCAST = "broadcast:"
 """How the names of records begin that say who has a broadcast."""
+
+FORGETTING = "forgetting:"
+"""The record that says who is to be forgotten in records that several people share."""
 
 UPGRADED_FROM, UPGRADED_TO = "upgraded_from", "upgraded_to"
 """Among the flows of a supergroup that was a group: which one. Among those of that group: which it became."""
@@ -109,7 +114,7 @@ def waiting_for(record: str) -> str:
 
 def is_internal(record: str) -> bool:
     """Whether it is a record of the bot's own, about nobody."""
-    return record.startswith((WAITING, BROADCAST))
+    return record.startswith((WAITING, BROADCAST, FORGETTING))
 
 
 def is_waiting(record: str) -> bool:
@@ -147,12 +152,14 @@ class Message:
         text: what was said; NULs and lone surrogates become U+FFFD.
         at: when, in seconds since 1970.
         author: who wrote it, in a record that is not one person's; `None` elsewhere, and of the bot's own.
+        json: what `data` gives, as JSON: so nobody changes what is kept by changing what they were given.
     """
 
     role: Literal["user", "assistant"]
     text: str
     at: float
     author: Author | None = None
+    json: bytes | None = None
 
     def __post_init__(self) -> None:
         """Make the text storable on every engine."""
@@ -161,22 +168,78 @@ class Message:
         if self.author:
             object.__setattr__(self, "author", Author(self.author.id, clean(self.author.name)))
 
+    @property
+    def data(self) -> Any:
+        """What `Turn.remember` was given to keep beside the text, made anew each time; `None` if nothing."""
+        return None if self.json is None else loads(self.json)
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether this is what `compact` made of older messages, `data["summary"]` of them."""
+        data = self.data
+        return isinstance(data, dict) and data.keys() == {"summary", "authors"}
+
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""
+        return self._with(self.data)
+
+    def encode(self) -> bytes:
+        """The same, serialised."""
+        return orjson.dumps(self._with(self.json and orjson.Fragment(self.json)))
+
+    def _with(self, data: Any) -> dict[str, Any]:
         value: dict[str, Any] = {"role": self.role, "text": self.text, "at": self.at}
         if self.author:
             value["author"] = self.author._asdict()
+        if data is not None:
+            value["data"] = data
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
         role, text, at = value["role"], value["text"], value["at"]
-        author = value.get("author")
-        return cls(role, text, at, author and Author(author["id"], author["name"]))
+        author, data = value.get("author"), value.get("data")
+        json = None if data is None else orjson.dumps(data)
+        return cls(role, text, at, author and Author(author["id"], author["name"]), json)
 
 
 _message_fields = itemgetter("role", "text", "at")
+
+TEXT_FIELDS = 3
+"""How many fields a message has that nothing goes with."""
+
+
+def exchanges(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The parts of a conversation that belong together: each begins with what a person said."""
+    begin = 0
+    for number, message in enumerate(messages):
+        if message.role == "user" and number:
+            yield messages[begin:number]
+            begin = number
+    if messages:
+        yield messages[begin:]
+
+
+def carries_data(messages: Iterable[Message]) -> bool:
+    """Whether there is data with any of them."""
+    return any(message.json is not None for message in messages)
+
+
+def summary_of(old: Sequence[Message], text: str) -> Message:
+    """The message that takes the place of these; it names everybody whose words may be in it."""
+    count, authors = 0, {message.author.id for message in old if message.author}
+    for message in old:
+        before = message.data if message.is_summary else {}
+        count += before.get("summary", 1)
+        authors.update(before.get("authors", ()))
+    json = orjson.dumps({"summary": count, "authors": sorted(authors)})
+    return Message("assistant", text, old[-1].at, json=json)
+
+
+def without_data(messages: Iterable[Message]) -> list[Message]:
+    """The same messages, of which nothing but the text is kept."""
+    return [message if message.json is None else replace(message, json=None) for message in messages]
 
 
 class Conversation(NamedTuple):
@@ -281,7 +344,7 @@ class UserRecord:
             KeyError, TypeError: they are none.
         """
         "".join([text for _, text, _ in map(_message_fields, messages)])  # it takes nothing but texts
-        if any("author" in each for each in messages):
+        if any(len(each) > TEXT_FIELDS for each in messages):
             self.history = [Message.from_json(each) for each in messages]
         else:
             self.unread = messages
@@ -479,4 +542,13 @@ def merged_history(existing: list[Message], imported: list[Message]) -> list[Mes
     """The messages of two copies of a conversation, by their time. Safe to repeat."""
     known = set(existing)
     missing = [message for message in imported if message not in known]
-    return sorted([*existing, *missing], key=lambda message: message.at) if missing else existing
+    if not missing:
+        return existing
+    begun = {**_begun(imported), **_begun(existing)}
+    return sorted([*existing, *missing], key=lambda message: begun.get(message, message.at))
+
+
+def _begun(messages: Sequence[Message]) -> dict[Message, float]:
+    """When the exchange of each message began, where data ties them together."""
+    tied = (exchange for exchange in exchanges(messages) if carries_data(exchange))
+    return {message: exchange[0].at for exchange in tied for message in exchange}

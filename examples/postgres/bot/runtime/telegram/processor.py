@@ -21,7 +21,7 @@ from aiogram.types import Update
 
 from bot.runtime import metrics
 from bot.runtime.config import Settings
-from bot.runtime.errors import StateConflict, StateUnavailable
+from bot.runtime.errors import LeaseLost, StateConflict, StateUnavailable
 from bot.runtime.state.jobs import Claim
 from bot.runtime.state.record import waiting_for
 from bot.runtime.telegram.agent import TelegramAgentAdapter
@@ -33,6 +33,7 @@ from bot.runtime.telegram.updates import (
     QUERIES,
     LruDict,
     Sender,
+    Stops,
     has_to_be_handled,
     is_about_forgetting,
     is_forgetting,
@@ -152,7 +153,13 @@ class Processor:
         self._done: LruDict[bool] = LruDict()
         self._handling: dict[str, asyncio.Task[Any]] = {}
         self._presses: dict[int, asyncio.TimerHandle] = {}
-        self._inbox = Inbox(bot, transaction.store, self._agent.timetable, self.handle_kept)
+        self._inbox = Inbox(
+            bot,
+            transaction.store,
+            self._agent.timetable,
+            self.handle_kept,
+            lambda update_id: transaction.begin_streaming().stop(update_id),
+        )
         self._draining = asyncio.Event()
         metrics.QUEUE_AGE.set_function(self._queue_age)
 
@@ -164,7 +171,7 @@ class Processor:
     @property
     def defers(self) -> bool:
         """Whether updates are kept, to be handled when their turn comes."""
-        return self._agent.deferred
+        return self._transaction.defers
 
     @property
     def empty_inbox(self) -> Callable[[Claim], Awaitable[None]]:
@@ -273,20 +280,23 @@ class Processor:
         now = time.time()
         return max(0.0, now - min(self._waiting_since.values(), default=now))
 
-    async def handle_kept(self, update: Update, failure: Exception | None) -> None:
+    async def handle_kept(
+        self, update: Update, failure: Exception | None, holds: Callable[[], Awaitable[bool]]
+    ) -> None:
         """Handle an update that waited, to its end; Telegram no longer knows of it.
 
         Args:
             update: bound to the bot.
             failure: why it is only to be apologised for.
+            holds: whether no other process has taken it over.
 
         Raises:
-            NotAcknowledged: the bot is shutting down.
+            NotAcknowledged: the bot is shutting down, or another process is at it.
         """
         kind, sender = kind_of(update) or "", self._transaction.sender_of(update)
         structlog.contextvars.bind_contextvars(update_id=update.update_id, user_id=sender.user_id, kind=kind)
         started, record = time.monotonic(), sender.user_id or ""
-        attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure)
+        attempt = functools.partial(self._transaction.run, is_kept=True, failure=failure, holds=holds)
         if timer := self._presses.pop(update.update_id, None):
             timer.cancel()
         if task := asyncio.current_task():
@@ -299,11 +309,11 @@ class Processor:
         self._note_done(update, kind, outcome, started)
 
     async def _keep(
-        self, raw: Mapping[str, Any], update: Update, sender: Sender
+        self, raw: Mapping[str, Any], stops: Stops | None, update: Update, sender: Sender
     ) -> tuple[str, Delivery | None]:
-        """Have an update wait for its turn."""
+        """Have an update wait for its turn, and note what it stops."""
         try:
-            await self._inbox.put(sender.user_id or "", update.update_id, raw)
+            await self._inbox.put(sender.user_id or "", update.update_id, raw, stops)
         except InboxFull as error:
             log.warning("update dropped: too much waits already", is_told=error.is_told)
             return "dropped", None if error.is_told else await self._transaction.tell_full(update, sender)
@@ -321,26 +331,28 @@ class Processor:
             metrics.UPDATES.labels(kind, "unwanted").inc()
             log.debug("update not wanted")
         else:
-            if streams := self._agent.streams:
-                streams.heed(update, sender, self._agent.username)
+            stops = self._transaction.heed(update, sender)
             with metrics.IN_FLIGHT.track_inprogress(), self._releasing_button(update):
                 if kind in QUERIES:
                     outcome, delivery = await self._until_answered(update, sender, keep_trying)
                     await self._released(delivery)
-                elif self._agent.deferred and sender.user_id:
-                    outcome = await self._defer(update, raw, sender, keep_trying)
+                elif self.defers and sender.user_id:
+                    outcome = await self._defer(update, raw, stops, sender, keep_trying)
                 else:
                     outcome, delivery = await self._in_lane(
                         self._transaction.run, update, sender, keep_trying
                     )
                     await self._released(delivery)
-                    if self._agent.streams and is_forgetting(update):
-                        await self._inbox.drop(sender.user_id or "")
             self._note_done(update, kind, outcome, started)
         self._done.set(update.update_id, True)
 
     async def _defer(
-        self, update: Update, raw: Mapping[str, Any] | None, sender: Sender, keep_trying: bool
+        self,
+        update: Update,
+        raw: Mapping[str, Any] | None,
+        stops: Stops | None,
+        sender: Sender,
+        keep_trying: bool,
     ) -> str:
         """Keep an update for later, unless it has to do with what runs."""
         if is_forgetting(update):
@@ -359,15 +371,17 @@ class Processor:
         else:
             if raw is None:
                 raw = raw_of(update)
-            keep = functools.partial(self._keep, raw)
+            keep = functools.partial(self._keep, raw, stops)
             async with self._lanes.hold(waiting_for(sender.lock_key)):  # in the order in which they came
                 outcome, delivery = await self._until(keep, update, sender, keep_trying, self._slots)
             if update.callback_query and outcome == "kept":
-                self._release_later(update.callback_query.id, update.update_id)
+                self._release_later(
+                    update.callback_query.id, update.update_id, 0 if stops else CALLBACK_DELAY
+                )
         await self._released(delivery)
         return outcome
 
-    def _release_later(self, query_id: str, update_id: int) -> None:
+    def _release_later(self, query_id: str, update_id: int, seconds: float) -> None:
         """Stop a button from spinning whose press waits for long before it is handled."""
 
         def begin() -> None:
@@ -378,7 +392,7 @@ class Processor:
             with contextlib.suppress(TelegramAPIError):
                 await self._bot(AnswerCallbackQuery(callback_query_id=query_id))
 
-        self._presses[update_id] = asyncio.get_running_loop().call_later(CALLBACK_DELAY, begin)
+        self._presses[update_id] = asyncio.get_running_loop().call_later(seconds, begin)
 
     async def _in_lane(
         self, attempt: Attempt, update: Update, sender: Sender, keep_trying: bool
@@ -386,8 +400,6 @@ class Processor:
         """Handle an update when those before it are."""
         async with self._behind_upgrade(update, sender), self._lanes.hold(sender.lock_key):
             outcome, delivery = await self._until(attempt, update, sender, keep_trying, self._slots)
-            if streams := self._agent.streams:
-                streams.settle(update.update_id, sender.lock_key, delivery, self._agent.background)
             if delivery:
                 await self._outbox.moved(delivery)
         return outcome, delivery
@@ -444,6 +456,8 @@ class Processor:
                     return done
             except NotAcknowledged:
                 raise
+            except LeaseLost as error:
+                raise NotAcknowledged(str(error)) from error
             except Exception as error:
                 metrics.RETRIES.inc()
                 # Whatever a driver raises, the owner's code did not: whether it was applied is unknown.

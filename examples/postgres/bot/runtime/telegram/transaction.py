@@ -5,7 +5,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,14 +32,16 @@ from bot.runtime.state.jobs import MICROSECONDS, UPDATE, next_number, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
 from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn, give_way, load_again
-from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter, streams
-from bot.runtime.telegram.calls import Reply
+from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter, defers, streams
+from bot.runtime.telegram.calls import SHOWN, Reply
 from bot.runtime.telegram.outbox import Delivery, Outbox, files_of, outbox_changes, replies_of
 from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import (
     MOST_PARTS,
+    STOP_BUTTON,
     LruDict,
     Sender,
+    Stops,
     answer,
     belongs_to,
     date_of,
@@ -95,6 +97,7 @@ class Transaction:
         outbox: sends them.
         store: where records are.
         lanes: the agent's: one per user, in which what changes the user's record runs.
+        defers: whether updates are kept, to be handled when their turn comes.
     """
 
     def __init__(
@@ -123,9 +126,10 @@ class Transaction:
         self._texts = texts
         self._settings = settings
         self.lanes = agent.lanes
+        self.defers = defers(type(agent), by_webhook=bool(settings.webhook_url))
+        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         if streams(type(agent)):
             self.begin_streaming()
-        self.outbox = Outbox(bot, store, self.lanes, agent.timetable)
         self._began: LruDict[int] = LruDict()
 
     def sender_of(self, update: Update) -> Sender:
@@ -139,6 +143,7 @@ class Transaction:
         *,
         is_kept: bool = False,
         failure: Exception | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[str, Delivery | None]:
         """Run it; start over when another commit to the record was first.
 
@@ -147,6 +152,7 @@ class Transaction:
             sender: who it is from.
             is_kept: whether Telegram has its acknowledgement, and will not bring it again.
             failure: why it is not to be handled: it is apologised for.
+            holds: whether no other process has taken it over, where one could.
 
         Returns:
             The outcome, in one or two words, and the replies on their way.
@@ -154,6 +160,7 @@ class Transaction:
         Raises:
             StateUnavailable: the store does not answer.
             StateConflict: others committed first, too often in a row.
+            LeaseLost: another process has taken it over.
         """
         if upgrade := upgrade_in(update):
             await upgrade_group(self.store, *upgrade, self.lanes, sender.lock_key)
@@ -200,15 +207,26 @@ class Transaction:
             is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
                 return await self._commit(
-                    update, sender, record, is_late=is_late, is_kept=is_kept, failure=failure, parts=parts
+                    update,
+                    sender,
+                    record,
+                    is_late=is_late,
+                    is_kept=is_kept,
+                    failure=failure,
+                    parts=parts,
+                    holds=holds,
                 )
             except StateConflict:
                 metrics.CONFLICTS.inc()
                 await give_way(attempt)
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
-    async def gather(self, record_id: str) -> Delivery | None:
+    async def gather(self, record_id: str, failure: Exception | None = None) -> Delivery | None:
         """Handle what came in parts, and waits in a record, as one update. The caller is in its lane.
+
+        Args:
+            record_id: the record.
+            failure: why it is not to be handled: it is apologised for.
 
         Raises:
             StateConflict: another commit was first.
@@ -224,7 +242,7 @@ class Transaction:
         if sender.conversation:
             record = await load_again(self.store, record, sender.conversation)
         outcome, delivery = await self._commit(
-            update, sender, record, is_late=False, is_kept=True, failure=None, parts=parts, is_whole=True
+            update, sender, record, is_late=False, is_kept=True, failure=failure, parts=parts, is_whole=True
         )
         log.info("parts handled as one", parts=len(parts), outcome=outcome)
         return delivery
@@ -296,6 +314,7 @@ class Transaction:
         failure: Exception | None,
         parts: Sequence[tuple[str, int, dict[str, Any]]] = (),
         is_whole: bool = False,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[str, Delivery | None]:
         """Handle the update and commit what it changed or, where it failed, an apology.
 
@@ -308,7 +327,7 @@ class Transaction:
         if parts and not is_whole:
             update = merged(self._bot, pieces := [*pieces, raw_of(update)], update.update_id)
         updates = [merged(self._bot, [piece], update.update_id) for piece in pieces]
-        turn = self._turn(record, update, sender, updates)
+        turn = self._turn(record, update, sender, updates, holds=holds)
         gone: dict[str, bytes | None] = {name: None for name, _, _ in parts}
         for name in gone:
             del turn.fsm[name]
@@ -319,6 +338,7 @@ class Transaction:
         )
 
         async def write(changes: Changes, replies: list[Reply], owed: Mapping[int, bytes | None]) -> None:
+            await turn.check_lease()
             if files := files_of(replies):
                 changes = replace(changes, files=files)
             noted = with_applied(changes, record, update.update_id, queue, date_of(update))
@@ -330,10 +350,10 @@ class Transaction:
         if is_late:
             log.info("without effect: its user was forgotten meanwhile")
             replies = await self.outbox.prepare(update, [])
-            replies = await self._in_place_of_shown(turn, replies, may_be_earlier=True)
+            replies = await self._in_place_of_shown(turn, replies)
             owed, entry = owing(replies)
             due = turn.due({}, owed, owes=is_owed(entry))
-            await write(Changes(due=due, outbox=owed), replies, owed)
+            await write(Changes(marks=turn.counter_changes(), due=due, outbox=owed), replies, owed)
             return "forgotten", self._deliver(update, sender, replies, entry=entry)
         try:
             if failure:
@@ -363,7 +383,7 @@ class Transaction:
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
         replies, begin = await self._apology(turn, update, sender, failure)
-        replies = await self._in_place_of_shown(turn, replies, may_be_earlier=True)
+        replies = await self._in_place_of_shown(turn, replies)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
         owed, owing_apology = owing(replies)
         entry = None
@@ -398,6 +418,7 @@ class Transaction:
         parts: Sequence[Update] = (),
         *,
         is_read_only: bool = False,
+        holds: Callable[[], Awaitable[bool]] | None = None,
     ) -> Turn:
         """A turn on a record that was loaded for an update."""
         return Turn(
@@ -409,6 +430,8 @@ class Transaction:
             timetable=self._agent.timetable,
             open_stream=self._open_stream if sender.user_id and not is_read_only else None,
             stopped=self._agent.streams.said(update.update_id) if self._agent.streams else None,
+            holds=holds,
+            memory=self._agent.remembers,
         )
 
     def _open_stream(self, turn: Turn) -> "Stream | None":
@@ -424,24 +447,32 @@ class Transaction:
                 self._bot,
                 self.store,
                 self._texts,
-                can_stop=self._agent.deferred or not self._settings.webhook_url,
+                can_stop=self.defers or not self._settings.webhook_url,
+                is_deferred=self.defers,
+                is_behind=self.outbox.is_behind,
                 by_message=self._agent.while_busy == "stop",
                 format=self._agent.format,
             )
         return self._agent.streams
 
-    async def _in_place_of_shown(
-        self, turn: Turn, replies: list[Reply], *, may_be_earlier: bool = False
-    ) -> list[Reply]:
-        """The replies, of which the first takes the place of what was shown until then.
+    def heed(self, update: Update, sender: Sender) -> "Stops | None":
+        """Stop the answers that an update asks to stop; which those are, here or elsewhere."""
+        query = update.callback_query
+        if update.stopped_message_generation or (query and STOP_BUTTON.fullmatch(query.data or "")):
+            self.begin_streaming()  # another process shows what an agent says that does not yield
+        streams = self._agent.streams
+        return streams.heed(update, sender, self._agent.username) if streams else None
 
-        Args:
-            turn: what was shown is its agent's.
-            replies: its replies.
-            may_be_earlier: look for what another attempt has shown, though this one has shown nothing.
-        """
-        stream: Any = turn.stream if self._agent.streams and (turn.is_shown or may_be_earlier) else None
+    async def _in_place_of_shown(self, turn: Turn, replies: list[Reply]) -> list[Reply]:
+        """The replies, of which the first takes the place of what was shown until then."""
+        stream: Any = turn.stream if self._may_be_shown(turn) else None
         return await stream.replaced_by(replies) if stream else replies
+
+    def _may_be_shown(self, turn: Turn) -> bool:
+        """Whether this attempt at a turn has shown something, or one before it, in a process that is dead."""
+        update_id = turn.update.update_id if turn.update else 0
+        before = self._agent.streams is not None and update_id in self._agent.streams.messages
+        return turn.is_shown or before or f"{SHOWN}{update_id}" in turn.counters
 
     async def _handle(self, turn: Turn, update: Update, *, seconds: float = math.inf) -> str:
         """Run the dispatcher; its methods, returned un-awaited, become the turn's replies.

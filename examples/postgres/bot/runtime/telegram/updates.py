@@ -80,6 +80,9 @@ COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\
 STOP_BUTTON = re.compile(r"stop answer (\d+)")
 """The data of the button that stops an answer, with the id of the update that is answered."""
 
+Stops = Callable[[int, int], bool]
+"""Whether somebody has stopped the answer to an update in a chat, by their ids."""
+
 _NAMES = re.compile(r"@\w+")
 
 NAME_SECONDS = 5.0
@@ -119,7 +122,7 @@ def is_known(update: Update, kind: str | None) -> bool:
 
 def date_of(update: Update) -> float | None:
     """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
-    event = update.event
+    event = update.message or update.event  # what it mostly is takes no search
     edited_at: int | None = getattr(event, "edit_date", None)
     date = getattr(event, "date", None)
     return edited_at or (date.timestamp() if date else None)
@@ -442,11 +445,14 @@ def sender_of(update: Update, record_of: Callable[[Place], RecordId | None]) -> 
     speaker = message.sender_chat if message else None
     chat = context.chat or (message.chat if message else None)
     direct = said.direct_messages_topic if isinstance(said, Message) else None
+    person = context.user.id if context.user and not speaker else None
+    if update.stopped_message_generation and chat and chat.type == ChatType.PRIVATE:
+        person = chat.id  # Telegram does not say who it was
     place = Place(
         chat=chat.id if chat else None,
         topic=direct.topic_id if direct else context.thread_id,
         business_connection=context.business_connection_id,
-        person=context.user.id if context.user and not speaker else None,
+        person=person,
         identity=speaker.id if speaker else None,
     )
     record = record_of(place)

@@ -4,21 +4,34 @@ The update transaction, commands, flows and agents all see the same turn, so tog
 """
 
 import asyncio
+import hashlib
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
-from bot.runtime.errors import ReplyTooLarge, StateConflict, StateError, StateForgotten, TurnGivenUp
+from bot.runtime.errors import (
+    LeaseLost,
+    ReplyTooLarge,
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateForgotten,
+    StateValueError,
+    TurnGivenUp,
+)
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.jobs import (
     JOB,
+    MICROSECONDS,
     NOWHERE,
     UPDATE,
     Job,
@@ -38,8 +51,13 @@ from bot.runtime.state.record import (
     Place,
     RecordId,
     UserRecord,
+    carries_data,
+    exchanges,
     place_of,
+    summary_of,
+    without_data,
 )
+from bot.runtime.state.shape import VERSION, Shape
 from bot.runtime.state.store import Changes, ConversationChange, StateStore, next_version
 
 if TYPE_CHECKING:
@@ -55,11 +73,26 @@ COMMIT_ATTEMPTS = 10
 MESSAGE_BYTES = len('{"role":"assistant","text":,"at":1764115200.123456},')
 """What a message of the history takes besides its text."""
 
+COMPACTING = "compact:"
+"""How the counters are named that say that a summary is being made."""
+
+COMPACTING_SECONDS = 3600
+"""How long no other summary is begun, whatever becomes of that one."""
+
+NEARLY_FULL = 0.75
+"""Which part of its limits a conversation has reached when its older half is to be made into a summary."""
+
+COUNT = "count:"
+"""What the names of counters begin with that are the owner's."""
+
 CLOCKS_DIFFER = 60_000_000
 """Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
 
 AUTHOR_BYTES = len(',"author":{"id":,"name":}')
 """What its author takes besides id and name."""
+
+DATA_BYTES = len(',"data":')
+"""What its data takes besides itself."""
 
 CONVERSATION_BYTES = len('"":[1764115200123456,1764115200123456,10000,1764115200.123456],')
 """What a record notes of each conversation takes besides its name, when there are several."""
@@ -145,6 +178,25 @@ class Stream(Protocol):
         """Show no more; wait for so long for what is under way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How an agent remembers, as far as its turns have to know.
+
+    Attributes:
+        shape: of its state; `None` for an agent that takes it as a dict.
+        kept: keys of the state that `Turn.reset` leaves.
+        compact: begins to make a summary of a turn's oldest messages, once that is committed; `None` for an
+            agent that makes none.
+    """
+
+    shape: Shape | None = None
+    kept: Collection[str] = ()
+    compact: "Callable[[Turn, Sequence[Message]], None] | None" = None
+
+
+NO_MEMORY = Memory()
+
+
 class _Sealed(dict[str, Any]):
     """A dict that can be read only."""
 
@@ -202,9 +254,13 @@ class Turn:
         job: Job | None = None,
         open_stream: "Callable[[Turn], Stream | None] | None" = None,
         stopped: str | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
+        memory: Memory = NO_MEMORY,
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
+        self._memory = memory
         self.job = job
+        self._holds = holds
         self.stopped = stopped
         self.answering: asyncio.Task[Any] | None = None
         self._open_stream = open_stream
@@ -235,16 +291,20 @@ class Turn:
         self._replies_before_failure = 0
         self._record = record
         self._limits = limits
-        self._loaded_state = _frozen(record.state)
+        self._loaded_state = self._read_state = _frozen(record.state)
+        self._typed: Any = None
+        self._written: dict[str, Any] = {}
+        self._fullness = 0.0
         self._loaded_fsm = _frozen(record.fsm)
         self._loaded_history: tuple[Message, ...] = ()
         self._history: list[Message] | None = None
         self._said: list[Message] = []
+        self._beside: bytes | None = None
         self._unread_history = record.unread or ()
         if not self._unread_history:
             self._read_history()
         self._noted = dict(record.conversations) | dict.fromkeys(record.orphans)
-        self._sizes: dict[str, list[int]] = {}
+        self._units: dict[str, list[_Unit]] = {}
         self._unread: str | None = None
         self._replaced: dict[str, list[Message]] = {}
         self._ended: set[str] = set()
@@ -286,11 +346,50 @@ class Turn:
             self._stream = self._open_stream(self)
         return self._stream
 
-    def remember(self, role: Literal["user", "assistant"], text: str) -> None:
-        """Append a message to the history."""
+    def remember(self, role: Literal["user", "assistant"], text: str, data: Any = None) -> None:
+        """Append a message to the history.
+
+        What belongs together is dropped together when the history is full: from a message of a `user` up to
+        the next one, if there is data with any of these. Too large for the limits, they lose their data.
+
+        Args:
+            role: who said it.
+            text: what was said; may be empty, if there is data.
+            data: JSON to keep beside the text, such as the call of a tool; `Message.data` gives it again.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
         self.check_may_change()
+        json = None if data is None else dumps(data, "data")
+        if role == "assistant" and json is None:
+            json, self._beside = self._beside, None
         messages = self._said if self._history is None else self._history
-        messages.append(Message(role, text, time.time(), self.author if role == "user" else None))
+        messages.append(Message(role, text, time.time(), self.author if role == "user" else None, json))
+
+    def remember_beside(self, data: Any) -> None:
+        """Keep JSON beside what is remembered next of the bot's: the answer that the agent is about to give.
+
+        Args:
+            data: as `remember` takes it, in the place of what was given before; `None` for nothing.
+
+        Raises:
+            StateValueError: the data cannot be kept; the text names what of it.
+            StateError: a query is answered.
+        """
+        self.check_may_change()
+        self._beside = None if data is None else dumps(data, "data")
+
+    @property
+    def owes_data(self) -> bool:
+        """Whether there is data to keep beside an answer, even an empty one."""
+        return self._beside is not None
+
+    @property
+    def beside(self) -> Any:
+        """The data that `remember_beside` keeps beside what is remembered next; `None` if there is none."""
+        return None if self._beside is None else orjson.loads(self._beside)
 
     @property
     def history(self) -> list[Message]:
@@ -316,6 +415,52 @@ class Turn:
         self._ended.add(conversation)
         self.history[:0] = history
 
+    @property
+    def typed(self) -> Any:
+        """The state as the agent's `state_type` has it; change it freely, and it is kept.
+
+        Raises:
+            StateCorrupt: what is kept does not fit.
+            StateValueError: what was put into `state` in this turn does not fit.
+            StateError: the agent has no `state_type`.
+        """
+        if self._typed is None:
+            shape = self._memory.shape
+            if shape is None:
+                raise StateError("the agent declares no state_type: set it, or use turn.state")
+            typed = shape.read(_thawed(self._read_state), self.user_id)
+            if changed := _compare(self._read_state, self.state, "state")[0]:
+                typed = shape.fitting(_with_keys(shape.write(typed), self.state, changed))
+                self._read_state = _frozen(self.state)
+            self._typed, self._written = typed, _frozen(shape.write(typed))
+        return self._typed
+
+    def _write_typed(self) -> None:
+        """Put into `state` what was changed in `typed`. What was changed in `state` itself has to fit, too.
+
+        Raises:
+            StateCorrupt: what is kept does not fit, and was to be changed.
+            StateValueError: what it became does not fit.
+        """
+        shape = self._memory.shape
+        if shape is None or self.is_read_only:
+            return
+        by_key = _compare(self._read_state, self.state, "state")[0].keys() - {VERSION}
+        if self._typed is None and not (by_key and self.state):
+            return
+        value = shape.write(self.typed)
+        by_key &= _compare(self._read_state, self.state, "state")[0].keys()  # `typed` has seen the others
+        unchanged = by_key - _compare(self._written, value, "state")[0].keys()
+        value = _with_keys(value, self.state, unchanged)
+        if value and _compare(self._written, value, "state")[0]:
+            shape.fitting(value)
+        elif not self.state:
+            return  # of somebody new, nothing is kept as long as nothing is changed
+        self.state.clear()
+        if value:
+            self.state.update(value, **{VERSION: shape.version})
+        self._read_state, self._written = _frozen(self.state), _frozen(value)
+
     def check_may_change(self) -> None:
         """Raise `StateError` if this turn keeps nothing because a query is answered."""
         if self.is_read_only:
@@ -324,6 +469,9 @@ class Turn:
     def check_unchanged(self) -> None:
         """Raise `StateError` if something inside of a value was changed in a turn that keeps nothing."""
         is_as_before = self._history is None or tuple(self._history) == self._loaded_history
+        shape = self._memory.shape
+        if shape and self._typed is not None:
+            is_as_before &= not _compare(self._written, shape.write(self._typed), "state")[0]
         if not is_as_before or _compare(self._loaded_state, self.state, "state")[0]:
             raise StateError(READ_ONLY)
 
@@ -381,6 +529,29 @@ class Turn:
         at, every, zone = repeated(interval, start, self._timetable)
         return self._put(new_job(method, arguments, at=at, every=every, zone=zone, place=self.place))
 
+    def count(self, name: str, amount: int = 0, *, per: timedelta = timedelta(days=1)) -> int:
+        """Add to a counter of this record that limits people: of tokens a day, say.
+
+        It begins anew when so much time has passed since it began. It outlives `/reset`, `/forget` and a turn
+        that fails.
+
+        Args:
+            name: what is counted.
+            amount: how many more; 0 to look only.
+            per: for how long they count.
+
+        Returns:
+            How many there are.
+        """
+        self.check_may_change()
+        now = self.now // 1_000_000
+        until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
+        if until <= now:
+            until, count = now + math.ceil(per.total_seconds()), 0
+        if amount:
+            self.counters[f"{COUNT}{name}"] = [until, count + amount]
+        return count + amount
+
     def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
         """Have a method run as a turn of another record, soon, and once.
 
@@ -399,6 +570,88 @@ class Turn:
         place, to = place_of(record), "" if record == self.user_id else record
         return self._put(new_job(method, arguments, at=self._timetable.now(), place=place, to=to))
 
+    def ask(
+        self,
+        question: str,
+        choices: Mapping[str, str],
+        within: timedelta,
+        method: Callable[..., Any],
+        /,
+        **arguments: Any,
+    ) -> str:
+        """Ask whoever this turn is of, with buttons, and have a method run with the answer: once.
+
+        The question is one of the turn's replies, and remembered. The method runs as a job when a button is
+        pressed or, when that takes too long, with the answer `None`. Only the person is heard who is asked;
+        where no person is behind the turn, anybody in the chat. `reset` and `cancel` take the question back.
+
+        Args:
+            question: what to ask, as plain text.
+            choices: the answers, and what their buttons say.
+            within: for how long an answer is taken.
+            method: one of the agent's, marked with `@job`. Its argument `answer` is one of `choices`, or
+                `None`.
+            arguments: what else it is called with, as JSON.
+
+        Returns:
+            The id of the job, by which the question can be taken back.
+
+        Raises:
+            StateError: too many jobs wait, or a query is answered.
+            TypeError, ValueError: the method or an argument cannot be kept, there are no choices, or there is
+                no chat to ask in.
+        """
+        # Here, because aiogram takes a while to import, and few turns ask.
+        from aiogram.methods import SendMessage
+        from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+
+        place, message = self.place, self.message
+        if place.chat is None or (message and message.guest_query_id):
+            raise ValueError("a question needs a chat that the bot is in")
+        if not choices:
+            raise ValueError("a question needs choices")
+        at = self._timetable.at(within)
+        job = new_job(method, {"answer": None, **arguments}, at=at, place=place, choices=dict(choices))
+        data = f"ask:{job.id}:{{}}:{place.person or 0}:{at // MICROSECONDS}"
+        buttons = [
+            InlineKeyboardButton(text=label, callback_data=data.format(number))
+            for number, label in enumerate(choices.values())
+        ]
+        direct = message.direct_messages_topic if message else None
+        self._put(job)
+        self.remember("assistant", question)
+        self.reply(
+            SendMessage(
+                chat_id=place.chat,
+                message_thread_id=None if direct else place.topic,
+                direct_messages_topic_id=direct.topic_id if direct else None,
+                business_connection_id=place.business_connection,
+                text=question,
+                reply_markup=InlineKeyboardMarkup(inline_keyboard=[[button] for button in buttons]),
+            )
+        )
+        return job.id
+
+    def answer(self, job_id: str, number: int) -> str | None:
+        """Take an answer to a question: its method runs next.
+
+        Args:
+            job_id: what `ask` returned.
+            number: of the choice, from 0.
+
+        Returns:
+            What the button says; `None` when the question is not open, or not any more.
+        """
+        job = next((each for each in self.jobs if each.id == job_id), None)
+        if job is None or job.stopped or job.at <= self.now or not 0 <= number < len(job.choices):
+            return None
+        self.check_may_change()
+        answer, label = list(job.choices.items())[number]
+        arguments = {**job.arguments, "answer": answer}
+        put_job(self.fsm, replace(job, at=self.now, arguments=arguments, choices={}))
+        self.remember("user", label)
+        return label
+
     def cancel(self, job_id: str) -> bool:
         """Drop a job.
 
@@ -407,6 +660,32 @@ class Turn:
         """
         self.check_may_change()
         return self.fsm.pop(JOB + job_id, None) is not None
+
+    async def keep_now(self, store: StateStore, name: str, number: int, seconds: int) -> None:
+        """Keep a counter at once, for so long: what a rerun has to know, should this process be killed.
+
+        The turn's own commit counts from there, so nobody has to run again.
+
+        Raises:
+            StateConflict: another commit was first.
+            StateError: as `StateStore.commit` says.
+        """
+        record = self._record
+        mark = [int(max(time.time(), record.version / 1e6)) + seconds, number]
+        changes = Changes(marks={name: dumps(mark, name)})
+        record.version = self.version = await store.commit(self.user_id, changes, expect=record.version)
+        record.marks = {**record.marks, name: mark}
+        self.counters[name] = mark
+
+    async def check_lease(self) -> None:
+        """Raise `LeaseLost` if another process has taken over what came in.
+
+        Raises:
+            LeaseLost: it has.
+            StateUnavailable: nobody knows.
+        """
+        if self._holds and not await self._holds():
+            raise LeaseLost("another process has taken it over")
 
     def hear(self, job: Job) -> None:
         """Take a job from another record, unless it came before.
@@ -422,19 +701,48 @@ class Turn:
         return job.id
 
     def reset(self) -> None:
-        """Clear state, flows, and the conversation at this place. Jobs stay."""
+        """Clear state, flows, and the conversation at this place.
+
+        Keys that are `kept` stay, and so do jobs; questions are taken back.
+        """
         self.check_may_change()
+        self._clear(self._kept_state())
+
+    def _clear(self, kept: Mapping[str, Any]) -> None:
         self.state.clear()
+        self.state.update(kept)
+        self._typed, self._read_state = None, _frozen(self.state)
         self.history.clear()
-        for name in [name for name in self.fsm if not name.startswith(JOB)]:
+        jobs = {JOB + each.id for each in self.jobs if not each.choices}
+        for name in self.fsm.keys() - jobs:
             del self.fsm[name]
+
+    def _kept_state(self) -> dict[str, Any]:
+        """What `reset` leaves of the state: of one that does not fit, what does."""
+        if not self._memory.kept:
+            return {}
+        shape = self._memory.shape
+        with suppress(StateCorrupt, StateValueError):
+            if shape and self.state:
+                _ = self.typed  # which upgrades it
+            self._write_typed()
+        kept = {key: value for key, value in self.state.items() if key in self._memory.kept}
+        if not kept or shape is None:
+            return kept
+        try:
+            typed = shape.fitting(shape.write(shape.fresh()) | kept)
+        except StateValueError:
+            return {}
+        return shape.write(typed) | {VERSION: shape.version}
 
     def forget(self) -> None:
         """Erase everything kept about the user when the turn is committed."""
-        self.reset()
+        self.check_may_change()
+        self._clear({})
         self.fsm.clear()
+        self.end_compacting()
         self._forget = True
-        self._loaded_state = {}
+        self._loaded_state = self._read_state = {}
         self._loaded_fsm = {}
         self._loaded_history = ()
 
@@ -497,6 +805,7 @@ class Turn:
             is_anonymous=self.is_anonymous,
             timetable=self._timetable,
             job=self.job,
+            memory=self._memory,
         )
 
     def when_committed(self, begin: Callable[[], None]) -> None:
@@ -533,14 +842,14 @@ class Turn:
         following = next_version(max([self.version, *(each.next for each in before.values())]))
         self._record.conversations = {}
         for name, messages in others.items():
-            if kept := messages[-self._limits.history :] if self._limits.history else []:
-                self._sizes[name] = list(map(_message_size, kept))
+            kept, size = _newest(messages, self._limits.history)
+            if kept:
+                self._units[name] = _units(kept)
                 if kept == self._record.others.get(name):
                     self._record.conversations[name] = before[name]
                     continue
                 self._replaced[name] = kept
-                noted = noted_of(kept, sum(self._sizes[name]), following + len(kept))
-                self._record.conversations[name] = noted
+                self._record.conversations[name] = noted_of(kept, size, following + len(kept))
 
     async def fitted_changes(
         self, store: StateStore, outbox: Mapping[int, bytes | None] | None = None, *, owes: bool = False
@@ -558,21 +867,66 @@ class Turn:
             StateConflict: another commit was first.
             StateError: as `StateStore.load` and `changes` say.
         """
+        self._write_typed()
         is_first = self.conversation and not (self._record.conversations or self._forget)
         if is_first and self.version and self.history:
-            home = await self._sizes_of(store, HOME)
+            home = await self._read_units(store, HOME)
             if home.history:
-                size, following = sum(self._sizes[HOME]), len(home.history)
+                size, following = sum(size for _, size in self._units[HOME]), len(home.history)
                 self._record.conversations[HOME] = noted_of(home.history, size, following)
         while True:
             changes = self.changes(outbox, owes=owes)
-            if self._unread is None:
+            if self._unread is not None:
+                await self._read_units(store, self._unread)
+            elif changes is None or not self._claim_compacting():
                 return changes
-            await self._sizes_of(store, self._unread)
 
-    async def _sizes_of(self, store: StateStore, conversation: str) -> UserRecord:
+    def _claim_compacting(self) -> bool:
+        """Have a summary made of the oldest messages, if they are soon to go and nobody is at it.
+
+        That is noted with the turn, so that one process does it, and not soon again, if it fails.
+        """
+        compact, mark = self._memory.compact, compacting(self.conversation)
+        if compact is None or mark in self.counters or self._fullness < NEARLY_FULL:
+            return False
+        old = _older_half(self.history)
+        if not old or (len(old) == 1 and old[0].is_summary):
+            return False
+        self.counters[mark] = [self._timetable.now() // MICROSECONDS + COMPACTING_SECONDS, 1]
+        self.when_committed(partial(compact, self, old))
+        return True
+
+    def replace_oldest(self, old: Sequence[Message], text: str) -> bool:
+        """Put a summary in the place of these messages, if they are still the oldest.
+
+        Some of them may have gone meanwhile, as the history was full: they are in the summary, too.
+
+        Returns:
+            Whether it stands there now.
+        """
+        if old[-1] not in self.history:
+            return False
+        left = self.history.index(old[-1]) + 1
+        summary = summary_of(old, text)
+        is_smaller = _message_size(summary) < sum(map(_message_size, self.history[:left]))
+        if self.history[:left] != list(old[-left:]) or not is_smaller:
+            return False
+        self.history[:left] = [summary]
+        self.counters.pop(compacting(self.conversation), None)
+        return True
+
+    def claimed_by(self, other: "Turn") -> bool:
+        """Whether it is still that turn's to have a summary made here: nobody has cleared anything since."""
+        mark = compacting(self.conversation)
+        return mark in self.counters and self.counters[mark] == other.counters.get(mark)
+
+    def end_compacting(self) -> None:
+        """Have no summary that is being made take the place of anything, as some of it is to be forgotten."""
+        self.counters = {key: each for key, each in self.counters.items() if not key.startswith(COMPACTING)}
+
+    async def _read_units(self, store: StateStore, conversation: str) -> UserRecord:
         record = await load_again(store, self._record, conversation)
-        self._sizes[conversation] = list(map(_message_size, record.history))
+        self._units[conversation] = _units(record.history)
         return record
 
     def changes(
@@ -605,14 +959,18 @@ class Turn:
         if state_size + fsm_size <= self._limits.max_bytes < content:
             raise ReplyTooLarge(f"with its replies it has more bytes than {self._limits.max_bytes}")
         noted_size = _noted_size(self.conversation) if self.conversation or others else 0
-        kept, history_size = self._fitting_history(self._limits.max_bytes - content - noted_size)
+        room = self._limits.max_bytes - content - noted_size
+        kept, history_size, history = self._fitting_history(room)
         content += noted_size + history_size if kept else 0
+        self._fullness = max(kept / max(1, self._limits.history), history_size / max(1, room))
+        if kept < len(self._unread_history if self._history is None else self._history):
+            self._fullness = 1.0
         self._unread = None
         if others:
             self._make_room(others, self._limits.max_bytes - content)
             content += sum(each.bytes + _noted_size(name) for name, each in others.items())
 
-        was_empty, appended_only, fresh = self._appended()
+        was_empty, appended_only, fresh = self._appended(history)
         messages = tuple(fresh[-kept:]) if kept else ()
         clear = not was_empty and (not appended_only or not kept)
         keep: int | None = kept
@@ -697,29 +1055,32 @@ class Turn:
         }
         return dict.fromkeys(before.keys() - self.counters.keys()) | changed
 
-    def _appended(self) -> tuple[bool, bool, list[Message]]:
+    def _appended(self, history: list[Message] | None) -> tuple[bool, bool, list[Message]]:
         """Whether there was no history, whether it was only appended to, and what is to be written of it."""
-        if self._history is None:
+        if history is None:
             return False, True, self._said
         loaded = self._loaded_history
-        appended_only = tuple(self._history[: len(loaded)]) == loaded
-        return not loaded, appended_only, self._history[len(loaded) :] if appended_only else self._history
+        appended_only = tuple(history[: len(loaded)]) == loaded
+        return not loaded, appended_only, history[len(loaded) :] if appended_only else history
 
     def _noted_now(self, kept: int, size: int, following: int) -> Conversation:
         """What is to be noted of the conversation here, of which so many messages stay."""
         said = self._said if self._history is None else self._history
         return Conversation(following - kept, following, size, (said or self.history)[-1].at)
 
-    def _fitting_history(self, max_bytes: int) -> tuple[int, int]:
-        """How many of the newest messages state and limits leave room for, and their bytes as JSON."""
+    def _fitting_history(self, max_bytes: int) -> tuple[int, int, list[Message] | None]:
+        """How many of the newest messages state and limits leave room for, their bytes as JSON, and all."""
         most = self._limits.history
         said = self._said if self._history is None else self._history
+        if carries_data(said):
+            history, size = _newest(self.history, most, max_bytes)
+            return len(history), size, [*self.history[: len(self.history) - len(history)], *history]
         texts = [message.text for message in said]
         if self._history is None:
             texts = [each["text"] for each in self._unread_history] + texts
         texts = texts[-most:] if most else []
         if not texts:
-            return 0, 0
+            return 0, 0, self._history
         brackets_and_commas = len(texts) + 1
         size = len(orjson.dumps(texts)) - brackets_and_commas + len(texts) * MESSAGE_BYTES
         size += sum([_author_size(each) for each in said[-most:] if each.author])
@@ -729,7 +1090,7 @@ class Turn:
             while size > max_bytes and dropped < len(newest):
                 size -= _message_size(newest[dropped])
                 dropped += 1
-        return len(texts) - dropped, size
+        return len(texts) - dropped, size, self._history
 
     def _make_room(self, others: dict[str, Conversation], room: int) -> None:
         """Drop of other conversations what does not fit."""
@@ -738,12 +1099,12 @@ class Turn:
             if excess <= 0:
                 return
             about = others.pop(name)
-            if excess < about.bytes and name not in self._sizes:
+            if excess < about.bytes and name not in self._units:
                 self._unread = name
             elif excess < about.bytes:
-                for size in self._sizes[name]:
+                for count, size in self._units[name]:
                     if excess > 0:
-                        about = about._replace(first=about.first + 1, bytes=about.bytes - size)
+                        about = about._replace(first=about.first + count, bytes=about.bytes - size)
                         excess -= size
                 if about.first < about.next:
                     others[name] = about
@@ -751,9 +1112,61 @@ class Turn:
             excess -= about.bytes + _noted_size(name)
 
 
+_Unit = tuple[int, int]
+"""How many messages are dropped together, and their bytes as JSON."""
+
+
+def _units(messages: Sequence[Message]) -> list[_Unit]:
+    """What of a conversation is dropped together: an exchange with data, and each other message alone."""
+    units: list[_Unit] = []
+    for exchange in exchanges(messages):
+        sizes = list(map(_message_size, exchange))
+        if carries_data(exchange):
+            units.append((len(sizes), sum(sizes)))
+        else:
+            units += [(1, size) for size in sizes]
+    return units
+
+
+def _newest(messages: Sequence[Message], most: int, max_bytes: float = math.inf) -> tuple[list[Message], int]:
+    """The newest messages of a conversation, as many as fit, and their bytes as JSON.
+
+    The newest exchange loses its data when it does not fit with it.
+    """
+    kept, units = list(messages), _units(messages)
+    newest = list(exchanges(kept))[-1] if kept else []
+    if carries_data(newest) and (len(newest) > most or units[-1][1] > max_bytes):
+        kept[-len(newest) :] = without_data(newest)
+        units = _units(kept)
+    count, size = len(kept), sum(each for _, each in units)
+    for messages_of_unit, bytes_of_unit in units:
+        if count <= most and size <= max_bytes:
+            break
+        count -= messages_of_unit
+        size -= bytes_of_unit
+    return kept[len(kept) - count :], size
+
+
+def _older_half(messages: Sequence[Message]) -> list[Message]:
+    """The oldest exchanges of a conversation, about half of it, and never the newest one."""
+    half, half_size = len(messages) / 2, sum(map(_message_size, messages)) / 2
+    old: list[Message] = []
+    for exchange in list(exchanges(messages))[:-1]:
+        if len(old) >= half and sum(map(_message_size, old)) >= half_size:
+            break
+        old += exchange
+    return old
+
+
+def compacting(conversation: str) -> str:
+    """The name of the counter that has one process at a time make a summary of a conversation."""
+    return COMPACTING + hashlib.sha256(conversation.encode()).hexdigest()[:16]
+
+
 def _message_size(message: Message) -> int:
     """Bytes of a message as JSON."""
-    return len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
+    size = len(orjson.dumps(message.text)) + MESSAGE_BYTES + _author_size(message)
+    return size if message.json is None else size + DATA_BYTES + len(message.json)
 
 
 def _author_size(message: Message) -> int:
@@ -864,6 +1277,7 @@ async def mutate(
     lanes: KeyedLock | None = None,
     conversation: str | None = HOME,
     timetable: Timetable | None = None,
+    memory: Memory = NO_MEMORY,
 ) -> T:
     """Change a record outside an update: load, `change`, commit; start over when another commit was first.
 
@@ -877,6 +1291,7 @@ async def mutate(
             of another record's turn it does not wait, as that one may be waiting, too.
         conversation: the one in the turn's history; `None`: that at `HOME`, and all others beside it.
         timetable: the store's time; told of jobs.
+        memory: the agent's, if the change touches its state or says something.
 
     Returns:
         What `change` returned.
@@ -898,7 +1313,8 @@ async def mutate(
             if record.forgotten > since:
                 raise StateForgotten("forgotten meanwhile", user_id)
             place = place_of(user_id)
-            turn = Turn(record, store.limits, incoming=Incoming(place=place), timetable=timetable)
+            incoming = Incoming(place=place)
+            turn = Turn(record, store.limits, incoming=incoming, timetable=timetable, memory=memory)
             with turn.active():
                 result = await change(turn)
             _check_time()
@@ -920,6 +1336,12 @@ async def mutate(
 def _check_time() -> None:
     if (turn := _current.get()) and turn.is_given_up:
         raise TurnGivenUp
+
+
+def _with_keys(value: dict[str, Any], state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The value, with these keys as they are in the state."""
+    others = {key: each for key, each in value.items() if key not in set(keys)}
+    return others | {key: state[key] for key in keys if key in state and key != VERSION}
 
 
 def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:

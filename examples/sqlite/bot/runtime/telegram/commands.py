@@ -31,10 +31,11 @@ from aiogram.types import (
 
 from bot.runtime import metrics
 from bot.runtime.errors import OperatorError
+from bot.runtime.state.jobs import MICROSECONDS
 from bot.runtime.state.record import is_person
 from bot.runtime.state.turn import Turn, current_turn
-from bot.runtime.telegram.agent import TelegramAgentAdapter, forget_in_shared_records
-from bot.runtime.telegram.calls import FORMATS, options_of, run_alongside
+from bot.runtime.telegram.agent import TelegramAgentAdapter, ask_to_forget
+from bot.runtime.telegram.calls import FORMATS, TEXT_LIMIT, options_of, run_alongside, utf16_length
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
     COMMAND,
@@ -74,8 +75,24 @@ class Forget(CallbackData, prefix="forget"):
     yes: bool
 
 
+class Answer(CallbackData, prefix="ask"):
+    """What the buttons of a question say, see `Turn.ask`. Nobody has to believe them: people can send others.
+
+    Attributes:
+        job: the id of the job that waits for the answer.
+        choice: the number of the answer.
+        person: who is asked; 0 for anybody.
+        until: when it is too late, in seconds since 1970.
+    """
+
+    job: str
+    choice: int
+    person: int
+    until: int
+
+
 def commands() -> Router:
-    """The router of `/start`, `/help`, `/reset`, `/export` and `/forget`."""
+    """The router of `/start`, `/help`, `/reset`, `/export` and `/forget`, and of answers to questions."""
     router = Router(name="commands")
     router.message.filter(is_command)
     router.message(is_start)(start)
@@ -86,6 +103,7 @@ def commands() -> Router:
     router.message(named("forget"), is_shared)(forget_here)
     router.message(named("export", "forget"))(only_in_private)
     router.callback_query(Forget.filter())(forget_pressed)
+    router.callback_query(Answer.filter())(answered)
     router.message(is_stop)(stop)
     router.callback_query(is_stop_pressed)(stop_pressed)
     router.stopped_message_generation()(stopped)
@@ -268,11 +286,33 @@ async def forget_pressed(
     text = words.not_forgotten
     if callback_data.yes:
         _turn().forget()
-        forget_in_shared_records(agent, query.from_user.id)
+        await ask_to_forget(agent, query.from_user.id)
         text = words.forgotten
     if query.message is None or isinstance(query.message, InaccessibleMessage):
         return query.answer(text, show_alert=True)
     return [query.message.edit_text(text), query.answer()]
+
+
+async def answered(
+    query: CallbackQuery, callback_data: Answer, texts: TextTable
+) -> list[TelegramMethod[Any]] | TelegramMethod[Any]:
+    """Take an answer to a question, whose method runs next, as a job; or say why not."""
+    words, turn = texts.of(query.from_user.language_code), _turn()
+    asked = {callback_data.person or None}
+    asked |= {job.place.person for job in turn.jobs if job.id == callback_data.job}
+    if asked - {None, query.from_user.id}:
+        return query.answer(words.not_your_button, show_alert=True)
+    label = turn.answer(callback_data.job, callback_data.choice)
+    if label is None:
+        is_late = callback_data.until <= turn.now // MICROSECONDS
+        return query.answer(words.too_late if is_late else words.closed, show_alert=True)
+    message = query.message
+    if not isinstance(message, Message):
+        return query.answer(label)
+    text = f"{message.text}\n\n{label}"
+    if utf16_length(text) > TEXT_LIMIT:
+        return [message.edit_reply_markup(), query.answer(label)]
+    return [message.edit_text(text, entities=message.entities), query.answer()]
 
 
 async def is_stop(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> bool:

@@ -234,7 +234,8 @@ class LocalTelegram:
         token = _calls.set((calls, [] if frames is None else frames))
         try:
             await self._processor.process_raw(raw)
-            if self._jobs and self._processor.defers:
+            is_answer = raw.get("callback_query", {}).get("data", "").startswith("ask:")
+            if self._jobs and (self._processor.defers or is_answer):
                 await self._jobs.run_once()
         finally:
             _calls.reset(token)

@@ -328,6 +328,11 @@ class Outbox:
             log.info("update acknowledged, its replies follow")
         return delivery.is_over or delivery.is_owed
 
+    def is_behind(self, lane: str, chat: str) -> bool:
+        """Whether what would be sent to a chat now would overtake replies that are on their way there."""
+        place = f"{lane} {chat}"
+        return self._places.is_held(place) or place in self._left
+
     def set_crowded(self, is_crowded: bool) -> None:
         """Whether updates that wait for their replies keep others from coming in."""
         self._is_crowded = is_crowded

@@ -30,7 +30,7 @@ from typing import Any
 import orjson
 
 from bot.runtime.errors import StateCorrupt
-from bot.runtime.state.codec import dumps, loads
+from bot.runtime.state.codec import loads
 from bot.runtime.state.record import HOME, Message, OutboxEntry, UserRecord, decode_record
 from bot.runtime.state.store import APPLIED_LIMIT, FORGOTTEN_SECONDS, NEVER, Changes
 
@@ -284,7 +284,7 @@ def _said(name: str, item: Item) -> list[Any]:
 
 
 def _fragments(messages: Iterable[Message]) -> list[Any]:
-    return [orjson.Fragment(dumps(message.to_json(), "history")) for message in messages]
+    return [orjson.Fragment(message.encode()) for message in messages]
 
 
 def _applied(item: Item) -> list[int]:

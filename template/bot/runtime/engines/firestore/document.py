@@ -32,6 +32,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+import orjson
 from google.cloud.firestore_v1.field_path import FieldPath
 
 from bot.runtime.errors import StateCorrupt, StateTooLarge
@@ -374,7 +375,7 @@ def _continued(before: Mapping[int, str], changes: Changes) -> dict[int, str]:
     history = {} if changes.clear_history else dict(before)
     first = max(before, default=0) + 1
     for number, message in enumerate(changes.messages, start=first):
-        history[number] = dumps(message.to_json(), "history").decode()
+        history[number] = message.encode().decode()
     surplus = len(history) - (len(history) if changes.keep_history is None else changes.keep_history)
     for number in sorted(history)[: max(0, surplus)]:
         del history[number]
@@ -388,9 +389,9 @@ def _said_after(before: Mapping[str, str], changes: Changes) -> dict[str, str]:
         if change is None:
             said.pop(name, None)
         elif name:
-            fresh = [message.to_json() for message in change.messages]
+            fresh = [orjson.Fragment(message.encode()) for message in change.messages]
             messages = [*loads(said.get(name, "[]")), *fresh]
-            said[name] = dumps(messages[len(messages) - change.kept :], "history").decode()
+            said[name] = orjson.dumps(messages[len(messages) - change.kept :]).decode()
     return said
 
 

@@ -26,7 +26,7 @@ WRITE = """
         )
         VALUES (
             $1::text, $2, $3, $4, $5, $6, $7, $8, $9::bigint, $10::bigint,
-            to_timestamp(nullif($17::float8, 0) / 1000), $19, $20, $21
+            to_timestamp(nullif($18::float8, 0) / 1000), $20, $21, $22
         )
         ON CONFLICT (user_id) DO UPDATE SET
             version = excluded.version, token = excluded.token, state = excluded.state, fsm = excluded.fsm,
@@ -35,35 +35,39 @@ WRITE = """
             expires_at = excluded.expires_at, marks = excluded.marks, updated_at = now(),
             conversations = excluded.conversations, due = excluded.due, claims = 0,
             created_at = CASE WHEN excluded.forgotten > u.forgotten THEN now() ELSE u.created_at END
-        WHERE u.version < excluded.version AND (u.version <= $18 OR u.expires_at <= now())
+        WHERE u.version < excluded.version AND (u.version <= $19 OR u.expires_at <= now())
         RETURNING u.version, u.first_message, u.next_message, u.conversations, u.outbox
     ),
     history AS (
         SELECT m.* FROM written, unnest(
-            $11::text[], $12::bigint[], $13::text[], $14::text[], $15::float8[], $16::jsonb[]
-        ) AS m (conversation, number, role, text, at, author)
+            $11::text[], $12::bigint[], $13::text[], $14::text[], $15::float8[], $16::jsonb[], $17::json[]
+        ) AS m (conversation, number, role, text, at, author, data)
     ),
     said AS (
-        INSERT INTO {schema}.user_message (user_id, number, role, text, at, author)
-        SELECT $1, number, role, text, at, author FROM history WHERE conversation = '' AND NOT EXISTS (
+        INSERT INTO {schema}.user_message (user_id, number, role, text, at, author, data)
+        SELECT $1, number, role, text, at, author, data FROM history WHERE conversation = '' AND NOT EXISTS (
             SELECT FROM {schema}.user_message AS m
             WHERE m.user_id = $1 AND m.number = history.number
                 AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
                 AND m.author IS NOT DISTINCT FROM history.author
+                AND m.data::text IS NOT DISTINCT FROM history.data::text
         )
         ON CONFLICT (user_id, number) DO UPDATE
-            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author
+            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author,
+                data = excluded.data
     ),
     talked AS (
-        INSERT INTO {schema}.user_talk (user_id, conversation, number, role, text, at, author)
+        INSERT INTO {schema}.user_talk (user_id, conversation, number, role, text, at, author, data)
         SELECT $1, history.* FROM history WHERE conversation <> '' AND NOT EXISTS (
             SELECT FROM {schema}.user_talk AS m
             WHERE m.user_id = $1 AND m.conversation = history.conversation AND m.number = history.number
                 AND (m.role, m.text, m.at) = (history.role, history.text, history.at)
                 AND m.author IS NOT DISTINCT FROM history.author
+                AND m.data::text IS NOT DISTINCT FROM history.data::text
         )
         ON CONFLICT (user_id, conversation, number) DO UPDATE
-            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author
+            SET role = excluded.role, text = excluded.text, at = excluded.at, author = excluded.author,
+                data = excluded.data
     ),
     dropped AS (
         DELETE FROM {schema}.user_message AS m USING written

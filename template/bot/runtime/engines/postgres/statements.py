@@ -41,9 +41,9 @@ def _committed(before: str, *, with_conversations: bool) -> str:
     Parameters: $1 user, $2 expected version, $3 token, $4 and $5 state set and removed, $6 and $7 flows,
     $8, $9 and $10 roles, texts and times of messages, $11 clear the history, $12 how many messages to keep,
     $13 applied ids, $14 and $15 outbox set and removed, $16 forget, $17 time to live, $18 and $19 marks,
-    $21 when it is due; with further conversations $22 and $23 what is noted of them.
+    $21 when it is due; with further conversations $23 and $24 what is noted of them.
     """
-    conversations = "(conversations - $23::text[]) || $22::jsonb" if with_conversations else "conversations"
+    conversations = "(conversations - $24::text[]) || $23::jsonb" if with_conversations else "conversations"
     return f"""
     SELECT
         created_at, now(), version, $3::text, state, fsm, applied,
@@ -103,8 +103,8 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
     A DELETE does not see what the same statement does, so it goes by number: from where the messages began
     before. Below that is nothing but what the next vacuum clears away, and going through it takes time.
 
-    Parameters: those of `_committed`, $20 authors of messages; with further conversations $24 to $29: names,
-    numbers, roles, texts, times and authors of their messages; $30 which ones change.
+    Parameters: those of `_committed`, $20 and $22 authors and data of messages; with further conversations
+    $25 to $31: names, numbers, roles, texts, times, authors and data of their messages; $32 which change.
     """
     conversations = _CONVERSATIONS if with_conversations else ""
     return f"""
@@ -112,10 +112,10 @@ def _with_messages(change: str, *, with_conversations: bool) -> str:
         {change} RETURNING u.version, u.first_message, u.next_message, u.conversations, u.outbox
     ),
     added AS (
-        INSERT INTO {{schema}}.user_message (user_id, number, role, text, at, author)
-        SELECT $1, number, role, text, at, author
-        FROM changed, unnest($8::text[], $9::text[], $10::float8[], $20::jsonb[])
-                WITH ORDINALITY AS m (role, text, at, author, place),
+        INSERT INTO {{schema}}.user_message (user_id, number, role, text, at, author, data)
+        SELECT $1, number, role, text, at, author, data
+        FROM changed, unnest($8::text[], $9::text[], $10::float8[], $20::jsonb[], $22::json[])
+                WITH ORDINALITY AS m (role, text, at, author, data, place),
             LATERAL (SELECT next_message - cardinality($8) + place - 1 AS number) AS numbered
         WHERE number >= first_message
     ),
@@ -138,14 +138,14 @@ _IS_OVER = "(m.number < (changed.conversations -> m.conversation ->> 0)::bigint)
 
 _CONVERSATIONS = f"""
     continued AS (
-        INSERT INTO {{schema}}.user_talk (user_id, conversation, number, role, text, at, author)
+        INSERT INTO {{schema}}.user_talk (user_id, conversation, number, role, text, at, author, data)
         SELECT $1, m.* FROM changed, unnest(
-            $24::text[], $25::bigint[], $26::text[], $27::text[], $28::float8[], $29::jsonb[]
+            $25::text[], $26::bigint[], $27::text[], $28::text[], $29::float8[], $30::jsonb[], $31::json[]
         ) AS m
     ),
     cut AS (
         DELETE FROM {{schema}}.user_talk AS m USING changed
-        WHERE m.user_id = $1 AND m.conversation = ANY ($30::text[]) AND {_IS_OVER}
+        WHERE m.user_id = $1 AND m.conversation = ANY ($32::text[]) AND {_IS_OVER}
     ),
     erased AS (
         DELETE FROM {{schema}}.user_talk AS m USING changed
@@ -171,7 +171,9 @@ class Statements:
             FROM {{{{schema}}}}.user_state AS u, LATERAL (
                 SELECT array_agg(role ORDER BY number) AS roles, array_agg(text ORDER BY number) AS texts,
                     array_agg(at ORDER BY number) AS times, CASE WHEN bool_or(author IS NOT NULL)
-                        THEN array_agg(author ORDER BY number) END AS authors, {{names}} AS names
+                        THEN array_agg(author ORDER BY number) END AS authors,
+                    CASE WHEN bool_or(data IS NOT NULL) THEN array_agg(data ORDER BY number) END AS data,
+                    {{names}} AS names
                 FROM {{which}}
             ) AS m
             WHERE u.user_id = $1 AND {_LIVE}
@@ -185,7 +187,7 @@ class Statements:
         self.load_other = fill(load.format(which=f"{others} AND conversation = $2", names="NULL"))
         """A record with the conversation of a name."""
 
-        columns = "number, role, text, at, author"
+        columns = "number, role, text, at, author, data"
         every = f"(SELECT '' AS conversation, {columns} FROM {home} UNION ALL"
         every += f" SELECT conversation, {columns} FROM {others}) AS said"
         self.load_all = fill(load.format(which=every, names="array_agg(conversation ORDER BY number)"))

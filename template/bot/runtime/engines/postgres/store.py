@@ -422,11 +422,12 @@ def _encode(changes: Changes, ttl: timedelta | None) -> tuple[Any, ...]:
         *merge_of(changes.marks),
         [_author_of(message) for message in changes.messages],
         changes.due,
+        [_data_of(message) for message in changes.messages],
     )
 
 
 def _encode_conversations(changes: Changes) -> tuple[Any, ...]:
-    """The parameters of a commit that changes further conversations from the 22nd on; see `statements`."""
+    """The parameters of a commit that changes further conversations from the 23rd on; see `statements`."""
     rows = [
         (name, number, message)
         for name, change in changes.conversations.items()
@@ -451,11 +452,16 @@ def columns_of(rows: list[tuple[str, int, Message]]) -> tuple[list[Any], ...]:
         [message.text for message in messages],
         [message.at for message in messages],
         [_author_of(message) for message in messages],
+        [_data_of(message) for message in messages],
     )
 
 
 def _author_of(message: Message) -> str | None:
     return dumps(message.author._asdict(), "author").decode() if message.author else None
+
+
+def _data_of(message: Message) -> str | None:
+    return None if message.json is None else message.json.decode()
 
 
 def merge_of(changes: "Mapping[str, bytes | None]") -> tuple[str, list[str]]:
@@ -493,12 +499,19 @@ def decode_row(user_id: str, row: Any, conversation: str | None = HOME) -> UserR
         StateCorrupt: it is not what a commit writes.
     """
     roles, texts, times = (row[name] or () for name in ("roles", "texts", "times"))
-    authors, names = row["authors"] or repeat(None), row["names"] or repeat(conversation or HOME)
+    authors, data = row["authors"] or repeat(None), row["data"] or repeat(None)
+    names = row["names"] or repeat(conversation or HOME)
     messages: dict[str, list[dict[str, Any]]] = {conversation or HOME: []}
     try:
-        for name, role, text, at, author in zip(names, roles, texts, times, authors, strict=False):
+        for name, role, text, at, author, json in zip(
+            names, roles, texts, times, authors, data, strict=False
+        ):
             message = {"role": role, "text": text, "at": at}
-            messages.setdefault(name, []).append(message | {"author": loads(author)} if author else message)
+            if author:
+                message["author"] = loads(author)
+            if json:
+                message["data"] = loads(json)
+            messages.setdefault(name, []).append(message)
         history = messages.pop(conversation or HOME)
         state, fsm, outbox, marks = map(loads, (row["state"], row["fsm"], row["outbox"], row["marks"]))
         for part in (state, fsm, outbox, marks):

@@ -34,7 +34,7 @@ from bot.runtime.config import load
 from bot.runtime.engines.redis.connection import RedisConnection, RedisSettings, Script, sections
 from bot.runtime.engines.redis.doctor import diagnose
 from bot.runtime.errors import StateConflict, StateCorrupt, StateForeign, StateUnavailable
-from bot.runtime.state.codec import dumps, loads
+from bot.runtime.state.codec import loads
 from bot.runtime.state.record import (
     HOME,
     Limits,
@@ -492,7 +492,7 @@ def _lists(changes: Changes) -> tuple[Sequence[Any], ...]:
         _deleted(changes.state),
         _flat(flows),
         [*_deleted(flows), *dropped],
-        [dumps(message.to_json(), "history") for message in changes.messages],
+        [message.encode() for message in changes.messages],
         changes.applied,
         _flat(changes.outbox),
         _talks(changes),
@@ -506,7 +506,7 @@ def _talks(changes: Changes) -> list[Any]:
         if change is None:
             items += (name, "", 0, "")
         else:
-            said = b"".join(dumps(message.to_json(), "history") + b"\n" for message in change.messages)
+            said = b"".join(message.encode() + b"\n" for message in change.messages)
             items += (name, changes.noted[name], change.kept, said)
     return items
 

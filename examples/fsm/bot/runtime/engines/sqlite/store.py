@@ -229,7 +229,7 @@ class SqliteStore:
     async def reindex(self) -> int:
         """Rebuild the index of what is due. See `OperatorStore.reindex`."""
         return await self.database.write(
-            lambda connection: connection.execute("REINDEX record_due").execute(_WAITING).get
+            lambda connection: connection.execute(_REINDEX).execute(_WAITING).get
         )
 
     async def forget(self, user_id: str) -> bool:
@@ -344,6 +344,11 @@ _USERS = f"""
 """
 
 _DUE = "SELECT user, due FROM record WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
+
+_REINDEX = """
+DROP INDEX IF EXISTS record_due;
+CREATE INDEX record_due ON record (due) WHERE due > 0
+"""
 
 _WAITING = "SELECT count(*) FROM record WHERE due > 0"
 
@@ -485,7 +490,7 @@ def _append(
     connection.executemany(
         "INSERT INTO message VALUES (?, ?, ?, ?)",
         [
-            (record, conversation, number, orjson.dumps(message.to_json()).decode())
+            (record, conversation, number, message.encode().decode())
             for number, message in enumerate(messages, next_number)
             if number >= first
         ],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as BoundConnection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-REVISION = "state_0003"
+REVISION = "state_0004"
 """The newest migration of the branch `state`, which is what this code works with."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring import Row, compared, counted
+from measuring import Bound, Row, compared, counted
 from storing import ENGINES
 from workshop import INSIDE, Workshop
 
@@ -34,7 +34,7 @@ def measure(workshop: Workshop) -> Iterator[Row]:
             continue
         late = sorted(found["late"])
         name = f"later, {engine}: seconds late"
-        bound = ("<=", BOUND)
+        bound: Bound = ("<=", BOUND)
         yield counted(f"{name}, median of {len(late):,} jobs", "s", statistics.median(late), 0.0, bound)
         yield counted(f"{name}, 99th percentile", "s", late[int(len(late) * 0.99)], 0.0)
         rounds = list(zip(found["deferred"], found["ordinary"], strict=True))

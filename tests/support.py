@@ -14,6 +14,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for scripts, which are run without pytest
+
+from suite.__main__ import environment_inside, kit_inside, pytest_command  # noqa: E402
+from suite.support import warm  # noqa: E402
+
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 Questions = dict[str, dict[str, Any]]
 

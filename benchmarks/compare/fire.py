@@ -18,7 +18,8 @@ import aiohttp
 from aiohttp import web
 from contestants import CannotRunError, Mode
 
-from suite.bot_api import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
+from suite.bot_api.server import Planned
 from suite.engines.redis.faults import RedisServer
 from suite.torture import faults
 from suite.torture.backend import Felt, times
@@ -53,7 +54,7 @@ ENDS_WITHIN = 10.0
 """Seconds between SIGTERM and SIGKILL, as container platforms have it."""
 QUIET = 15.0
 """Seconds without a sign of life after which nothing more is expected."""
-LATER = 40.0
+LATER = 65.0
 """Seconds after the last fault at which everybody writes once more if replies are missing, as people do.
 By then the locks of killed processes have ended, and a bot may look at what waits when somebody writes."""
 
@@ -177,17 +178,13 @@ class Door:
 
     def __init__(self, port: int) -> None:
         self._bot = f"http://127.0.0.1:{port}"
-        self._losing = 0
-        self.lost = 0
+        self._losses: list[Planned] = []
         self.url = ""
 
-    async def lose(self, chance: Random) -> int:
-        """Lose the answers to some deliveries, one after the other; how many were lost."""
-        before, self._losing = self.lost, chance.randint(3, 10)
-        give_up = time.monotonic() + QUIET
-        while self._losing and time.monotonic() < give_up:
-            await asyncio.sleep(0.02)
-        return self.lost - before
+    async def lose(self, chance: Random) -> Felt:
+        """Lose the answers to the next deliveries that the bot takes."""
+        self._losses.append(planned := Planned(_nothing, chance.randint(3, 10)))
+        return [planned]
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Door"]:
@@ -214,11 +211,16 @@ class Door:
                 status = response.status
         except (aiohttp.ClientError, OSError):
             return web.Response(status=502)
-        if self._losing and status == 200:
-            self._losing -= 1
-            self.lost += 1
+        if self._losses and status == 200:
+            self._losses[0].felt += 1
+            if self._losses[0].felt == self._losses[0].times:
+                self._losses.pop(0)
             return web.Response(status=502)
         return web.Response(status=status, headers=passed)
+
+
+async def _nothing(call: Call) -> None:
+    """What is lost is lost at the door."""
 
 
 async def fire(

@@ -18,7 +18,7 @@ import uvloop
 from load import ANSWERS, ANY_OTHER, SENT, Messages, answer, update_ids
 from model import QUICK
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 BEGIN_SECONDS = 2.0
 """In which all begin, one after another; an answer is longer than that."""
 message_ids = itertools.count(1_000)

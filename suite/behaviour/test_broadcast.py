@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ class Command:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *arguments: str, **more: str) -> tuple[int, str]:
+    async def run(self, *arguments: str, **more: Any) -> tuple[int, str]:
         process = await self.start(*arguments, **more)
         _, said = await process.communicate()
         assert said is not None

@@ -1,4 +1,4 @@
-"""Killed while its agent talks to a model: a tool counts once, and no call is left without its result."""
+"""Killed while its agent talks to a model: what tools did counts once, and no call is without its result."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

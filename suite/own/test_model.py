@@ -8,6 +8,7 @@ from aiohttp import ClientError, ClientSession
 from orjson import loads
 
 from suite.support.model import Call, ModelServer, Step, orphans_in, results_in, said_last
+from suite.torture.test_model import problems_of
 
 pytestmark = pytest.mark.clause("kit.model")
 
@@ -83,3 +84,28 @@ async def test_calls_have_results(
 def test_scripts_go_by_what_was_said_and_returned_last() -> None:
     assert said_last({"messages": [USER, CALLED, *RESULTS]}) == "hi"
     assert results_in({"messages": [CALLED, *RESULTS, USER, CALLED, *RESULTS]}) == ["r2", "r1"]
+
+
+WRITTEN = ["note 1x0", "mail 1x1", "remind 1x2", "note 1x3"]
+STATE = {"notes": ["1x0"], "mails": ["1x1"], "reminded": ["1x2"]}
+TEXTS = ["Let me see.\n\n1x0 is done", "1x1 is done", "1x2 is done", "1x2 reminded", "note 1x3 sorry"]
+
+
+@pytest.mark.clause("kit.torture")
+@pytest.mark.parametrize(
+    ("state", "texts"),
+    [
+        ({**STATE, "notes": []}, TEXTS),
+        ({**STATE, "notes": ["1x0", "1x0"]}, TEXTS),
+        ({**STATE, "notes": ["1x0", "1x3"]}, TEXTS),
+        ({**STATE, "mails": ["1x1", "2x1"]}, TEXTS),
+        (STATE, TEXTS[1:]),
+        (STATE, TEXTS[:-1]),
+        (STATE, [*TEXTS, "1x3 is done"]),
+        (STATE, [text for text in TEXTS if "reminded" not in text]),
+        ({**STATE, "notes": ["1x3", "1x0"]}, [*TEXTS[:-1], "1x3 is done"]),
+    ],
+)
+def test_books_of_agents_with_a_model_notice(state: dict[str, Any], texts: list[str]) -> None:
+    assert problems_of(1, WRITTEN, TEXTS, STATE) == []
+    assert problems_of(1, WRITTEN, texts, state) != []

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat, job
 from bot.runtime.chosen import ENGINE
@@ -31,7 +31,7 @@ class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
     accepts = frozenset({"text", "photo"})
-    deferred = DEFERRED in os.environ
+    deferred: ClassVar[bool | None] = DEFERRED in os.environ
 
     def record_of(self, place: Place) -> RecordId | None:
         return chat(place.chat) if place.chat in SHARED else super().record_of(place)

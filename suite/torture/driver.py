@@ -176,12 +176,19 @@ async def torture(
         people = People(
             telegram, ledger, Random(f"{seed} people"), setup.most_waiting, pay=is_ours, share=is_ours
         )
-        on_stage = Stage(telegram, people, replicas, backend, links, setup.mode == "webhook", setup.streams)
+        on_stage = Stage(
+            telegram,
+            people,
+            replicas,
+            backend,
+            links,
+            is_webhook=setup.mode == "webhook",
+            streams=setup.streams,
+            is_deferred=setup.is_deferred,
+        )
         faults = on_stage.faults()
         if setup.is_deferred:  # what waits until a time waits for it, though the clock be wrong
             faults = {name: fault for name, fault in faults.items() if not name.endswith("clock jumps")}
-        if setup.streams:  # what it is about is shown without, and for one who streams in them it takes long
-            faults = {name: fault for name, fault in faults.items() if not name.endswith("400 groups")}
         chance = Random(f"{seed} {setup.name}")
         steps = plan(list(faults), chance)
         # Who is to remind in a minute does so when a clock says that, though it be wrong.

@@ -38,6 +38,7 @@ class Stage:
     links: Sequence[Link]
     is_webhook: bool
     streams: bool = False
+    is_deferred: bool = False
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""

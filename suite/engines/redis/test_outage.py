@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -85,8 +86,8 @@ async def test_in_mid_traffic(
     async with FakeTelegram(max_retry_after=0.1, max_delay=0.3) as telegram, Runtime(telegram, store, mode):
         sending = asyncio.create_task(send(telegram, is_over))
         for _ in range(2):
-            done = len(telegram.acknowledged)
-            await telegram.wait_for(lambda done=done: len(telegram.acknowledged) > done + USERS, 60)
+            enough = len(telegram.acknowledged) + USERS
+            await telegram.wait_for(partial(has_acknowledged, telegram, enough), 60)
             before = said.read().count(AWAY)
             async with trouble(server):
                 await said.until(AWAY, before + 1)
@@ -100,6 +101,10 @@ async def test_in_mid_traffic(
             expected = [f"Processed: m{n} (#{n})" for n in range(1, sent + 1)]
             assert list(dict.fromkeys(telegram.texts(user))) == expected, "each, in order"
     assert said.read() == [AWAY, BACK] * (len(said.lines) // 2), "one line each time"
+
+
+def has_acknowledged(telegram: FakeTelegram, many: int) -> bool:
+    return len(telegram.acknowledged) > many
 
 
 async def send(telegram: FakeTelegram, is_over: asyncio.Event) -> int:

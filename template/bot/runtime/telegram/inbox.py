@@ -178,7 +178,9 @@ class Inbox:
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", kept.user_id)
 
     async def _commit(self, kept: UserRecord, done: Mapping[str, bytes | None], due: int) -> None:
-        await self._store.commit(kept.user_id, Changes(fsm=done, due=due), expect=kept.version)
+        # What comes in meanwhile is in nobody's way, unless nothing else waits: that is to be found.
+        expect = kept.version if due == NEVER else None
+        await self._store.commit(kept.user_id, Changes(fsm=done, due=due), expect=expect)
 
 
 def _updates(kept: UserRecord) -> dict[int, dict[str, Any]]:

@@ -23,11 +23,13 @@ import flows
 import grouping
 import hybrid
 import idling
+import lateness
 import plot
 import serving
 import soaking
 import starting
 import storing
+import streaming
 import throughput
 import transferring
 import turning
@@ -45,7 +47,9 @@ BENCHMARKS: Mapping[str, Measure] = {
     "idle": idling.measure,
     "turn": turning.measure,
     "group": grouping.measure,
+    "later": lateness.measure,
     "serve": serving.measure,
+    "stream": streaming.measure,
     "flows": flows.measure,
     "hybrid": hybrid.measure,
     "disk": hybrid.measure_disk,

@@ -23,7 +23,7 @@ class Agent(TelegramAgentAdapter):
         """Make the model that LLM_MODEL names."""
         await super().connect()
         self.settings = load(LlmSettings)
-        self.model = make_model(self.settings)
+        self.model = await self.enter(make_model(self.settings))
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
         """Have the model answer, and show the answer while it grows."""
@@ -38,7 +38,7 @@ class Agent(TelegramAgentAdapter):
             ) as events:
                 async for text in texts(events):
                     yield text
-            keep(self.turn, events.result.new_messages())
+            keep(self.turn, events.new_messages())
         finally:
             self.turn.count("tokens", usage.total_tokens)
 

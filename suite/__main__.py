@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,13 +127,27 @@ def put_examples(copy: Path) -> None:
     """
     shutil.copytree(ROOT / "template/bot/flow", copy / "suite/flow/example")
     shutil.copy(ROOT / "docs/examples/packing_list.py", copy / "suite")
+    shutil.copy(ROOT / "llm/agent.py", copy / "suite/llm_agent.py")
+
+
+def pytest_command(arguments: Sequence[str]) -> list[str]:
+    """The module to run in a copy, and its arguments."""
+    is_told_what = any(argument.startswith("suite") for argument in arguments)
+    return ["pytest", "-p", "no:cacheprovider", *([] if is_told_what else ["suite"]), *arguments]
+
+
+def environment_inside(copy: Path, outside: Mapping[str, str]) -> dict[str, str]:
+    """The environment of what runs in a copy."""
+    # Temporary folders of its own: root's pytest closes the usual one to everybody else whenever one begins,
+    # also to those whom another's PostgreSQL runs as.
+    environment = {**outside, "PYTHONPATH": str(copy), "PYTEST_DEBUG_TEMPROOT": str(copy.parent)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile what it imports
+    return environment
 
 
 def prove(copy: Path, arguments: Sequence[str]) -> int:
     """Run pytest in the copy."""
-    is_told_what = any(argument.startswith("suite") for argument in arguments)
-    command = ["pytest", "-p", "no:cacheprovider", *([] if is_told_what else ["suite"]), *arguments]
-    return _run_inside(copy, *command)
+    return _run_inside(copy, *pytest_command(arguments))
 
 
 def torture(copy: Path, arguments: Sequence[str], folder: Path, seen: Sequence[str]) -> int:
@@ -146,10 +160,7 @@ def torture(copy: Path, arguments: Sequence[str], folder: Path, seen: Sequence[s
 
 def _run_inside(copy: Path, module: str, *arguments: str) -> int:
     """Run a module to its end; Ctrl-C reaches it by itself, and is waited for."""
-    # Temporary folders of its own: root's pytest closes the usual one to everybody else whenever one begins,
-    # also to those whom another's PostgreSQL runs as.
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTEST_DEBUG_TEMPROOT": str(copy.parent)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile what it imports
+    environment = environment_inside(copy, os.environ)
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=copy, env=environment)
     while True:
         try:

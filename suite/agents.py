@@ -139,7 +139,8 @@ class SpeakingAgent(TelegramAgentAdapter):
                     while True:
                         yield "la "
                         await asyncio.sleep(0.02)
-                case ["hold"]:
+                case ["hold", *pauses]:
+                    await asyncio.sleep(sum(map(float, pauses)))
                     yield "held"
                     await gates[-1].wait()
                     yield " and freed"

@@ -97,6 +97,7 @@ CLAUSES: dict[str, str] = {
     "cli": "Every command explains itself, and what the operator can mend is one line.",
     "testing": "The fixtures that an owner tests with do what they say, and are what runs.",
     "settings": "`bot settings` lists every setting, also where some are wrong, and shows no value.",
+    "settings.model": "The model that the settings name is the one that is asked; its key is in no log.",
     "import.fast": "aiogram, imported the fast way, behaves like the aiogram one knows.",
     "flow.example": "The example of a conversation goes on where it was, killed at any step.",
     # Providers. (providers/)
@@ -105,6 +106,7 @@ CLAUSES: dict[str, str] = {
     # The kit itself. (own/)
     "kit.telegram": "The kit's Telegram keeps the rules of the real one.",
     "kit.torture": "Torture's books notice every kind of fault.",
+    "kit.model": "The kit's language model does what it is told, and takes no call without its result.",
     "kit.processes": "A process that is forked for a test is as one that is started.",
     "kit.clauses": "Every clause of this list has a test, and every test's clause is in this list.",
 }

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
@@ -26,6 +27,7 @@ from suite.agents import CountingAgent, Gate, SourceStyleAgent, gates
 from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness, make_harness
 from suite.parts import HERE, PARTS, why_not
+from suite.support import warm
 from suite.support.runtime import MakeRuntime, Mode, Runtime
 
 for profile, examples in {"quick": 15, "thorough": 100}.items():  # chosen by --hypothesis-profile
@@ -73,6 +75,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"not run, as {reason}: {', '.join(sorted(set(names)))}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> None:
+    """Each bot of a test would read them anew."""
+    warm.read_certificates_once()
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a `.env` file of the owner decides what the tests see."""
@@ -88,12 +96,20 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in kind.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.setitem(kind.model_config, "env_file", None)
+    for name in warm.CERTIFICATES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@cache
+def defaults() -> Settings:
+    """What is set when nothing is."""
+    return Settings()
 
 
 @pytest.fixture(autouse=True)
 def logs(no_settings_from_outside: None) -> None:
     """Logs as the running bot writes them."""
-    configure_logs(Settings())
+    configure_logs(defaults())
 
 
 @pytest.fixture
@@ -103,7 +119,7 @@ async def harness(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatc
     for name, value in (await asyncio.to_thread(harness.settings)).items():  # it may start a server
         monkeypatch.setenv(name, value)
     yield harness
-    configure_logs(Settings())  # where a test had standard error captured, that stream is closed by now
+    configure_logs(defaults())  # where a test had standard error captured, that stream is closed by now
     await harness.close()
 
 

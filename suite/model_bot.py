@@ -60,7 +60,7 @@ class OpenAIAgent(TelegramAgentAdapter):
         self.turn.ask(", ".join(calls) + "?", CHOICES, timedelta(hours=1), self.go_on, waiting=waiting)
         return ""
 
-    @job
+    @job(retries=10)
     async def go_on(self, answer: str | None, waiting: dict[str, Any]) -> str:
         """Go on with a run that waited for consent."""
         state = await agents.RunState.from_json(self.assistant, waiting)

@@ -16,7 +16,7 @@ def replace_owner(make: Callable[[], "Owner"]) -> None:
     Args:
         make: makes it; aiogram is imported then, the fast way.
     """
-    if {"run", "chat", "doctor", "jobs"}.isdisjoint(sys.argv[1:2]):
+    if {"run", "chat", "doctor", "jobs", "check"}.isdisjoint([*sys.argv[1:2], *sys.argv[2:3]]):
         return
     import_aiogram()
     from bot.runtime import app

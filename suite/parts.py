@@ -57,7 +57,11 @@ def why_not(path: Path) -> str | None:
             return f"the provider is {provider()}"
         case (
             "behaviour",
-            "test_jobs_cli.py" | "test_operation.py" | "test_state_cli.py" | "test_streaming_killed.py",
+            "test_jobs_cli.py"
+            | "test_model_killed.py"
+            | "test_operation.py"
+            | "test_state_cli.py"
+            | "test_streaming_killed.py",
         ) if not outlives_the_process():
             return f"{ENGINE} keeps nothing when the bot ends"
         case ("flow", "test_processes.py") if not outlives_the_process():

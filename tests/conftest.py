@@ -14,7 +14,7 @@ from copier import run_copy
 from copier._main import Worker
 from filelock import FileLock
 
-from support import ASKED, ROOT, Answers, choices, commit_all, copy_working_tree, label
+from support import ASKED, ROOT, Answers, choices, commit_all, copy_template, label, pack
 
 Render = Callable[..., Path]
 Project = Callable[[Answers], Path]
@@ -119,12 +119,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def template(shared: Path) -> Path:
-    """The working tree, committed or not, as a clean git repository tagged v0.0.1."""
+    """What projects are rendered from, committed or not, as a clean git repository tagged v0.0.1."""
     snapshot = shared / "template" / "tg-state-template"
     with FileLock(shared / "template.lock"):
         if not (snapshot / ".git").exists():
-            copy_working_tree(snapshot)
+            copy_template(snapshot)
             commit_all(snapshot, "Snapshot", tag="v0.0.1")
+            pack(snapshot)
     return snapshot
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from copier import run_copy
 
-from support import ROOT, combinations, commit_all, copy_working_tree, tree
+from support import ROOT, combinations, commit_all, copy_template, tree
 
 EXAMPLES = ROOT / "examples"
 
@@ -36,7 +36,7 @@ def render(folder: Path) -> None:
     """Render all examples into a folder, from the working tree, committed or not."""
     with tempfile.TemporaryDirectory(prefix="examples-") as name:
         template = Path(name) / "template"
-        copy_working_tree(template)
+        copy_template(template)
         commit_all(template, "The working tree")
         for backend, answers in one_of_each_backend().items():
             run_copy(str(template), folder / backend, data=answers, defaults=True, quiet=True, vcs_ref="HEAD")

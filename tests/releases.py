@@ -1,13 +1,15 @@
 """The versions of `releases.toml`, as this clone's history has them, and a version to come."""
 
 import re
+import shutil
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from support import ROOT, Questions, commit_all, copy_working_tree, must, questions_of, run
+from support import RENDERED_FROM, ROOT, Questions, commit_all, copy_template, must, pack, questions_of, run
 
 VERSIONS: dict[str, str] = tomllib.loads((ROOT / "releases.toml").read_text("utf-8"))["versions"]
 """The commit of each version, oldest version first. Before the first release there is none."""
@@ -53,16 +55,39 @@ def questions_at(version: str) -> Questions:
 
 
 def make_history(folder: Path) -> None:
-    """Clone this repository; tag every version that is here, the working tree, and one after it."""
-    must("git", "clone", "--quiet", "--no-tags", "--no-checkout", ROOT, folder, cwd=ROOT)
+    """Make a template's history of every version that is here, of the working tree, and of one after it."""
     for version, commit in VERSIONS.items():
         if is_here(version):
-            must("git", "tag", version, commit, cwd=folder)
-    copy_working_tree(folder)
+            put(commit, folder)
+            commit_all(folder, f"Version {version}", tag=version)
+    clear(folder)
+    copy_template(folder)
     (folder / "template" / GONE).write_text('"""What the next version has no use for."""\n', "utf-8")
     commit_all(folder, "The working tree", tag=HEAD)
     make_next(folder / "template")
     commit_all(folder, "A version to come", tag=NEXT)
+    pack(folder)
+
+
+def put(commit: str, folder: Path) -> None:
+    """Put there what projects of a commit are rendered from, and nothing else."""
+    clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = must("git", "ls-tree", "--name-only", commit, *RENDERED_FROM, cwd=ROOT).split()
+    with tempfile.TemporaryDirectory() as place:
+        archive = Path(place) / "archive.tar"
+        must("git", "archive", f"--output={archive}", commit, *there, cwd=ROOT)
+        shutil.unpack_archive(archive, folder, filter="tar")
+
+
+def clear(folder: Path) -> None:
+    """Delete it again."""
+    for name in RENDERED_FROM:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def make_next(template: Path) -> None:

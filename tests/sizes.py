@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import combinations, commit_all, copier, copy_working_tree, label, text_files
+from support import combinations, commit_all, copier, copy_template, label, text_files
 
 TESTING = ("bot/runtime/testing.py", "bot/runtime/telegram/local.py")
 """Telegram in the owner's tests and in `bot chat`: not part of the bot that runs."""
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"{'':24}{'files':>8}{'owner':>8}{'runtime':>9}{'testing':>9}{'tests':>8}{'README':>8}")
     with tempfile.TemporaryDirectory() as folder:
         template = Path(folder, "template")
-        copy_working_tree(template)
+        copy_template(template)
         commit_all(template, "Snapshot", tag="v0.0.1")
         for name in names or named:
             answers, project = named[name], Path(folder, name)

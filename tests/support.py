@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for scripts, which are run without pytest
+
+from suite.__main__ import environment_inside, kit_inside, pytest_command  # noqa: E402
+from suite.support import warm  # noqa: E402
+
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 Questions = dict[str, dict[str, Any]]
 
@@ -35,7 +41,19 @@ Answers = Mapping[str, str]
 # Variables that would make a command behave unlike on a machine where nothing is set up.
 _FOREIGN = (
     *("PYTEST_", "PYTHON", "GIT_", "COPIER_", "TEST_"),
-    *("REDIS_", "HYBRID_", "SQLITE_", "AWS_", "DYNAMODB_", "ELASTICACHE_", "FIRESTORE_", "GOOGLE_"),
+    *(
+        "LLM_",
+        "OPENAI_",
+        "ANTHROPIC_",
+        "REDIS_",
+        "HYBRID_",
+        "SQLITE_",
+        "AWS_",
+        "DYNAMODB_",
+        "ELASTICACHE_",
+        "FIRESTORE_",
+        "GOOGLE_",
+    ),
 )
 _FOREIGN_NAMES = {
     "VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "MYPYPATH", "MYPY_CACHE_DIR",
@@ -102,7 +120,7 @@ def uv(folder: Path, *arguments: str, timeout: float = 300, **settings: str) -> 
 def prove(
     folder: Path, *arguments: str, timeout: float = 1200, settings: Mapping[str, str] | None = None
 ) -> tuple[str, int]:
-    """Run `./do prove` on a rendered bot.
+    """Run the kit on a rendered bot, as `./do prove` does, but forked: each start would take two seconds.
 
     Args:
         folder: the bot, which is not changed.
@@ -113,9 +131,17 @@ def prove(
     Returns:
         What it printed, and its exit code.
     """
-    command: list[str | Path] = [sys.executable, "-m", "suite", "prove", folder, "-q", "-rsfE", *arguments]
-    environment = clean_env(PYTHONPATH=str(ROOT)) | dict(settings or {})
-    done = run(*command, cwd=ROOT, env=environment, timeout=timeout)
+    from suite.__main__ import (
+        environment_inside,
+        kit_inside,
+        pytest_command,
+    )  # scripts here do without the kit
+    from suite.support import warm
+
+    with kit_inside(folder) as copy:
+        command = [sys.executable, "-m", *pytest_command(["-q", "-rsfE", *arguments])]
+        environment = environment_inside(copy, clean_env() | dict(settings or {}))
+        done = warm.run(command, cwd=copy, env=environment, timeout=timeout)
     return done.stdout + done.stderr, done.returncode
 
 
@@ -144,13 +170,30 @@ def repository_files() -> list[str]:
     return [name for name in listed if name and (ROOT / name).exists()]  # else deleted, and not committed yet
 
 
+RENDERED_FROM = ("copier.yml", "checks.jinja", "template", "providers", "llm")
+"""What projects are rendered from. The rest of the repository only makes copies of it, of which Copier makes
+several for each update, slower."""
+
+
 def copy_working_tree(folder: Path) -> None:
-    """Copy the repository as it is, committed or not, without the examples: nothing is rendered from them."""
-    for name in repository_files():
-        source = ROOT / name
-        if not name.startswith("examples/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, folder / name, follow_symlinks=False)
+    """Copy the repository as it is, committed or not, without the examples."""
+    _copy(folder, [name for name in repository_files() if not name.startswith("examples/")])
+
+
+def copy_template(folder: Path) -> None:
+    """Copy what projects are rendered from, as it is, committed or not."""
+    _copy(folder, [name for name in repository_files() if name.partition("/")[0] in RENDERED_FROM])
+
+
+def _copy(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+
+
+def pack(repository: Path) -> None:
+    """Have git keep everything in one file, of which it is quick to make copies."""
+    must("git", "repack", "-a", "-d", "--quiet", cwd=repository)
 
 
 def choices(question: str, questions: Questions = QUESTIONS) -> list[str]:
@@ -165,7 +208,6 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
 
     All with the default `agent`, which goes with each of them in the same way; `with_model` has the other.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     found: list[dict[str, str]] = [{}]
     for question, details in questions.items():
         if details.get("when") is False or question == "agent" or not choices(question, questions):
@@ -173,7 +215,7 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
         condition = str(details.get("when", True))
         grown: list[dict[str, str]] = []
         for answers in found:
-            rendered = environment.from_string(condition).render(answers)
+            rendered = _compiled(condition).render(answers)
             if rendered.strip().lower() == "true":
                 grown += [answers | {question: value} for value in choices(question, questions)]
             else:
@@ -184,10 +226,12 @@ def combinations(questions: Questions = QUESTIONS) -> list[dict[str, str]]:
 
 def engine(answers: Answers, questions: Questions = QUESTIONS) -> str:
     """The engine that follows from a combination, as `copier.yml` computes it, or an older one did."""
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(
-        questions["engine"]["default"]
-    )
-    return template.render(answers)
+    return _compiled(questions["engine"]["default"]).render(answers)
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
 
 
 def first_of_each_engine(questions: Questions = QUESTIONS) -> dict[str, dict[str, str]]:

@@ -37,6 +37,11 @@ def whole(render: Render, tmp_path: Path) -> Path:
         shutil.copytree(ROOT / "template" / name, folder / name, ignore=shutil.ignore_patterns("*.jinja"))
     shutil.copytree(ROOT / "suite", folder / "suite", ignore=shutil.ignore_patterns("__pycache__"))
     put_examples(folder)
+    for place, name in (("bot", "agent"), ("tests", "test_agent")):  # the one with a model beside the other
+        code = (
+            (ROOT / f"llm/{name}.py").read_text("utf-8").replace("from bot.agent ", "from bot.model_agent ")
+        )
+        (folder / place / f"{name.replace('agent', 'model_agent')}.py").write_text(code, "utf-8")
     rendered = render(backend="hybrid")
     shutil.copy(rendered / "bot/runtime/chosen.py", folder / "bot/runtime/chosen.py")
     settings = tomllib.loads((rendered / "pyproject.toml").read_text("utf-8"))

@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import re
+from functools import cache
 from typing import Any
 
 from support import ROOT
@@ -22,6 +23,7 @@ PROCESS = {
 """What prometheus_client itself tells of a process, as far as the dashboard shows it."""
 
 
+@cache
 def declared() -> dict[str, tuple[str, set[str], str]]:
     """Every metric in the code: its kind, the names of its labels, and the file that has it."""
     found = {}
@@ -34,14 +36,11 @@ def declared() -> dict[str, tuple[str, set[str], str]]:
     return found
 
 
-METRICS = declared()
-
-
 def series() -> dict[str, tuple[str, set[str]]]:
     """Per series that Prometheus gets: the metric's kind, and the names of its labels."""
     ours = {
         name + suffix: (kind, labels | ({"le"} if suffix == "_bucket" else set()))
-        for name, (kind, labels, _) in METRICS.items()
+        for name, (kind, labels, _) in declared().items()
         for suffix in SUFFIXES[kind]
     }
     return ours | PROCESS
@@ -57,7 +56,7 @@ def test_it_is_plain_json_for_every_bot() -> None:
     text = json.dumps(DASHBOARD)
     assert "{%" not in text
     assert {each["name"] for each in DASHBOARD["templating"]["list"]} == {"datasource", "job", "instance"}
-    assert {"bot_updates", "bot_flush_backlog"} <= METRICS.keys(), "the declarations are found"
+    assert {"bot_updates", "bot_flush_backlog"} <= declared().keys(), "the declarations are found"
 
 
 def test_each_name_exists() -> None:
@@ -65,7 +64,7 @@ def test_each_name_exists() -> None:
 
 
 def test_each_metric_is_shown() -> None:
-    assert METRICS.keys() - shown(QUERIES) == set()
+    assert declared().keys() - shown(QUERIES) == set()
 
 
 def test_what_one_engine_has_stands_in_a_row_of_its_own() -> None:
@@ -73,8 +72,8 @@ def test_what_one_engine_has_stands_in_a_row_of_its_own() -> None:
     (row,) = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert "Hybrid" in row["title"]
     below = [panel for panel in PANELS if panel["gridPos"]["y"] > row["gridPos"]["y"]]
-    own = {name for name, (_, _, path) in METRICS.items() if path.startswith("engines/")}
-    assert {path for _, _, path in METRICS.values()} == {"metrics.py", "engines/hybrid/flusher.py"}
+    own = {name for name, (_, _, path) in declared().items() if path.startswith("engines/")}
+    assert {path for _, _, path in declared().values()} == {"metrics.py", "engines/hybrid/flusher.py"}
     assert shown([target["expr"] for panel in below for target in panel["targets"]]) == own
     above = [panel for panel in PANELS if panel not in below]
     assert not shown([target["expr"] for panel in above for target in panel["targets"]]) & own

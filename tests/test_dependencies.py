@@ -14,7 +14,7 @@ import jinja2
 import pytest
 
 from conftest import Render
-from support import ROOT, Answers, combinations, engine, label, must, run, uv
+from support import ROOT, Answers, combinations, engine, label, must, run, uv, with_model
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def with_each_dependency() -> list[dict[str, str]]:
     """The first combination of answers with each list of dependencies, and every provider."""
     template = jinja2.Template((ROOT / "template/pyproject.toml.jinja").read_text("utf-8"))
     found: dict[str, dict[str, str]] = {}
-    for answers in combinations():
-        rendered = template.render(answers, engine=engine(answers))
+    for answers in [*combinations(), *with_model()]:
+        rendered = template.render({"agent": "echo"} | answers, engine=engine(answers))
         parsed = tomllib.loads(rendered)
         depends = (parsed["project"]["dependencies"], parsed["dependency-groups"])
         found.setdefault(str((answers.get("cloud_provider"), depends)), answers)

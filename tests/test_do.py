@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import clean_env, commit_all, copier, must, run
+from support import clean_env, commit_all, copier, copy_working_tree, must, run
 
 # What a POSIX shell script may take for granted, and what git and pip call.
 BASICS = ["dirname", "rm", "mkdir", "sh", "env", "uname", "cat", "sed", "basename"]
@@ -20,10 +20,13 @@ Machine = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def clone(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shallow clone without any tag, at a path with a space in it. It is shared: nothing may change it."""
+    repository = tmp_path_factory.mktemp("repository")
     folder = tmp_path_factory.mktemp("clones") / "a clone"
-    url = template.as_uri()
+    copy_working_tree(repository)
+    commit_all(repository, "Snapshot", tag="v0.0.1")
+    url = repository.as_uri()
     must("git", "clone", "--quiet", "--depth", "1", "--no-tags", url, folder, cwd=folder.parent)
     must("git", "tag", "--delete", *must("git", "tag", cwd=folder).split(), cwd=folder)
     return folder

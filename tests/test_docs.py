@@ -38,6 +38,9 @@ sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 import diagrams
 
 EXAMPLES = ROOT / "docs" / "examples"
+CODE = (EXAMPLES, ROOT / "template", ROOT / "llm")
+"""Where the code stands that pages show."""
+
 PAGES = sorted(
     [
         *(path for path in (ROOT / "docs").rglob("*.md") if "assets" not in path.parts),
@@ -399,7 +402,7 @@ def test_code_shown_is_code_that_runs(page: Path) -> None:
         source = re.search(r'title="([^"]+)"', head)
         assert source, f"no title: {block}"
         path = ROOT / source[1]
-        assert path.is_relative_to(EXAMPLES) or path.is_relative_to(ROOT / "template"), source[1]
+        assert any(path.is_relative_to(folder) for folder in CODE), source[1]
         assert block in path.read_text("utf-8"), f"not in {source[1]}:\n{block}"
 
 

@@ -2,14 +2,13 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from conftest import SECOND_TRY, Render
-from support import ROOT, Answers, clean_env, combinations, first_of_each_engine, run
+from support import ROOT, Answers, combinations, first_of_each_engine, prove
 
 Record = Callable[[str, object], None]
 
@@ -105,13 +104,6 @@ def test_kept(
     if os.environ.get("FIRESTORE_EMULATOR_INSTALLED"):  # .ci/run found it
         assert not [line for line in skipped if "emulator" in line], printed
     record_property("kit", "\n".join([summaries[0].strip("= "), *skipped]))
-
-
-def prove(folder: object, *arguments: str) -> tuple[str, int]:
-    """Run `./do prove`; what it printed, and its exit code."""
-    command = (sys.executable, "-m", "suite", "prove", str(folder), "-q", "-rsfE", *arguments)
-    done = run(*command, cwd=ROOT, env=clean_env(PYTHONPATH=str(ROOT)), timeout=1200)
-    return done.stdout + done.stderr, done.returncode
 
 
 def test_every_part_is_run() -> None:

@@ -13,7 +13,8 @@ import pytest
 import releases
 from conftest import Render
 from releases import VERSIONS
-from support import ROOT, Answers, clean_env, engine, first_of_each_engine, label, run
+from suite.support import warm
+from support import ROOT, Answers, clean_env, engine, first_of_each_engine, label
 
 RECORDS = ROOT / "tests/records"
 
@@ -74,5 +75,5 @@ def prepare(project: Path) -> None:
 def inside(project: Path, *module: str, **settings: str) -> None:
     """Run a module in the project, in the environment of this repository."""
     env = clean_env(PYTHONPATH=str(project), **settings)
-    done = run(sys.executable, "-m", *module, cwd=project, env=env, timeout=600)
+    done = warm.run([sys.executable, "-m", *module], cwd=project, env=env, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

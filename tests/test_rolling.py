@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from copier import run_copy
 from test_records import inside, prepare
+from test_update import history
 
 import releases
 from conftest import Render
 from releases import VERSIONS
 from support import ROOT, Answers, first_of_each_engine, label
+
+__all__ = ["history"]
 
 INSIDE = ROOT / "tests/rolling/inside"
 
@@ -26,25 +29,16 @@ def cases() -> list[object]:
     ]
 
 
-@pytest.fixture(scope="session")
-def history(shared: Path) -> Path:
-    """This repository, with its versions tagged."""
-    folder = shared / "rolling-history"
-    if not folder.exists():
-        releases.make_history(folder)
-    return folder
-
-
 @pytest.mark.parametrize(("version", "answers"), cases())
 def test_replicas_of_two_versions(
-    render: Render, history: Path, tmp_path: Path, version: str, answers: Answers
+    compiled: Render, history: Path, tmp_path: Path, version: str, answers: Answers
 ) -> None:
     """They write to the same records, and what is forgotten by one is not shown by the other."""
     old, new = tmp_path / "old", tmp_path / "new"
     run_copy(str(history), old, data=dict(answers), vcs_ref=version, defaults=True, quiet=True)
     (old / "suite").mkdir()
     shutil.copy(INSIDE / "old_replica.py", old / "suite")
-    shutil.copytree(render(**answers), new)
+    shutil.copytree(compiled(**answers), new)
     prepare(new)
     shutil.copy(INSIDE / "test_beside.py", new / "suite/contract")
     inside(new, "pytest", "-q", "suite/contract/test_beside.py", OLD_PROJECT=str(old))

@@ -25,8 +25,8 @@ import uvloop
 SENT = {"message_id": 1, "date": 1, "chat": {"id": 1, "type": "private", "first_name": "A"}, "text": "ok"}
 ME = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "benchmark_bot"}
 
-CHAT = re.compile(rb"chat_id=(\d+)")
-NUMBER = re.compile(rb"%23(\d+)")  # "(#1)" at the end of a reply
+CHAT = re.compile(rb'chat_id(?:=|":")(\d+)')
+NUMBER = re.compile(rb"(?:%23|#)(\d+)")  # "(#1)" at the end of a reply, in a form or JSON
 SILENCE = 2.0
 """Seconds without a reply after which those that are missing are taken for lost."""
 
@@ -227,4 +227,5 @@ async def main() -> None:
         print(json.dumps(await make_load(json.loads(line))), flush=True)
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -68,6 +68,7 @@ COMMIT = {
     18: "'{}'",
     19: "'{}'::text[]",
     20: "'{NULL,NULL}'::jsonb[]",
+    21: "NULL",
 }
 """What a turn of `turn.Ours` gives the statement of a commit."""
 

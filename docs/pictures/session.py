@@ -22,6 +22,7 @@ from pyte.screens import Char
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PICTURE = ROOT / "docs" / "assets" / "session.svg"
+TITLE = "copier copy, a chat with the bot, kill -9, and the bot remembers"
 ADDRESS = "https://github.com/org/tg-state-template.git"
 
 WIDTH, HEIGHT = 84, 20
@@ -97,6 +98,12 @@ class Session:
         self.waits_for(text)
         self.shows(seconds)
         self._shell.send(ENTER)
+
+    def watches(self, text: str, *, seconds: float = 0.2) -> None:
+        """Record what comes, as it comes, until a text is there."""
+        while not any(text in line for line in self._screen.display):
+            self._read(seconds)
+            self.shows(seconds)
 
     def presses(self, key: str) -> None:
         """Press a key."""
@@ -205,14 +212,14 @@ def record(folder: Path) -> list[Frame]:
     return session.frames
 
 
-def drawn(frames: list[Frame]) -> str:
+def drawn(frames: list[Frame], title: str) -> str:
     """The frames as an animated SVG; without animation, the last one."""
     width, height = round(WIDTH * CELL) + 32, HEIGHT * LINE + 28
     total = sum(frame.seconds for frame in frames)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img">',
-        "<title>copier copy, a chat with the bot, kill -9, and the bot remembers</title>",
+        f"<title>{title}</title>",
     ]
     style = [
         'text { font: 14px "DejaVu Sans Mono", "Noto Sans Mono", Menlo, Consolas, monospace; }',
@@ -276,7 +283,7 @@ def main() -> None:
     """Record and draw."""
     with tempfile.TemporaryDirectory(prefix="session-") as folder:
         frames = record(Path(folder))
-    PICTURE.write_text(drawn(frames), "utf-8")
+    PICTURE.write_text(drawn(frames, TITLE), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The agent's interface, inside a turn, outside one, and when it is over."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -52,6 +54,24 @@ async def test_the_interface_works_without_telegram(agent: TelegramAgentAdapter)
     assert await agent.get_user_state("1") == {}
     assert len((await agent.store.load("1")).history) == 2, "the conversation stays"
     await agent.close()
+
+
+async def test_what_is_entered_is_left_when_the_agent_is_closed() -> None:
+    """The last first, and before the store; each time anew."""
+    agent, done = CountingAgent(""), list[str]()
+
+    @asynccontextmanager
+    async def open_(name: str) -> AsyncIterator[str]:
+        yield name
+        done.append(name)
+
+    for _ in range(2):
+        await agent.connect()
+        assert [await agent.enter(open_(name)) for name in ("a", "b")] == ["a", "b"]
+        assert done == []
+        await agent.close()
+        assert done == ["b", "a"]
+        done.clear()
 
 
 class Eager(CountingAgent):

@@ -1,31 +1,24 @@
 """`bot broadcast`: everybody gets it, whatever happens to the command."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bot.runtime.state.store import Changes, OperatorStore
-from suite.bot_api import FakeTelegram
+from suite.bot_api import Call, FakeTelegram
+from suite.support import warm
+from suite.support.command_line import environment
 
 pytestmark = [pytest.mark.clause("broadcast.everybody"), pytest.mark.usefixtures("people")]
 
 PEOPLE = 120
-RUN = """
-from bot.runtime.telegram.fast_import import import_aiogram
-import_aiogram()
-from bot.runtime import broadcast
-broadcast.A_SECOND = 400
-broadcast.LEASE_SECONDS = 1
-broadcast.AT_ONCE = 5
-from bot.runtime.cli import main
-main()
-"""
+MODULE = (sys.executable, "-m", "suite.broadcasting_bot")
 
 
 @pytest.fixture
@@ -37,25 +30,28 @@ async def people(store: OperatorStore) -> None:
 
 
 class Command:
-    """Runs the command."""
+    """Runs the command; where its process is killed, its lease ends after a second."""
 
     def __init__(self, telegram: FakeTelegram, folder: Path) -> None:
         self._telegram, self._folder = telegram, folder
 
     async def start(
-        self, *arguments: str, text: str = "News!", name: str = "news"
-    ) -> asyncio.subprocess.Process:
+        self, *arguments: str, text: str = "News!", name: str = "news", lease: int = 1
+    ) -> warm.Process | asyncio.subprocess.Process:
         file = self._folder / "text"
         file.write_text(text)
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN, "broadcast", str(file), "--name", name, "--yes", *arguments),
-            env={**os.environ, "BOT_TOKEN": self._telegram.token, "TELEGRAM_API_URL": self._telegram.url},
+        settings = {"BOT_TOKEN": self._telegram.token, "TELEGRAM_API_URL": self._telegram.url}
+        return await warm.start(
+            [*MODULE, "broadcast", str(file), "--name", name, "--yes", *arguments],
+            cwd=self._folder,
+            env=environment(self._folder, LEASE=str(lease), **settings),
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *arguments: str, **more: str) -> tuple[int, str]:
+    async def run(self, *arguments: str, **more: Any) -> tuple[int, str]:
         process = await self.start(*arguments, **more)
         _, said = await process.communicate()
+        assert said is not None
         return process.returncode or 0, said.decode()
 
 
@@ -104,13 +100,43 @@ async def test_killed_five_times(telegram: FakeTelegram, command: Command) -> No
     assert "had it already" in said
 
 
+@pytest.mark.rarely
+async def test_ten_thousand_people_killed_five_times(
+    telegram: FakeTelegram, command: Command, store: OperatorStore
+) -> None:
+    """Each has it, and no more have it twice than there were sends under way when the command was killed."""
+    many = 10_000
+    for first in range(PEOPLE + 1, many + 1, 200):
+        numbers = range(first, min(first + 200, many + 1))
+        await asyncio.gather(
+            *(store.commit(str(each), Changes(state={"a": b"1"}), expect=0) for each in numbers)
+        )
+    for kill in range(1, 6):
+        process = await command.start()
+        await telegram.wait_for(lambda goal=kill * many // 6: len(telegram.sent) >= goal, 600)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        await asyncio.sleep(1)
+    code, said = await command.run()
+    assert code == 0, said
+    counts = received(telegram)
+    assert counts.keys() == set(range(1, many + 1))
+    assert counts.total() - many <= 5 * 5
+
+
 async def test_two_at_a_time_are_one_too_many(telegram: FakeTelegram, command: Command) -> None:
-    telegram.delay("sendMessage", 15, times=5)
-    process = await command.start()
+    has_failed = asyncio.Event()
+
+    async def wait(_: Call) -> None:
+        await has_failed.wait()
+
+    telegram.fault("sendMessage", wait, times=5)
+    process = await command.start(lease=60)
     await telegram.wait_for(lambda: any(each.method == "sendMessage" for each in telegram.calls))
     code, said = await command.run()
     assert code == 1
     assert "another process" in said
+    has_failed.set()
     await process.communicate()
     assert received(telegram).total() == PEOPLE
 

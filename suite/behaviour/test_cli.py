@@ -38,6 +38,28 @@ def test_chat_answers_piped_lines(tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+DEFERRING = """
+from bot.runtime.cli import main
+from suite.counting_bot import counting_owner
+from suite.owner import replace_owner
+
+def deferring_owner():
+    owner = counting_owner()
+    owner.agent.deferred = True
+    return owner
+
+replace_owner(deferring_owner)
+main()
+"""
+
+
+def test_chat_waits_for_answers_that_are_deferred(tmp_path: Path) -> None:
+    """Another task gives them; that there is no reply is not true."""
+    (tmp_path / "deferring.py").write_text(DEFERRING)
+    result = run(tmp_path, "chat", stdin="hi\nthere\n", module="deferring")
+    assert result.stdout == "Processed: hi (#1)\nProcessed: there (#2)\n"
+
+
 def test_chat_offers_buttons_as_numbers(tmp_path: Path) -> None:
     result = run(tmp_path, "chat", stdin="/forget\n2\n/forget\n1\n")
     assert "  1) Erase everything\n  2) Keep it\n" in result.stdout

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bot.agent_adapter import JobStopped, TelegramAgentAdapter, job, person
-from bot.runtime.errors import OperatorError, StateError, StateValueError
+from bot.runtime.errors import OperatorError, StateError, StateUnavailable, StateValueError
 from bot.runtime.state import jobs as state_jobs
 from bot.runtime.state import turn
 from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Job, Timetable, jobs_in
@@ -280,6 +280,76 @@ async def test_killed_while_it_runs(
         assert (await bot.store.due(10**9, 9)).due == []
 
 
+class Mortal:
+    """A store that nothing of a process reaches after its end."""
+
+    def __init__(self, store: OperatorStore) -> None:
+        self._store = store
+        self.is_over = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_over and name != "close":
+            raise StateUnavailable("killed")
+        return getattr(self._store, name)
+
+
+INNOCENT, POISON = 5, 6
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["jobs", "deferred"])
+async def test_only_what_ends_the_process_is_given_up(
+    make_runtime: MakeRuntime,
+    telegram: FakeTelegram,
+    store: OperatorStore,
+    monkeypatch: pytest.MonkeyPatch,
+    deferred: bool,
+) -> None:
+    """And nothing that was only under way each time."""
+    monkeypatch.setattr(state_jobs, "CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(Forgetful, "deferred", deferred)
+    lives: list[Mortal] = []
+
+    async def work(user_id: str) -> str:
+        await asyncio.sleep(0.2)
+        if user_id == str(POISON):
+            lives[-1].is_over = True
+        await asyncio.sleep(0.2)
+        return "done"
+
+    async def in_a_job(self: Any) -> str:
+        return await work(self.turn.user_id)
+
+    async def at_once(self: Any, message: str, state: dict[str, Any]) -> str:
+        return await work(self.turn.user_id)
+
+    monkeypatch.setattr(Forgetful, "take_long", job(in_a_job))
+    if deferred:
+        monkeypatch.setattr(Forgetful, "agent_logic", at_once)
+
+    def are_done() -> bool:
+        return all("done" in telegram.texts(user) for user in range(1, INNOCENT + 1))
+
+    for number in range(6):
+        bot = make_runtime("webhook", jobs_seconds=0.1)
+        lives.append(Mortal(store))
+        bot.store, bot.agent_class = cast(OperatorStore, lives[-1]), Forgetful
+        await bot.start()
+        for user in range(1, POISON + 1):
+            if number == 0 and deferred:
+                telegram.message("hi", user_id=user)
+            elif number == 0:
+                await bot.agent.later(str(user), timedelta(0), cast(Forgetful, bot.agent).take_long)
+        await until(lambda: lives[-1].is_over or (are_done() and Forgetful.errors))
+        await bot.cut_off()
+        if not lives[-1].is_over:
+            break
+        await store.connect()
+    assert number == 3, "three tries, and one that told so"
+    assert are_done()
+    assert "done" not in telegram.texts(POISON)
+    assert [type(each) for each in Forgetful.errors] == [JobStopped]
+
+
 async def test_a_bot_that_stops_gives_it_back(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,8 +505,8 @@ async def test_one_whose_method_is_gone_is_kept(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(make_runtime) as bot:
-        await bot.agent.later("1", SOON, cast(Forgetful, bot.agent).remind, text="tea")
-        await bot.agent.later("2", SOON, cast(Forgetful, bot.agent).tick)
+        await bot.agent.later("1", 3 * SECOND, cast(Forgetful, bot.agent).remind, text="tea")
+        await bot.agent.later("2", 3 * SECOND, cast(Forgetful, bot.agent).tick)
 
     class Renamed(TelegramAgentAdapter):
         @job(name="remind")
@@ -499,7 +569,11 @@ async def test_there_is_an_end_to_how_many_wait(bot: Runtime, telegram: FakeTele
         for _ in range(MOST_STOPPED + 2):
             await agent.later("2", timedelta(0), agent.fail)
         await until(lambda: len(Forgetful.errors) == MOST_STOPPED + 2)
-        await idle(bot)
+
+        async def are_all_stopped() -> bool:
+            return all(each.stopped for each in await jobs(bot, 2))
+
+        await until(are_all_stopped)
         assert len(await jobs(bot, 2)) == MOST_STOPPED
 
 

@@ -10,6 +10,7 @@ from bot.agent_adapter import Message, Place, RecordId, TelegramAgentAdapter, ch
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.record import Limits
 from bot.runtime.state.turn import COMPACTING_SECONDS, Turn, mutate
+from suite.behaviour.test_places import walked
 from suite.bot_api import FakeTelegram
 from suite.contract.harness import Harness
 from suite.support.runtime import MakeRuntime, Runtime
@@ -60,7 +61,7 @@ async def make_bot(make_runtime: MakeRuntime, harness: Harness) -> Callable[...,
     """Make a bot whose store keeps short histories."""
 
     async def make(agent: type[TelegramAgentAdapter] = Summing, **limits: int) -> Runtime:
-        bot = make_runtime("polling", agent_class=agent)
+        bot = make_runtime("polling", agent_class=agent, agent_timeout=1)
         bot.store = await harness.open(Limits(**({"history": 8} | limits)))
         return bot
 
@@ -269,9 +270,25 @@ async def test_forgetting_a_person_reaches_data_and_summaries_in_groups(
             await mutate(bot.store, str(GROUP), note)
         telegram.callback("forget:1:1", user_id=1)
         await telegram.settled()
-        await bot.agent.drain(10)
+        await walked(bot)
         left = [(each.text, each.data) for each in (await bot.store.load(str(GROUP))).history]
         assert left == [("c", None), ("re c", None), ("re", None), ("d", None), ("re", "said")]
+
+
+@pytest.mark.clause("forget.erases")
+async def test_a_summary_under_way_brings_back_no_words_of_who_is_forgotten(
+    make_bot: Any, telegram: FakeTelegram
+) -> None:
+    Summing.may.clear()
+    async with await make_bot(Shared) as bot:
+        await say(bot, "a", user_id=1, chat_id=GROUP)
+        await say(bot, "b", "c", user_id=2, chat_id=GROUP)
+        telegram.callback("forget:1:1", user_id=1)
+        await telegram.settled()
+        await walked(bot)
+        Summing.may.set()
+        await bot.agent.drain(10)
+        assert await texts(bot, record=str(GROUP)) == ["re a", "b", "re b", "c", "re c"]
 
 
 # --- Kept keys ------------------------------------------------------------------------------------
@@ -283,9 +300,9 @@ class Polyglot(TelegramAgentAdapter):
     kept = frozenset({"language", "zone"})
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
-        state.setdefault("language", message)
+        language: str = state.setdefault("language", message)
         state["said"] = message
-        return state["language"]
+        return language
 
 
 @pytest.mark.clause("memory.kept")

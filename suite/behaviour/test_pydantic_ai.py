@@ -110,6 +110,20 @@ async def test_texts_of_before_are_told_as_texts() -> None:
     assert found[1].parts[0] == TextPart("hello")
 
 
+async def test_a_summary_is_told_first() -> None:
+    store = MemoryStore()
+    for number in range(3):
+        await asked(store, str(number))
+
+    async def compact(turn: Turn) -> None:
+        assert turn.replace_oldest(turn.history[:4], "numbers")
+
+    await mutate(store, "1", compact)
+    found = await told(store)
+    assert kinds(found) == ["user-prompt", *EXCHANGE]
+    assert found[0].parts[0].content == "In short, what was said before: numbers"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("limit", [2, 3, 4, 5])
 async def test_calls_go_with_their_answers(limit: int) -> None:
     store = MemoryStore(Limits(history=limit))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.runtime.config import Environment, Settings
+from suite.support import warm
 from suite.support.command_line import environment, run
 
 pytestmark = pytest.mark.clause("settings")
@@ -85,14 +86,13 @@ def settings_of(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command where an owner has settings of their own."""
     code = OWNER.replace("{at_import}", at_import).replace('["bot", "settings"]', f'["bot", "{command}"]')
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=environment(folder, **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_code(folder, code, **settings)
+
+
+def run_code(folder: Path, code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of that code."""
+    (folder / "told.py").write_text(code, "utf-8")
+    return warm.run([sys.executable, "-m", "told"], cwd=folder, env=environment(folder, **settings))
 
 
 def test_an_owners_settings_are_listed(tmp_path: Path) -> None:
@@ -128,14 +128,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 """
     code = OWNER.replace("{at_import}", broken).replace('sys.modules["bot.agent"] = agent', "")
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = run_code(tmp_path, code)
     assert result.returncode == 0
     assert result.stderr.startswith("warning: settings of your own may be missing")
     assert "MODEL_NAME" in result.stderr

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from bot.runtime.state.jobs import Job, put_job
 from bot.runtime.state.record import Message
-from bot.runtime.state.store import Changes, OperatorStore
+from bot.runtime.state.store import NEVER, Changes, OperatorStore
 from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
 from suite.support.command_line import BOT, environment, run
@@ -63,6 +64,21 @@ async def test_show(tmp_path: Path, store: OperatorStore) -> None:
     nobody = run(tmp_path, "state", "show", "8")
     assert nobody.returncode == 1
     assert nobody.stderr == "error: nothing is kept about user 8: `bot state list` shows about whom\n"
+
+
+async def test_what_was_lost_of_what_is_to_be_done_is_found_again(
+    tmp_path: Path, store: OperatorStore
+) -> None:
+    async def later(turn: Turn) -> None:
+        put_job(turn.fsm, Job(id="1", name="tell", at=2**50))
+
+    await mutate(store, "7", later)
+    await store.commit("7", Changes(due=NEVER), expect=None)
+    for lost in (1, 0):
+        result = await asyncio.to_thread(run, tmp_path, "state", "reindex")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"1 records have something to do; {lost} of them had been lost\n"
+    assert (await store.due(10**9, 9)).due == [("7", 2**50)]
 
 
 async def test_a_corrupt_record_is_shown_raw_and_can_be_forgotten(
@@ -229,3 +245,51 @@ async def test_import_can_merge(tmp_path: Path, store: OperatorStore) -> None:
     record = await store.load("1")
     assert record.state == {"old": 1, "both": 2, "new": 3}
     assert [message.text for message in record.history] == ["hello from 1"]
+
+
+TRAVELLING = "suite.travelling_bot"
+
+
+async def test_check_finds_all_whose_state_fits(tmp_path: Path, store: OperatorStore) -> None:
+    await put(store, "1", _version=3, currency="EUR")
+    await put(store, "2", town="Rome")
+    await put(store, "waiting:1", anything=1)
+    before = [(await store.load(user)).version for user in ("1", "2")]
+    result = await asyncio.to_thread(run, tmp_path, "state", "check", module=TRAVELLING)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "checked 3 records: all fit, 1 as soon as upgraded\n"
+    assert [(await store.load(user)).version for user in ("1", "2")] == before, "nothing is changed"
+    assert (await store.load("2")).state == {"town": "Rome"}
+
+
+async def test_check_names_what_does_not_fit_without_content(
+    tmp_path: Path, store: OperatorStore, harness: Harness
+) -> None:
+    await put(store, "1", _version=3, currency="EUR")
+    await put(store, "2", _version=3, currency="EUR", stops=[{MARK: MARK}], city=MARK * 9)
+    await put(store, "-3", **{MARK: MARK})
+    for number in range(40):
+        await put(store, f"{100 + number}", _version=3, currency="NOK")
+    await put(store, "4", currency="EUR")
+    await harness.corrupt("4")
+    result = await asyncio.to_thread(run, tmp_path, "state", "check", module=TRAVELLING)
+    assert result.returncode == 1
+    assert sorted(line.partition(":")[0] for line in result.stdout.splitlines()) == [
+        "user -3", "user 2", "user 4",
+    ]  # fmt: skip
+    assert (
+        "user 2: its state of version 3 is no Trip: city value_error, stops.0.town missing" in result.stdout
+    )
+    assert "upgrade failed from version 0 on (KeyError in travelling_bot.py, line" in result.stdout
+    assert MARK not in result.stdout + result.stderr
+    assert result.stderr.startswith("error: 3 records do not fit, for the reasons above")
+    assert result.stderr.count("\n") == 1
+
+
+async def test_check_of_an_agent_that_declares_nothing_reads_all(
+    tmp_path: Path, store: OperatorStore, harness: Harness
+) -> None:
+    await put(store, "1", anything=1)
+    assert (await asyncio.to_thread(run, tmp_path, "state", "check")).stdout == "checked 1 records: all fit\n"
+    await harness.corrupt("1")
+    assert (await asyncio.to_thread(run, tmp_path, "state", "check")).returncode == 1

@@ -157,6 +157,18 @@ async def test_the_first_piece_is_shown_at_once(
     assert frames(telegram, 1)[0] == "held"
 
 
+async def test_the_first_piece_does_not_wait_for_the_dots(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(streaming, "DRAFT_GAP", 20)
+    async with speaking(make_runtime):
+        telegram.message("hold 0.5", user_id=1)
+        await shown(telegram, 1, "held")
+        gate.opened.set()
+        await telegram.settled()
+    assert frames(telegram, 1) == ["…", "held", "held and freed"]
+
+
 async def test_a_draft_is_renewed_before_it_dies(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
@@ -204,6 +216,22 @@ async def test_calls_are_bounded_by_time_not_by_pieces(
     assert len(frames(telegram, GROUP)) <= 4
     edits = [call.at for call in telegram.calls if call.method == "editMessageText"]
     assert 0.9 < edits[0] - next(each.at for each in telegram.sent if each.chat_id == GROUP) < 3
+
+
+async def test_rates_that_chats_take(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group takes 20 messages and edits a minute, of which one lasts a second and a half here."""
+    monkeypatch.undo()
+    monkeypatch.setattr(streaming, "FIRST_GAP", streaming.FIRST_GAP / 40)
+    monkeypatch.setattr(streaming, "MESSAGE_GAP", streaming.MESSAGE_GAP / 40)
+    telegram.limits = {"group": (20, 60 / 40), "private": (1, 1), "draft": (3, 1)}
+    async with speaking(make_runtime):
+        for user, chat in ((1, 1), (2, GROUP)):
+            telegram.message(f"say 0.02 {'word ' * 200}", user_id=user, chat_id=chat)
+        await telegram.settled()
+    assert len(frames(telegram, GROUP)) > 20
+    assert [call.method for call in telegram.calls if call.status == 429] == []
 
 
 async def test_an_answer_that_yields_nothing_is_none(
@@ -303,6 +331,32 @@ async def test_a_rerun_that_shows_nothing_leaves_no_half(
         await telegram.settled()
         assert left(telegram, GROUP) == ["quick" if said == "quick" else SORRY]
         assert await is_tidy(bot)
+
+
+async def test_a_message_that_could_not_be_kept_at_once_is_kept_by_the_rerun(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another commit was first when "…" was sent. Killed in the rerun, that leaves no half answer either."""
+    monkeypatch.setattr(streaming, "MESSAGE_DELAY", 0.3)
+
+    class Twice(SpeakingAgent):
+        async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
+            self.heard.append(message)
+            yield "half"
+            await asyncio.sleep(0.8 if len(self.heard) == 1 else 60)
+
+    async with speaking(make_runtime, agent=Twice) as bot:
+        agent = bot.agent
+        assert isinstance(agent, Twice)
+        telegram.message("hi", user_id=1, chat_id=GROUP)
+        await telegram.wait_for(lambda: agent.heard)
+        await bot.store.commit("1", Changes(state={"overtaken": b"true"}), expect=None)
+        await shown(telegram, GROUP, "half")
+        assert len(agent.heard) == 2
+        (place,) = [at for at, each in telegram.messages.items() if each.get("text") == "half"]
+        kept = (await bot.record(1)).marks
+        assert [mark[1] for name, mark in kept.items() if name.startswith("shown:")] == [place[1]]
+        await bot.cut_off()
 
 
 async def test_one_that_slept_past_its_lease_neither_commits_nor_shows(

@@ -1,91 +1,22 @@
 """A state of a declared shape: what is kept of it, what becomes of older ones, and what does not fit."""
 
 import asyncio
-from datetime import date, timedelta
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, RootModel, field_validator
+from pydantic import BaseModel, RootModel
 
-from bot.agent_adapter import TelegramAgentAdapter, Texts, Turn, job
+from bot.agent_adapter import TelegramAgentAdapter, Texts, Turn
 from bot.runtime.errors import OperatorError, StateError, StateValueError
 from bot.runtime.logs import configure_logs
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import mutate
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode
+from suite.travelling_bot import Stop, Travelling
 
 pytestmark = pytest.mark.clause("memory.typed")
-
-
-class Stop(BaseModel):
-    """A part of a journey."""
-
-    town: str
-    nights: int = 1
-
-
-class Trip(BaseModel):
-    """The shape of today."""
-
-    city: str = ""
-    currency: Literal["NOK", "EUR"]
-    begins: date | None = None
-    stops: list[Stop] = []
-    tags: set[str] = Field(default=set(), alias="labels")
-
-    @field_validator("city")
-    @classmethod
-    def _is_short(cls, city: str) -> str:
-        if len(city) > 20:
-            raise ValueError(f"{city} is too long")
-        return city
-
-
-class Travelling(TelegramAgentAdapter):
-    """Changes the trip as it is told."""
-
-    state_type = Trip
-    state_version = 3
-    kept = frozenset({"currency"})
-
-    def new_state(self) -> Trip:
-        return Trip(currency="NOK")
-
-    def upgrade(self, raw: dict[str, Any], version: int) -> dict[str, Any]:
-        if version < 2:
-            raw["city"] = raw.pop("town")
-        if version < 3:
-            raw["currency"] = "EUR" if raw["city"] in ("Rome", "Paris") else "NOK"
-            raw.get("stops", [{}])[0]["nights"] = 2
-        return raw
-
-    async def agent_logic(self, message: str, state: Trip) -> str:
-        match message.split():
-            case ["go", city]:
-                state.city = city
-            case ["stop", town]:
-                state.stops.append(Stop(town=town))
-            case ["begin", day]:
-                state.begins = date.fromisoformat(day)
-            case ["tag", *tags]:
-                state.tags.update(tags)
-            case ["pay", currency]:
-                state.currency = currency  # type: ignore[assignment]  # whatever it is
-            case ["spoil"]:
-                state.stops[0].nights = "many secrets"  # type: ignore[assignment]
-            case ["key", key]:
-                self.turn.state[key] = "secret"
-            case ["clear"]:
-                await self.clear_user_state(self.turn.user_id)
-            case ["count"]:
-                state.tags.add(f"{len(state.tags)}")
-                return f"{len(state.tags)}"
-        return f"{state.city or 'nowhere'} {state.currency} {len(state.stops)}"
-
-    @job
-    async def pack(self) -> None:
-        self.turn.typed.tags.add("packed")
 
 
 async def put(store: OperatorStore, **state: Any) -> None:
@@ -155,7 +86,7 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"_version": 3, "city": "secret" * 9, "currency": "EUR"}, "is no Trip: city value_error"),
     ({"_version": 3, "currency": "EUR", "stops": [{"secret": 1}]}, "is no Trip: stops.0.town missing"),
-    ({"rating": "secret"}, "upgrade failed from version 0 on (KeyError in test_typed.py, line "),
+    ({"rating": "secret"}, "upgrade failed from version 0 on (KeyError in travelling_bot.py, line "),
     ({"_version": 2, "city": 1, "stops": ["secret"]}, "upgrade failed from version 2 on (TypeError in"),
     ({"_version": 4, "city": "secret"}, "its state is of a newer version than 3 of Trip"),
     ({"_version": "secret"}, "its state is of a newer version than 3 of Trip"),
@@ -194,7 +125,7 @@ async def test_a_turn_that_would_keep_what_does_not_fit_fails(
             assert await say(telegram, wrong) == Texts().sorry
             assert (await bot.record(1)).state == before
         logged = capfd.readouterr().err
-        assert "secret" not in logged.replace("test_typed", "")
+        assert "secret" not in logged
         assert "stops.0.nights int_type" in logged or "stops.0.nights int_parsing" in logged
         assert "is no field of Trip" in logged
 

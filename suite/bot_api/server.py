@@ -1,7 +1,9 @@
 """The HTTP server: which methods there are, and what goes wrong with them on demand."""
 
 import asyncio
+import math
 import re
+import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -52,19 +54,33 @@ class Planned:
         return self.chat_id is None or call.params.get("chat_id") == str(self.chat_id)
 
 
+SHOWING = re.compile(r"(?P<draft>send(Rich)?MessageDraft)|(send(?!ChatAction)|edit|copy)\w+")
+"""The methods of which a chat takes so many at a time."""
+
+
 @dataclass(eq=False, repr=False)
 class ApiServer:
-    """Answers calls of methods that it was taught."""
+    """Answers calls of methods that it was taught.
+
+    Attributes:
+        calls: every call, in order.
+        limits: how many of them a chat takes in how many seconds, by what that is: "group" and "private", of
+            messages that are sent or edited, and "draft". More are 429. Telegram documents 20 a minute for
+            groups and one a second for private chats, with bursts; of drafts and edits it says nothing, so
+            edits count as messages here. None unless a test says so.
+    """
 
     token: str = "42:TEST"  # the part before the colon is the bot's user id
     port: int = 0  # 0 takes a free one, which later starts keep
     _: KW_ONLY
     calls: list[Call] = field(default_factory=list, init=False)
+    limits: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._methods: dict[str, Method] = {}
         self._faults: defaultdict[str, deque[Planned]] = defaultdict(deque)
         self._delays: dict[str, tuple[float, float]] = {}  # method -> seconds, times left
+        self._recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(deque)
         self._runner: web.AppRunner | None = None
 
     # --- Methods ------------------------------------------------------------------------------
@@ -160,6 +176,21 @@ class ApiServer:
             faults.remove(planned)
         await planned.fault(call)
 
+    def _check_flood(self, call: Call) -> None:
+        """Refuse what a chat takes no more of for now. What is refused does not count."""
+        method, chat = SHOWING.fullmatch(call.method), call.params.get("chat_id", "")
+        if not self.limits or not method or not chat:
+            return
+        kind = "draft" if method["draft"] else "group" if chat.startswith("-") else "private"
+        most, seconds = self.limits.get(kind, (math.inf, 0.0))
+        recent, now = self._recent[kind, chat], time.monotonic()
+        while recent and recent[0] <= now - seconds:
+            recent.popleft()
+        if len(recent) >= most:
+            wait = math.ceil(recent[0] + seconds - now)
+            raise ApiError(429, f"Too Many Requests: retry after {wait}", wait)
+        recent.append(now)
+
     # --- The server ---------------------------------------------------------------------------
 
     @property
@@ -204,6 +235,7 @@ class ApiServer:
             given = call.params.keys() | call.uploads.keys() - call.attached
             if method.parameters is not None and (unknown := given - method.parameters):
                 raise bad_request(f"{call.method} has no parameter {min(unknown)!r}")
+            self._check_flood(call)
             return web.json_response({"ok": True, "result": await method.do(call)})
 
         return await self._answered(request, call, answer())

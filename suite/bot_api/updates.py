@@ -156,7 +156,9 @@ class Updates(ApiServer):
 
 def _lane(kind: str, content: Json, update_id: int) -> str:
     """What reaches a webhook one after another: the messages of a chat, the queries of a user."""
-    if kind in MESSAGE_KINDS:
+    if (
+        kind in MESSAGE_KINDS or kind == "stopped_message_generation"
+    ):  # which is not documented: the worst case
         return f"chat:{content['chat']['id']}"
     owner = content.get("from" if kind == "callback_query" else "chat") or content.get("from") or {}
     return f"{kind}:{owner['id']}" if "id" in owner else f"update:{update_id}"

@@ -2,11 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from bot.runtime.engines.memory.store import MemoryStore
+from bot.runtime.state.codec import dumps
+from bot.runtime.state.jobs import Job, Timetable, put_job, reindex
+from bot.runtime.state.record import OutboxEntry, encode_entry
 from bot.runtime.state.store import NEVER, Changes, OperatorStore
+from bot.runtime.state.turn import Turn, mutate
 from suite.contract.harness import Harness
 
 pytestmark = pytest.mark.clause("store.due")
@@ -28,6 +34,17 @@ async def listed(store: OperatorStore, within: float = 0, most: int = 100) -> Se
 async def put_due(store: OperatorStore, user_id: str, due: int | None, **more: bytes) -> int:
     """Commit when a record is due, whatever it holds."""
     return await store.commit(user_id, Changes(state={"a": b"1", **more}, due=due), expect=None)
+
+
+async def test_what_one_process_makes_due_is_early_for_no_other(store: OperatorStore) -> None:
+    """Whenever they asked what time it is: an engine may know that to the second only."""
+    tellers, askers = [Timetable() for _ in range(15)], [Timetable() for _ in range(15)]
+    for timetable in [each for pair in zip(tellers, askers, strict=True) for each in pair]:
+        await timetable.ask(store)
+        await asyncio.sleep(0.03)
+    assert max(each._clock.least for each in askers) <= min(each._clock.most for each in tellers)
+    now, soon = askers[0].now(), tellers[0].at(timedelta(0))
+    assert now <= soon < now + 60 * SECOND
 
 
 async def test_nothing_is_due_at_first(store: OperatorStore) -> None:
@@ -179,6 +196,34 @@ async def test_its_index_can_be_rebuilt(store: OperatorStore) -> None:
     assert await store.reindex() == 2
     assert (await store.due(7_200, 9)).due == [("1", seen), ("2", seen + HOUR)]
     assert await store.claim("2", seen + HOUR, seen + HOUR + 1) == 2
+
+
+async def test_what_is_lost_of_it_is_found_in_the_records(store: OperatorStore) -> None:
+    """Jobs, what waits, and replies that nobody else will send; who is at work is left alone."""
+    start = await now(store)
+
+    async def later(turn: Turn, at: int) -> None:
+        put_job(turn.fsm, Job(id="1", name="tell", at=at))
+
+    for user_id, at in (("lost", start + HOUR), ("over", start - HOUR), ("known", start + 2 * HOUR)):
+        await mutate(store, user_id, partial(later, at=at))
+    waits: dict[str, object] = {"raw": {"update_id": 1}, "at": start, "number": 1}
+    await store.commit("waiting:1", Changes(fsm={"update:1": dumps({"data": waits}, "")}), expect=0)
+    owed = OutboxEntry(replies=[{"method": "sendMessage"}], at=start / SECOND, is_owed=True)
+    await store.commit("owes", Changes(applied=(1,), outbox={1: encode_entry(owed)}), expect=0)
+    await put_due(store, "nothing", None)
+    for user_id in ("lost", "over"):
+        await store.commit(user_id, Changes(due=NEVER), expect=None)
+    assert await listed(store, within=10**6) == ["known"]
+    seen: list[int] = []
+    assert await reindex(store, seen.append) == (5, 4)
+    due = dict((await store.due(10**6, 9)).due)
+    assert (due["lost"], due["over"], due["known"]) == (start + HOUR, start - HOUR, start + 2 * HOUR)
+    assert due.keys() == {"lost", "over", "known", "waiting:1", "owes"}
+    assert await store.claim("over", start - HOUR, start + 30 * SECOND) == 1
+    assert await reindex(store, seen.append) == (5, 0)
+    assert dict((await store.due(10**6, 9)).due)["over"] == start + 30 * SECOND
+    assert seen
 
 
 async def test_it_outlives_the_process(harness: Harness) -> None:

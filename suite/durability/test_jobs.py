@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bot.runtime.chosen import ENGINE
 from bot.runtime.state.jobs import Timetable, jobs_in
 from bot.runtime.state.store import OperatorStore
 from bot.runtime.state.turn import Turn, mutate
@@ -22,8 +21,8 @@ pytestmark = pytest.mark.clause("jobs.once")
 SECONDS = 1.0
 """From one reminder to the next."""
 
-TICK = 1.0 if ENGINE == "dynamodb" else 0.05
-"""Seconds by which the store's clock may be off: DynamoDB tells the time in whole seconds."""
+TICK = 0.05
+"""Seconds by which clocks may differ that are read in different processes."""
 
 
 async def test_each_reminder_is_given_once_though_its_process_is_killed(

@@ -7,7 +7,7 @@ result, or a result has no call, and notes that.
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count
@@ -109,6 +109,7 @@ class ModelServer:
         steps: what it does next.
         requests: what it was asked, as JSON.
         orphans: the ids that `orphans_in` found in requests; these were refused.
+        before: waited for before a request is answered; is given its number, from 1.
         url: its address, for clients.
     """
 
@@ -117,6 +118,7 @@ class ModelServer:
         self.steps: deque[Step] = deque()
         self.requests: list[Json] = []
         self.orphans: list[str] = []
+        self.before: Callable[[int], Awaitable[None]] | None = None
         self._ids = count(1)
         self._came, self._free = asyncio.Event(), asyncio.Event()
         self._free.set()
@@ -157,6 +159,8 @@ class ModelServer:
         body = await request.json()
         self.requests.append(body)
         self._came.set()
+        if self.before:
+            await self.before(len(self.requests))
         if orphans := orphans_in(body["messages"]):
             self.orphans += orphans
             return _refusal(400, f"tool calls and their results do not fit together: {', '.join(orphans)}")

@@ -16,6 +16,7 @@ import os
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,16 +25,20 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
+BOT = ROOT if (ROOT / "bot").is_dir() else ROOT / "template"
+"""Where a bot is that shows how aiogram is imported; in its own repository, the kit stands beside none."""
 
 COMMON = (
     *("aiohttp.web", "pydantic_settings", "prometheus_client", "orjson", "dotenv", "uvloop"),
-    *("structlog", "rich.console", "rich.traceback", "typer"),
+    *("structlog", "rich.console", "rich.traceback", "typer", "aiohttp_socks", "prompt_toolkit"),
 )
-"""What every bot imports, besides aiogram."""
+"""What bots import, besides aiogram."""
 
 OF_ENGINES = (
     "alembic.command",
@@ -50,6 +55,9 @@ AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 
 SUBREAPER = 36
 """The option of `prctl` by which orphans below a process become its children."""
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that add to the certificates that are trusted."""
 
 Output = int | io.BufferedWriter | None
 
@@ -117,7 +125,7 @@ class _Nursery:
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno()), *COMMON, *wanted],
             cwd=ROOT,
-            env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **variables, "PYTHONPATH": str(BOT)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
@@ -217,7 +225,7 @@ def run(
         written = []
         for each in (out, err):
             each.seek(0)
-            written.append(each.read().decode())
+            written.append(each.read().decode(errors="replace"))
     return subprocess.CompletedProcess(command, code, written[0], written[1])
 
 
@@ -233,18 +241,35 @@ def _wait(pid: int, timeout: float) -> int | None:
     return os.waitstatus_to_exitcode(ended[1])
 
 
+def read_certificates_once() -> None:
+    """Let all sessions of aiogram in a process share what they trust: reading it is half of their start."""
+    module = import_module("aiogram.client.session.aiohttp")
+
+    @cache
+    def made(cafile: str, *_: str | None) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=cafile)
+
+    def shared(cafile: str) -> ssl.SSLContext:
+        return made(cafile, *map(os.environ.get, CERTIFICATES))
+
+    setattr(module, "ssl", SimpleNamespace(create_default_context=shared))  # noqa: B010 - it knows the real one
+
+
 # --- In the process from which others are forked -----------------------------------------------------------
 
 
 def _prepare(packages: Sequence[str]) -> None:
     """Import what bots need, and nothing of a bot: that is to come from the process' own folder."""
     import_module("bot.runtime.telegram.fast_import").import_aiogram()
+    import_module("aiogram.types").Update.model_validate({"update_id": 1})  # builds a hundred models
+    read_certificates_once()
+    import_module("aiogram.client.session.aiohttp").AiohttpSession()
     for name in packages:
         with suppress(ImportError):
             import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("bot", "suite")]:
         del sys.modules[name]
-    sys.path.remove(str(ROOT))
+    sys.path.remove(str(BOT))
     gc.collect()
     gc.freeze()  # what is shared is not looked through by each process, which would copy it
 

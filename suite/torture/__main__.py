@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=["polling", "webhook"], help="only this one")
     parser.add_argument("--replicas", type=int, help="only so many processes")
     parser.add_argument("--streams", action="store_true", help="only with answers that grow")
+    parser.add_argument("--deferred", action="store_true", help="only the agent that has messages kept")
     parser.add_argument("--short", action="store_true", help="only what `uv run pytest` does")
     parser.add_argument("--bot", default=Setup.bot, metavar="MODULE", help="what to run")
     parser.add_argument("--owner", action="store_true", help="run the owner's agent, routers and texts")
@@ -53,6 +54,7 @@ def main() -> int:
         number: setup
         for number, setup in enumerate(possible)
         if (setup.streams or not chosen.streams)
+        and (setup.is_deferred or not chosen.deferred)
         and chosen.mode in (None, setup.mode)
         and chosen.replicas in (None, setup.replicas)
     }

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.agent_adapter import Place, RecordId, TelegramAgentAdapter, chat, job
 from bot.runtime.chosen import ENGINE
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class TorturedAgent(TelegramAgentAdapter):
     """Does what a message `NAME SECONDS` says: thinks for so long, and notes the name."""
 
-    deferred = DEFERRED in os.environ
+    accepts = frozenset({"text", "photo"})
+    deferred: ClassVar[bool | None] = DEFERRED in os.environ
 
     def record_of(self, place: Place) -> RecordId | None:
         return chat(place.chat) if place.chat in SHARED else super().record_of(place)
@@ -44,6 +45,10 @@ class TorturedAgent(TelegramAgentAdapter):
             document = BufferedInputFile(json.dumps(told).encode(), "told.json")
             self.turn.reply(SendDocument(chat_id=int(self.turn.user_id), document=document))
             return "told"
+        if photos := [each.file_id for each in self.turn.attachments]:
+            state.setdefault("photos", []).append(photos)
+        if not message:  # the rest of an album, of which something else came in between
+            return "more"
         name, seconds, *later = message.split()
         effects = state.setdefault("effects", [])
         await asyncio.sleep(float(seconds))
@@ -71,7 +76,7 @@ class TorturedSpeaker(TorturedAgent):
     deferred = None
 
     async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:  # type: ignore[override]
-        if message == TELL:
+        if message in (TELL, ""):  # the latter is the rest of an album
             yield await super().agent_logic(message, state)
             return
         name, seconds, *later = message.split()

@@ -20,6 +20,8 @@ KILL = "bot: kill -9"
 DAY = 86_400
 
 GROUPS = 400
+FEWER_GROUPS = 80
+"""Where messages are kept: no more than a hundred wait for one person."""
 
 PATIENCE = 120.0
 """Seconds after which a bot that does not get on is stuck."""
@@ -36,6 +38,7 @@ class Stage:
     links: Sequence[Link]
     is_webhook: bool
     streams: bool = False
+    is_deferred: bool = False
 
     def faults(self) -> dict[str, Trouble]:
         """All that can happen here, by name."""
@@ -83,6 +86,11 @@ async def replace(stage: Stage, chance: Random) -> None:
 
 async def freeze_bot(stage: Stage, chance: Random) -> None:
     await stage.replica(chance).freeze(chance.uniform(0.5, 3))
+
+
+async def freeze_beyond_lease(stage: Stage, chance: Random) -> None:
+    """Until others have taken over what it was at, see `hurry`; then it goes on with that."""
+    await stage.replica(chance).freeze(chance.uniform(4, 7))
 
 
 async def shift_clock(stage: Stage, chance: Random) -> None:
@@ -178,8 +186,9 @@ async def forgetting(stage: Stage, chance: Random) -> None:
 
 async def many_groups(stage: Stage, chance: Random) -> Felt:
     """One person writes in more groups than ids are kept of acknowledged updates; replies do not go out."""
+    groups = FEWER_GROUPS if stage.is_deferred else GROUPS
     failing = stage.telegram.fail("sendMessage", status=500, times=chance.randint(5, 20))
-    stage.people.message_everywhere(chance.randint(1, USERS), GROUPS)
+    stage.people.message_everywhere(chance.randint(1, USERS), groups)
     await asyncio.sleep(chance.uniform(0, 1))
     return [failing]
 
@@ -283,8 +292,20 @@ async def shift_server_clock(server: Server, chance: Random) -> None:
         server.clock.set(0)
 
 
+async def put_server_clock_off(server: Server, chance: Random) -> None:
+    """So that claims, and what waits for a time, end too early, or too late."""
+    server.clock.set(chance.choice([-1, 1]) * chance.uniform(0.5, 2))
+    await asyncio.sleep(chance.uniform(1, 3))
+    server.clock.set(0)
+
+
 OF_BOTS = {"bot: frozen": freeze_bot, "bot: clock jumps": shift_clock}
-OF_PROCESSES = {KILL: kill, "bot: SIGTERM": terminate, "bot: successor, then SIGTERM": replace}
+OF_PROCESSES = {
+    KILL: kill,
+    "bot: SIGTERM": terminate,
+    "bot: successor, then SIGTERM": replace,
+    "bot: frozen beyond a lease": freeze_beyond_lease,
+}
 OF_TELEGRAM = {
     "Telegram: 429": too_many_requests,
     "Telegram: long 429": long_wait,
@@ -298,7 +319,7 @@ OF_TELEGRAM = {
     "Telegram: duplicates": duplicates,
     "Telegram: another order": another_order,
     "person: /forget": forgetting,
-    "person: 400 groups": many_groups,
+    "person: many groups": many_groups,
 }
 OF_WEBHOOKS = {"agent: thinks longer than Telegram waits": long_thoughts}
 OF_POLLING = {"Telegram: polls fail": failing_polls}
@@ -313,3 +334,4 @@ OF_LINKS = {
 OF_SERVERS = {"restarted": restart_server, "kill -9": kill_server, "frozen for 10 s": freeze_server}
 if LIBRARY:
     OF_SERVERS["clock jumps"] = shift_server_clock
+    OF_SERVERS["clock off by seconds"] = put_server_clock_off

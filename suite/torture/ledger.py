@@ -13,6 +13,8 @@ from suite.torture.names import file_of
 _REPLY = re.compile(r"[pgs]\d+ #\d+")
 _NAME = re.compile(r"[pgs]\d+")
 _HALF = re.compile(r"([pgs]\d+)( #\d+)?( .*)?")
+_TITLE = re.compile(r"^\[[^\]]*\] ?")
+"""What a history says of files, before their caption."""
 _SORRY = re.compile(r"[pgs]\d+ sorry")
 EARLY = 0.01
 """Seconds by which clocks may differ that were read in different processes, one rounded to milliseconds."""
@@ -76,6 +78,7 @@ class Ledger:
     beside: set[int] = field(default_factory=set)  # what came beside one of these: before it or after
     stopped: set[int] = field(default_factory=set)  # updates whose answer somebody stopped, or tried to
     authors: dict[tuple[Place, str], int] = field(default_factory=dict)  # where all write as one
+    photos: dict[str, tuple[Place, int]] = field(default_factory=dict)  # of albums: where, and the update
     reminders: dict[tuple[Place, str], float] = field(default_factory=dict)  # asked for: in so many seconds
 
     def write(self, place: Place, name: str, update_id: int, author: int | None = None) -> None:
@@ -190,6 +193,23 @@ class Ledger:
         balance.doubled += [f"reminder {name} of nobody" for each in waited.values() for name in each]
         return balance
 
+    def albums(self, exports: Mapping[int, Mapping[str, Any]]) -> Balance:
+        """Compare the photos that people sent in albums with those that the agent has seen."""
+        balance = Balance()
+        seen = Counter[str]()
+        for export in exports.values():
+            for photos in export["state"].get("photos", ()):
+                seen.update(photos)
+        for photo, (place, update_id) in self.photos.items():
+            label, forgotten = f"photo {photo}", self.forgotten.get(place.user_id, 0)
+            balance.doubled += [label] * (seen[photo] - 1)
+            if update_id < forgotten and seen[photo]:
+                balance.doubled.append(label)
+            if update_id > forgotten and update_id not in self.beside and not seen[photo]:
+                balance.lost.append(label)
+        balance.doubled += [f"photo {photo} of nobody" for photo in seen.keys() - self.photos.keys()]
+        return balance
+
     def files(self, sent: Mapping[tuple[int, str], Sequence[bytes]]) -> Balance:
         """Compare the files that came with replies.
 
@@ -234,7 +254,7 @@ class Ledger:
             place = Place(user_id, chat_id)
             talked: dict[int | None, list[str]] = defaultdict(list)
             for message in messages:
-                name = message["text"].split()[0]
+                name = (_TITLE.sub("", message["text"]).split() or [""])[0]
                 author = self.authors.get((place, name))
                 if message["role"] != "user" or not _NAME.fullmatch(name):
                     continue

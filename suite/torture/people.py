@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from suite.bot_api import FakeTelegram
 from suite.bot_api.call import Json
@@ -12,6 +13,8 @@ from suite.torture.names import LAST_PIECE, SHARED
 USERS = 10
 PAID = 0.1
 """The part of what is said in private that comes as a payment instead: it is to be booked once."""
+ALBUMS = 0.03
+"""The part of messages that are the caption of an album."""
 REMINDED = 0.05
 """The part of messages that ask to be reminded, within `LATEST` seconds."""
 LATEST = 3.0
@@ -126,6 +129,11 @@ class People:
         name = f"{'s' if is_shared else 'p' if chat_id > 0 else 'g'}{counts[whose]}"
         fields = {"reply_to_message": self._of_bot(chat_id)} if chat_id < 0 else {}
         text, delay = f"{name} {seconds:.3f}", None
+        place = Place(whose, chat_id)
+        if self._pay and seconds and self._chance.random() < ALBUMS:
+            update_id = self._album(place, user_id, f"{user_id} {name}", caption=text, **fields)
+            self._ledger.write(place, name, update_id, user_id if is_shared else None)
+            return
         if self.remind and seconds and self._chance.random() < REMINDED:
             delay = self._chance.uniform(0, LATEST)
             text += f" {delay:.3f}"
@@ -135,11 +143,24 @@ class People:
         update_id = self._telegram.message(
             None if is_paid else text, user_id=user_id, chat_id=chat_id, **fields
         )
-        place = Place(whose, chat_id)
         self._ledger.write(place, name, update_id, user_id if is_shared else None)
         if delay is not None:
             self._ledger.reminders[place, name] = round(delay, 3)
         self.updates.append(update_id)
+
+    def _album(self, place: Place, user_id: int, album: str, **first: Any) -> int:
+        """Somebody sends several photos, of which the first has a caption; the first one's update."""
+        updates = []
+        for number in range(self._chance.randint(2, 5)):
+            photo = f"{album}/{number}"
+            size = {"file_id": photo, "file_unique_id": photo, "width": 1, "height": 1, "file_size": 10}
+            more = {"photo": [size], "media_group_id": album, **first}
+            first.pop("caption", None)
+            update_id = self._telegram.message(None, user_id=user_id, chat_id=place.chat_id, **more)
+            self._ledger.photos[photo] = place, update_id
+            updates.append(update_id)
+        self.updates += updates
+        return updates[0]
 
     def _of_bot(self, chat_id: int) -> Json:
         """A message of the bot: who replies to one in a group means the bot."""

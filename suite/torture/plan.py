@@ -18,7 +18,7 @@ LOSSES = ("emptied", "started empty", "failed over")
 
 ALWAYS = (
     "poison replies", "long 429", "slow uploads", "uploads fail", "/forget", "groups", "person: stops",
-    "frames refused", *LOSSES,
+    "frames refused", "a lease", *LOSSES,
 )  # fmt: skip
 """How the names of faults end that happen in each set-up where they can: they cost guarantees once."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.runtime.engines.dynamodb import connection
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 from suite.dev_servers.conftest import server as dev_server
 from suite.engines.dynamodb.harness import prepare
@@ -56,9 +57,22 @@ async def direct(url: str) -> AsyncIterator[DynamodbStore]:
 
 
 @pytest.fixture
-async def proxied(throttle: Throttle, direct: DynamodbStore) -> AsyncIterator[DynamodbStore]:
-    """A store of the same namespace that goes by way of the throttle."""
-    store = make_store(throttle.url, direct._namespace, dynamodb_timeout=3)
+async def hasty(throttle: Throttle) -> AsyncIterator[DynamodbStore]:
+    """A store that gives up after three seconds, by way of the throttle."""
+    store = make_store(throttle.url, f"t{secrets.token_hex(8)}", dynamodb_timeout=3)
+    await store.connect()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def proxied(
+    throttle: Throttle, direct: DynamodbStore, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[DynamodbStore]:
+    """A store of the same namespace that goes by way of the throttle. It asks again for no want of time."""
+    for name in ("CONNECT_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(connection, name, 100.0)
+    store = make_store(throttle.url, direct._namespace, dynamodb_timeout=100)
     await store.connect()
     throttle.reset()
     yield store

@@ -78,10 +78,11 @@ class DynamodbBackend:
 
     def settings(self, links: Sequence[Link]) -> dict[str, str]:
         (link,) = links
-        # A bot that starts while the server is frozen shall wait for it, not end and be started again.
+        # A bot that starts while the server is away shall wait for it, not end and be started again: a busy
+        # machine takes more than a minute to read the journal.
         return {
             **environment_of(f"http://127.0.0.1:{link.port}", self._table),
-            "DYNAMODB_CONNECT_TIMEOUT": "60",
+            "DYNAMODB_CONNECT_TIMEOUT": "300",
         }
 
     def troubles(self) -> Mapping[str, Trouble]:

@@ -23,7 +23,7 @@ from bot.runtime.engines.dynamodb.connection import DynamodbClient, DynamodbSett
 from bot.runtime.engines.dynamodb.dev_server import DynamodbDevServer, start_server
 from bot.runtime.engines.dynamodb.store import DynamodbStore
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 _read_file = JSONFileLoader.load_file
 

@@ -52,6 +52,7 @@ class FirestoreBackend:
         "restarted": "the emulator would lose what Firestore keeps",
         "kill -9": "the emulator would lose what Firestore keeps; it is away instead, and frozen",
         "clock jumps": "versions are Firestore's time, and Google's clock does not jump",
+        "clock off by seconds": "versions are Firestore's time, and Google's clock is right",
     }
 
     def __init__(self, folder: Path) -> None:

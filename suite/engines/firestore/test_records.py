@@ -2,13 +2,15 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.cloud.firestore_v1.async_client import AsyncClient
 
 from bot.runtime.engines.firestore import document as documents
+from bot.runtime.engines.firestore import store as engine
 from bot.runtime.engines.firestore.store import FirestoreStore
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge
 from bot.runtime.state.record import Limits, Message
@@ -321,3 +323,11 @@ async def test_the_first_layout_holds_the_private_conversation(
     record = await direct.load("1", None)
     assert [message.text for message in record.history] == ["my PIN is 1234", "hello"]
     assert [message.text for message in record.others["-100::"]] == ["hello"]
+
+
+async def test_the_time_is_that_of_the_answer(direct: FirestoreStore) -> None:
+    """And not the one that an answer told which came late: nothing that is made due then shall be early."""
+    direct._clock = engine._Loaded(0, datetime.now(UTC) - timedelta(seconds=5))
+    before = time.time()
+    agenda = await direct.due(0, 1)
+    assert before - 0.1 < agenda.now / 1e6 < time.time() + 0.1

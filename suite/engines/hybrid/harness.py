@@ -23,7 +23,10 @@ class HybridHarness:
         postgres: the means to do something to the tables.
         redis_url: the Redis of stores that are opened from now on.
         postgres_url: their PostgreSQL.
+        patience: how many seconds they give it.
     """
+
+    patience = 5.0
 
     def __init__(self) -> None:
         self.postgres = PostgresHarness()
@@ -52,7 +55,7 @@ class HybridHarness:
             delay=hybrid.hybrid_flush_interval,
             waits=hybrid.waits,
         )
-        database = Database(self.postgres_url or server_url(), pool_size=8, timeout=5)
+        database = Database(self.postgres_url or server_url(), pool_size=8, timeout=self.patience)
         store = HybridStore(redis, HybridPostgres(database, schema=name, limits=limits, ttl=ttl), hybrid)
         self._stores.append(store)
         await store.connect()

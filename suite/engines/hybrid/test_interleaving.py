@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from bot.runtime.engines.hybrid.store import HybridStore
+from bot.runtime.engines.redis import connection as redis_connection
 from bot.runtime.errors import StateConflict, StateCorrupt, StateUnavailable
 from bot.runtime.state.record import Message, UserRecord
 from bot.runtime.state.store import Changes
@@ -212,8 +213,10 @@ class Chaos:
 
 
 @pytest.fixture
-async def watched(hybrid: HybridHarness) -> AsyncIterator[HybridHarness]:
-    """PostgreSQL that notes which rows went backwards."""
+async def watched(hybrid: HybridHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HybridHarness]:
+    """PostgreSQL that notes which rows went backwards. It and Redis may be slow, as on a busy machine."""
+    monkeypatch.setattr(redis_connection, "SOCKET_SECONDS", PATIENCE)
+    hybrid.patience = PATIENCE
     await hybrid.make()
     await hybrid.postgres.execute(WATCH)
     yield hybrid

@@ -1,8 +1,11 @@
 """The server is restarted, paused or killed in mid-traffic: no update is lost or applied twice."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -17,7 +20,8 @@ from suite.support.runtime import Mode, Runtime
 
 pytestmark = pytest.mark.clause("engine.outage")
 
-USERS, MESSAGES = 5, 30
+USERS = 5
+AWAY, BACK = "updates are retried", "the store answers again"
 
 
 @pytest.fixture
@@ -29,22 +33,44 @@ async def store(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await store.close()
 
 
-async def restart(server: Server) -> None:
+@asynccontextmanager
+async def restart(server: Server) -> AsyncIterator[None]:
     await asyncio.to_thread(server.stop)
-    await asyncio.sleep(0.5)
+    yield
     await asyncio.to_thread(server.start)
 
 
-async def pause(server: Server) -> None:
+@asynccontextmanager
+async def pause(server: Server) -> AsyncIterator[None]:
     server.pause()
-    await asyncio.sleep(2)
+    yield
     server.resume()
 
 
-async def kill(server: Server) -> None:
+@asynccontextmanager
+async def kill(server: Server) -> AsyncIterator[None]:
     await asyncio.to_thread(server.kill)
-    await asyncio.sleep(0.5)
+    yield
     await asyncio.to_thread(server.start)
+
+
+class Said:
+    """What the bot says of its store: that it is away, and that it is back."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+        self.lines: list[str] = []
+
+    async def until(self, line: str, times: int) -> None:
+        """Wait until it has said it so often."""
+        async with asyncio.timeout(60):
+            while self.read().count(line) < times:  # noqa: ASYNC110 - it is written to standard error
+                await asyncio.sleep(0.02)
+
+    def read(self) -> list[str]:
+        """All that it has said."""
+        self.lines += re.findall(f"{AWAY}|{BACK}", self._capfd.readouterr().err)
+        return self.lines
 
 
 @pytest.mark.parametrize("trouble", [restart, pause, kill])
@@ -52,30 +78,41 @@ async def test_in_mid_traffic(
     server: Server,
     store: RedisStore,
     mode: Mode,
-    trouble: Any,
+    trouble: Callable[[Server], AbstractAsyncContextManager[None]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     configure_logs(Settings())
+    said, is_over = Said(capfd), asyncio.Event()
     async with FakeTelegram(max_retry_after=0.1, max_delay=0.3) as telegram, Runtime(telegram, store, mode):
-        sending = asyncio.create_task(send(telegram))
+        sending = asyncio.create_task(send(telegram, is_over))
         for _ in range(2):
-            await asyncio.sleep(0.4)
-            await trouble(server)
-        await sending
-        await telegram.settled(180)
+            enough = len(telegram.acknowledged) + USERS
+            await telegram.wait_for(partial(has_acknowledged, telegram, enough), 60)
+            before = said.read().count(AWAY)
+            async with trouble(server):
+                await said.until(AWAY, before + 1)
+            await said.until(BACK, before + 1)
+        is_over.set()
+        sent = await sending
+        await telegram.settled(100)
         for user in range(1, USERS + 1):
             record = await store.load(str(user))
-            assert record.state == {"last_message": f"m{MESSAGES}", "message_count": MESSAGES}
-            expected = [f"Processed: m{n} (#{n})" for n in range(1, MESSAGES + 1)]
+            assert record.state == {"last_message": f"m{sent}", "message_count": sent}
+            expected = [f"Processed: m{n} (#{n})" for n in range(1, sent + 1)]
             assert list(dict.fromkeys(telegram.texts(user))) == expected, "each, in order"
-    said = capfd.readouterr().err
-    away = said.count("updates are retried")
-    assert 1 <= away <= 2, "one line each time: without it this test would not notice"
-    assert said.count("the store answers again") == away
+    assert said.read() == [AWAY, BACK] * (len(said.lines) // 2), "one line each time"
 
 
-async def send(telegram: FakeTelegram) -> None:
-    for n in range(1, MESSAGES + 1):
+def has_acknowledged(telegram: FakeTelegram, many: int) -> bool:
+    return len(telegram.acknowledged) > many
+
+
+async def send(telegram: FakeTelegram, is_over: asyncio.Event) -> int:
+    """Write until it is over; how many messages each user wrote."""
+    for n in itertools.count(1):
         for user in range(1, USERS + 1):
             telegram.message(f"m{n}", user_id=user)
         await asyncio.sleep(0.1)
+        if is_over.is_set():
+            return n
+    raise AssertionError

@@ -424,3 +424,13 @@ async def test_what_is_no_path_is_refused(tmp_path: Path, value: str) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("error: bad settings: SQLITE_PATH: must be a path")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.clause("store.due")
+async def test_an_index_that_is_gone_is_made_again(direct: SqliteStore) -> None:
+    await direct.commit("1", Changes(state={"a": b"1"}, due=5), expect=0)
+    await direct.database.write(lambda connection: connection.execute("DROP INDEX record_due"))
+    assert (await direct.due(0, 9)).due == [("1", 5)], "nothing needs it, but for speed"
+    assert await direct.reindex() == 1
+    made = "SELECT count(*) FROM sqlite_schema WHERE name = 'record_due'"
+    assert await direct.database.read(lambda connection: connection.execute(made).get) == 1

@@ -141,6 +141,27 @@ async def test_repeat_by_webhook(telegram: FakeTelegram, call: Call) -> None:
     assert telegram.attempts[update_id] == 2
 
 
+async def test_a_chat_takes_only_so_much(telegram: FakeTelegram, bot: Bot) -> None:
+    telegram.limits = {"group": (2, 60), "draft": (1, 60)}
+    sent = await bot.send_message(-7, "a")
+    await bot.edit_message_text("b", chat_id=-7, message_id=sent.message_id)
+    with pytest.raises(TelegramRetryAfter) as refused:
+        await bot.send_message(-7, "c")
+    assert 50 < refused.value.retry_after <= 60
+    await bot.send_message(-8, "another group")
+    await bot.send_chat_action(-7, "typing")
+    for _ in range(5):
+        await bot.send_message(1, "no limit is set for private chats")
+    await bot.send_message_draft(chat_id=1, draft_id=1, text="x")
+    with pytest.raises(TelegramRetryAfter):
+        await bot.send_message_draft(chat_id=1, draft_id=1, text="y")
+    telegram.limits = {"group": (2, 0.1), "draft": (1, 0.1)}
+    await asyncio.sleep(0.1)  # what came before is over
+    await bot.send_message(-7, "c")
+    await bot.send_message_draft(chat_id=1, draft_id=1, text="y")
+    assert telegram.texts(-7) == ["a", "c"]
+
+
 async def test_reorder(telegram: FakeTelegram, call: Call) -> None:
     made = [telegram.message("x", user_id=1) for _ in range(150)]
     telegram.reorder(1)

@@ -35,6 +35,7 @@ from bot.runtime.config import Environment, Seconds
 from bot.runtime.engines.dynamodb.dev_server import DynamodbDevServer
 from bot.runtime.errors import OperatorError, StateTooLarge, StateUnavailable
 from bot.runtime.logs import Outage
+from bot.runtime.state.store import StoreClock, monotonic
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 5.0
@@ -68,6 +69,9 @@ REASONS = {
 
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 NOT_LOGGED_IN = (SSOError, LoginError, TokenRetrievalError)
+
+SECOND = 1_000_000
+"""In microseconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -189,8 +193,13 @@ class DynamodbClient:
         return self.now() - time.time()
 
     def now(self) -> float:
-        """The time by the server's clock, in seconds since 1970."""
+        """The time by the server's clock, in seconds since 1970: it may be a little later."""
         return self._clock.now()
+
+    @property
+    def unsure(self) -> int:
+        """Microseconds by which it may be later."""
+        return self._clock.unsure
 
     async def open(self) -> None:
         """Make the client, and start the development server when it is that one's.
@@ -284,11 +293,12 @@ class DynamodbClient:
         self, operation: str, user_id: str | None, request: Mapping[str, Any]
     ) -> dict[str, Any]:
         assert self._client is not None, "connect() comes first"
+        before = monotonic()
         try:
             method = getattr(self._client, operation)
             response: dict[str, Any] = await method(TableName=self.table, **request)
         except ClientError as error:
-            self._clock.hear(error.response)
+            self._clock.hear(error.response, before)
             code = error.response.get("Error", {}).get("Code", "")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             if code == "ConditionalCheckFailedException":
@@ -317,7 +327,7 @@ class DynamodbClient:
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             # A time-out of ours is also an OSError, but comes as a cancellation.
             raise _Passing(_explain(error), is_uncertain=True) from None
-        self._clock.hear(response)
+        self._clock.hear(response, before)
         return response
 
     def _options(self) -> dict[str, Any]:
@@ -348,27 +358,29 @@ class DynamodbRefuses(StateUnavailable):
 
 
 class _ServerClock:
-    """The server's time, to the second, as the `Date` of its answers tells it; at first, this machine's.
+    """The server's time, which the `Date` of its answers tells to the second; at first, this machine's.
 
-    So replicas whose clocks disagree still agree on what has expired, and on what is later.
+    So replicas whose clocks disagree still agree on what has expired, and on what is later. Many answers tell
+    it better than to the second.
     """
 
     def __init__(self) -> None:
-        self._date = ""
-        self._time = 0.0
-        self._heard = 0.0
+        self._bounds = StoreClock()
 
-    def hear(self, response: Mapping[str, Any]) -> None:
-        """Note the time of an answer."""
-        date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-        if date and date != self._date:
-            self._date = date
-            self._time = parsedate_to_datetime(date).timestamp()
-            self._heard = time.monotonic()
+    def hear(self, response: Mapping[str, Any], before: int) -> None:
+        """Note the time of an answer to what was asked then, by the monotonic clock."""
+        if date := response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""):
+            told = int(parsedate_to_datetime(date).timestamp()) * SECOND
+            self._bounds.hear(told, before, unsure=SECOND)
 
     def now(self) -> float:
-        """Seconds since 1970."""
-        return self._time + time.monotonic() - self._heard if self._date else time.time()
+        """Seconds since 1970: it may be a little later, and is not before."""
+        return (monotonic() + self._bounds.least) / SECOND
+
+    @property
+    def unsure(self) -> int:
+        """Microseconds by which it may be later."""
+        return self._bounds.most - self._bounds.least
 
 
 def _explain(error: Exception) -> str:

@@ -261,14 +261,14 @@ class DynamodbStore:
 
         See `StateStore.due`. Its time is that of versions.
         """
-        now = int(self.client.now() * 1e6)
+        latest = int((self.client.now() + within) * 1e6)
         found: list[tuple[str, int]] = []
-        async for page in self._waiting(now + int(within * 1e6), Limit=most):
+        async for page in self._waiting(latest, Limit=most):
             for item in page["Items"]:
                 found.append((item[KEY]["S"].removeprefix(self._user("")), dynamodb_item.due_of(item)))
             if len(found) >= most:
                 break
-        return Agenda(now, found[:most])
+        return Agenda(int(self.client.now() * 1e6), found[:most], self.client.unsure)
 
     async def claim(self, user_id: str, seen: int, until: int, counts: int = 1) -> int:
         """Take what a record has to do. See `StateStore.claim`."""

@@ -27,6 +27,9 @@ INSTALLED = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 
 MAIN = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
+QUICK = ("-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""It is compiled once and not better and better: it starts in half of the time, and seldom runs for long."""
+
 EXPORT = "records"
 EXPORT_SECONDS = 60.0
 
@@ -65,7 +68,7 @@ def command(port: int, *options: str) -> list[str] | None:
     if not java or not jar:
         return None
     # Its error messages are in English only.
-    program = [java, "-Xmx1g", "-Duser.language=en", "-cp", str(jar), MAIN, "start"]
+    program = [java, *QUICK, "-Duser.language=en", "-cp", str(jar), MAIN, "start"]
     return [*program, f"--host={HOST}", f"--port={port}", *options]
 
 

@@ -290,21 +290,22 @@ class FirestoreStore:
         await client.call(work, user_id=user_id)
 
     async def due(self, within: float, most: int) -> Agenda:
-        """Which records have something to do, by the clock of the server, as it told the time last.
+        """Which records have something to do. See `StateStore.due`.
 
-        See `StateStore.due`. One query, of what is due alone: each document that it finds is paid for.
+        One query, of what is due alone: each document that it finds is paid for.
         """
-        now = round((self._clock.now - _EPOCH) / _MICROSECOND)
+        latest = round((self._clock.now - _EPOCH) / _MICROSECOND) + int(within * 1e6)
         query = {
-            **self._waiting("LESS_THAN_OR_EQUAL", now + int(within * 1e6)),
+            **self._waiting("LESS_THAN_OR_EQUAL", latest),
             "order_by": [{"field": {"field_path": "due"}, "direction": "ASCENDING"}],
             "limit": most,
         }
         answers = await self._query(query)
-        self._clock = _Loaded(0, answers[-1].read_time.ToDatetime(tzinfo=UTC))
+        read_at = answers[-1].read_time.ToDatetime(tzinfo=UTC)
+        self._clock = _Loaded(0, read_at)
         found = [each.document for each in answers if each.HasField("document")]
         return Agenda(
-            now,
+            round((read_at - _EPOCH) / _MICROSECOND),
             [
                 (documents.user_due(each.name.rpartition("/")[2]), documents.due_in(each.fields))
                 for each in found

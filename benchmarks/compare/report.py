@@ -21,6 +21,10 @@ SHORT = (
 )  # fmt: skip
 """Who is in the README: each as its documentation advises for production."""
 
+BUSY = (
+    "**The machine was busy with other work: bots lag behind, lose more at a kill, and speeds say little.**"
+)
+
 WAYS = {"polling": "Long polling", "webhook": "Webhook"}
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -81,9 +85,12 @@ def about(results: Results) -> str:
         f"Run on {' to '.join(dict.fromkeys((dates[0], dates[-1])))}: seed {seeds}, {minutes} min under fire "
         f"for each bot and way; {machines}; load average before each run {loads[0]:g} to {loads[-1]:g}."
     )
-    if any(run[5] > run[4] for run in runs):
-        text += " **The machine was busy with other work, so the speeds say little.**"
-    return text
+    return text + (f" {BUSY}" if was_busy(results) else "")
+
+
+def was_busy(results: Results) -> bool:
+    """Whether the machine had other work."""
+    return any(each["about"]["load before"] > each["about"]["cores"] for each in results.values())
 
 
 def made(results: Results) -> str:
@@ -102,7 +109,7 @@ def short(results: Results) -> str:
         result = results.get(key("polling", contestant.name))
         if result and contestant.name in SHORT:
             lines.append("| " + " | ".join(row(contestant, result)[:7]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(["", BUSY] if was_busy(results) else [])])
 
 
 def written(page: str, between: str) -> str:

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import uvloop
 from load import ANSWERS, ANY_OTHER, SENT, Messages, answer, update_ids
@@ -53,10 +53,14 @@ class Api(Messages):
     def message(self, head: bytes, body: bytes) -> None:
         """Answer a call."""
         method = head.split(b" ", 2)[1].rpartition(b"/")[2].decode()
-        params = parse_qs(body.decode()) if b"chat_id" in body else {}
-        person = people.get(int(params["chat_id"][0])) if "chat_id" in params else None
+        params: dict[str, Any] = {}
+        if body.startswith(b"{"):
+            params = json.loads(body)
+        elif b"chat_id" in body:
+            params = dict(parse_qsl(body.decode()))
+        person = people.get(int(params["chat_id"])) if "chat_id" in params else None
         if person and method != "sendChatAction":
-            person.saw(method, params.get("text", [""])[0])
+            person.saw(method, params.get("text", ""))
         if method == "sendMessage":
             sent = {**SENT, "message_id": next(message_ids)}
             self.transport.write(answer(sent))

@@ -131,13 +131,6 @@ def prove(
     Returns:
         What it printed, and its exit code.
     """
-    from suite.__main__ import (
-        environment_inside,
-        kit_inside,
-        pytest_command,
-    )  # scripts here do without the kit
-    from suite.support import warm
-
     with kit_inside(folder) as copy:
         command = [sys.executable, "-m", *pytest_command(["-q", "-rsfE", *arguments])]
         environment = environment_inside(copy, clean_env() | dict(settings or {}))

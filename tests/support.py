@@ -13,10 +13,12 @@ import jinja2
 import pytest
 import yaml
 
-from suite.__main__ import environment_inside, kit_inside, pytest_command
-from suite.support import warm
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for scripts, which are run without pytest
+
+from suite.__main__ import environment_inside, kit_inside, pytest_command  # noqa: E402
+from suite.support import warm  # noqa: E402
+
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 Questions = dict[str, dict[str, Any]]
 
@@ -129,6 +131,13 @@ def prove(
     Returns:
         What it printed, and its exit code.
     """
+    from suite.__main__ import (
+        environment_inside,
+        kit_inside,
+        pytest_command,
+    )  # scripts here do without the kit
+    from suite.support import warm
+
     with kit_inside(folder) as copy:
         command = [sys.executable, "-m", *pytest_command(["-q", "-rsfE", *arguments])]
         environment = environment_inside(copy, clean_env() | dict(settings or {}))

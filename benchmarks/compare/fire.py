@@ -58,6 +58,9 @@ LATER = 65.0
 """Seconds after the last fault at which everybody writes once more if replies are missing, as people do.
 By then the locks of killed processes have ended, and a bot may look at what waits when somebody writes."""
 
+BETWEEN = 10
+"""Updates that a bot deals with between two faults, unless it takes longer than `QUIET`."""
+
 HOOK = "https://bot.example/hook"
 
 
@@ -371,6 +374,9 @@ async def _burn(
             own = Random(chance.getrandbits(64))
             while len(people.updates) < due:
                 await asyncio.sleep(0.01)
+            with suppress(TimeoutError):  # a fault that meets a bot which is still starting is none
+                goal = min(len(telegram.acknowledged) + BETWEEN, len(telegram.updates))
+                await telegram.wait_for(partial(_has, telegram, goal), QUIET)
             if name not in ways:
                 continue
             tell(name)
@@ -379,6 +385,10 @@ async def _burn(
     finally:
         writing.cancel()
     return happened
+
+
+def _has(telegram: FakeTelegram, count: int) -> bool:
+    return len(telegram.acknowledged) >= count
 
 
 async def _write(people: People, count: int, seed: int) -> None:

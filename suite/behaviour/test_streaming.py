@@ -333,6 +333,32 @@ async def test_a_rerun_that_shows_nothing_leaves_no_half(
         assert await is_tidy(bot)
 
 
+async def test_a_message_that_could_not_be_kept_at_once_is_kept_by_the_rerun(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another commit was first when "…" was sent. Killed in the rerun, that leaves no half answer either."""
+    monkeypatch.setattr(streaming, "MESSAGE_DELAY", 0.3)
+
+    class Twice(SpeakingAgent):
+        async def agent_logic(self, message: str, state: dict[str, Any]) -> AsyncGenerator[str, None]:
+            self.heard.append(message)
+            yield "half"
+            await asyncio.sleep(0.8 if len(self.heard) == 1 else 60)
+
+    async with speaking(make_runtime, agent=Twice) as bot:
+        agent = bot.agent
+        assert isinstance(agent, Twice)
+        telegram.message("hi", user_id=1, chat_id=GROUP)
+        await telegram.wait_for(lambda: agent.heard)
+        await bot.store.commit("1", Changes(state={"overtaken": b"true"}), expect=None)
+        await shown(telegram, GROUP, "half")
+        assert len(agent.heard) == 2
+        (place,) = [at for at, each in telegram.messages.items() if each.get("text") == "half"]
+        kept = (await bot.record(1)).marks
+        assert [mark[1] for name, mark in kept.items() if name.startswith("shown:")] == [place[1]]
+        await bot.cut_off()
+
+
 async def test_one_that_slept_past_its_lease_neither_commits_nor_shows(
     make_runtime: MakeRuntime, telegram: FakeTelegram, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from copier import run_copy
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from test_records import inside, prepare  # noqa: E402
 

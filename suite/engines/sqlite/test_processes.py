@@ -51,13 +51,13 @@ async def started(path: Path, name: str, seconds: float) -> asyncio.subprocess.P
 
 
 async def told(
-    process: asyncio.subprocess.Process, *, is_killed: bool = False
+    process: asyncio.subprocess.Process, *, before: bytes = b"", is_killed: bool = False
 ) -> tuple[dict[str, int], float]:
     """What was acknowledged, by user; and the longest that a commit took."""
     out, err = await process.communicate()
     assert is_killed or process.returncode == 0, err.decode()
     acknowledged, longest = {}, 0.0
-    for line in out.splitlines(keepends=True):
+    for line in (before + out).splitlines(keepends=True):
         if line.endswith(b"\n"):  # or it was killed over it
             user, n, longest = json.loads(line)
             acknowledged[user] = n
@@ -80,10 +80,11 @@ async def test_killed_again_and_again_they_lose_nothing(open_store: Open, path: 
     known: dict[str, int] = {}
     for number in range(6):
         process = await started(path, f"p{number}", 60)
-        await asyncio.sleep(1.5)
+        assert process.stdout
+        before = b"".join([await process.stdout.readline() for _ in range(50 * (number + 1))])
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
-        acknowledged, _ = await told(process, is_killed=True)
+        acknowledged, _ = await told(process, before=before, is_killed=True)
         known |= {f"p{number} {user}": n for user, n in acknowledged.items()}
         store = await open_store()
         for user in map(str, range(USERS)):

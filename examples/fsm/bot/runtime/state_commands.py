@@ -207,6 +207,54 @@ def import_(
     _with_store(work)
 
 
+@state.command("check")
+def check() -> None:
+    """Read every record, and see whether its state fits what the agent declares. Nothing is changed.
+
+    Exit code 1: some do not. They are named with the reason, and nothing of what people said is shown.
+    """
+
+    async def work(store: "OperatorStore") -> None:
+        from bot.runtime.logs import plain
+        from bot.runtime.telegram.fast_import import import_aiogram
+
+        import_aiogram()
+        from bot.runtime.app import load_owner
+        from bot.runtime.errors import StateCorrupt
+        from bot.runtime.state.record import is_internal
+        from bot.runtime.state.shape import VERSION
+        from bot.runtime.state.transfer import all_records
+
+        shape = load_owner().agent("").remembers.shape
+        if shape:
+            shape.check()
+        unfit = looked = older = 0
+
+        def tell(error: Exception) -> None:
+            nonlocal unfit
+            unfit += 1
+            typer.echo(plain(str(error)))
+
+        with _progress("checked") as show:
+            async for record in all_records(store, tell):
+                looked += 1
+                show(looked)
+                if shape and record.state and not is_internal(record.user_id):
+                    try:
+                        shape.read(record.state, record.user_id)
+                        older += record.state.get(VERSION, 0) < shape.version
+                    except StateCorrupt as error:
+                        tell(error)
+        if unfit:
+            raise OperatorError(
+                f"{unfit} records do not fit, for the reasons above: mend Agent.upgrade, and check again; "
+                "`bot state show --raw USER` shows what is stored"
+            )
+        print(f"checked {looked} records: all fit" + (f", {older} as soon as upgraded" if older else ""))
+
+    _with_store(work)
+
+
 @state.command("forget")
 def forget(
     user: UserArgument,
@@ -222,6 +270,20 @@ def forget(
         existed = await store.forget(user)
         await store.forget(waiting_for(user))
         print(f"forgot user {user}" if existed else f"nothing was kept about user {user}")
+
+    _with_store(work)
+
+
+@state.command("reindex")
+def reindex() -> None:
+    """Find again what records have to do later, should that have been lost. The bot may run meanwhile."""
+
+    async def work(store: "OperatorStore") -> None:
+        from bot.runtime.state.jobs import reindex
+
+        with _progress("looked at") as show:
+            busy, found = await reindex(store, show)
+        print(f"{busy} records have something to do; {found} of them had been lost")
 
     _with_store(work)
 
@@ -378,7 +440,7 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.completed:.0f} users {task.description}"),
+        TextColumn("{task.completed:.0f} records {task.description}"),
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)

@@ -99,7 +99,7 @@ async def _diagnose_store(store: OperatorStore) -> list[Finding]:
 
 async def _diagnose_due(store: OperatorStore) -> list[Finding]:
     """What waits to be done."""
-    now, due = await store.due(LONGEST_AHEAD, MOST_DUE)
+    now, due, _ = await store.due(LONGEST_AHEAD, MOST_DUE)
     if not due:
         return []
     many = f"{MOST_DUE} records or more have" if len(due) == MOST_DUE else f"{len(due)} records have"

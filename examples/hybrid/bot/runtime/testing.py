@@ -36,6 +36,7 @@ from bot.runtime.engines import create_store
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.state.record import Message, Place, UserRecord
 from bot.runtime.state.store import OperatorStore
+from bot.runtime.state.turn import Turn, mutate
 from bot.runtime.telegram.local import TOKEN, Json, LocalChat, LocalTelegram, Refused
 from bot.runtime.telegram.processor import NotAcknowledged
 
@@ -61,9 +62,21 @@ class Chat(LocalChat):
         """The conversation that is kept of this chat, the oldest message first."""
         return (await self._record()).history
 
-    async def _record(self) -> UserRecord:
+    async def put_state(self, state: dict[str, Any]) -> None:
+        """Keep this state in the place of the one there is: one of an older `state_version`, say."""
+
+        async def change(turn: Turn) -> None:
+            turn.state.clear()
+            turn.state.update(state)
+
+        await mutate(self._bot.store, self._place()[0], change)
+
+    def _place(self) -> tuple[str, Place]:
         place = Place(chat=self.chat["id"], person=self.user["id"])
-        record = self._bot.app.agent.record_at(place) or str(self.user["id"])
+        return self._bot.app.agent.record_at(place) or str(self.user["id"]), place
+
+    async def _record(self) -> UserRecord:
+        record, place = self._place()
         return await self._bot.store.load(record, place.conversation(record))
 
     async def settle(self, seconds: float = 10) -> list[str]:

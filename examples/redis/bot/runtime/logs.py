@@ -47,6 +47,9 @@ OWN_ERRORS = (AttachmentError, OperatorError, StateError, WrongReply)
 
 FILLED_IN = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 
+SIGNS = re.compile(r"[\\%&+]")
+"""With one of these begins what is not written as it is."""
+
 log = structlog.get_logger()
 
 
@@ -296,7 +299,7 @@ def _struck_out(text: str) -> str:
     secrets, spelled = _patterns(frozenset(SECRETS))
     for secret in secrets:
         text = text.replace(secret, "***")
-    if spelled and any(sign in text for sign in "\\%&+"):
+    if spelled and SIGNS.search(text):
         text = spelled.sub("***", text)
     return text
 

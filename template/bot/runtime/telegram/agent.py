@@ -595,7 +595,8 @@ async def ask_to_forget(agent: TelegramAgentAdapter, user_id: int) -> None:
         now = agent.timetable.now()
         walk = _walk_in(kept)
         at = walk.at if walk else max(now, kept.state.get("began", 0) + WALK_SECONDS * MICROSECONDS)
-        people = {**(walk.arguments if walk else {}), str(user_id): now}
+        until = max(now, time.time_ns() // 1000)  # messages have this machine's time, which may be ahead
+        people = {**(walk.arguments if walk else {}), str(user_id): until}
         # Whoever is at it keeps the claim: what comes meanwhile is for the next time.
         due = None if walk and not walk.stopped else at
         try:

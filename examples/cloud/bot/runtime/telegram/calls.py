@@ -12,12 +12,11 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import orjson
 import structlog
@@ -33,7 +32,7 @@ from aiogram.exceptions import (
     TelegramServerError,
 )
 from aiogram.methods import Response, TelegramMethod
-from aiogram.types import BufferedInputFile, FSInputFile, InputFile, URLInputFile
+from aiogram.types import BufferedInputFile, FSInputFile, InputFile, Update, URLInputFile
 from aiohttp import BytesPayload, ClientError, ClientResponseError, FormData
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
@@ -67,7 +66,7 @@ NESTED = {"media", "options", "reply_parameters", "result", "results"}
 
 MAY_PASS = (408, 425, 429)
 """HTTP's statuses of refusals that do not last."""
-NOT_FOUND = 404
+OK, NOT_FOUND = 200, 404
 READ_SECONDS = 60.0
 """How long reading the files of an update's replies may take, and later each with an address or a path."""
 
@@ -195,16 +194,20 @@ class StoredCall(TelegramMethod[Any]):
         return self.reply.method
 
 
-class _Form(FormData):
-    """A form without files, which most are: aiohttp's own makes room for some each time."""
+class _Body(FormData):
+    """The parameters of a call without files, as most are: JSON takes a tenth of the time of a form."""
 
     def __init__(self, params: Mapping[str, str]) -> None:
         self._params = params
 
     def __call__(self) -> BytesPayload:
-        return BytesPayload(
-            urlencode(self._params).encode(), content_type="application/x-www-form-urlencoded"
-        )
+        return BytesPayload(orjson.dumps(self._params), content_type="application/json")
+
+
+class _Answer(NamedTuple):
+    """The answer to a stored call, of which nothing is read: aiogram's own is a model."""
+
+    result: Any
 
 
 SHOWN = "shown:"
@@ -261,7 +264,7 @@ class Session(AiohttpSession):
         if not isinstance(method, StoredCall):
             return super().build_form_data(bot, method)
         if not method.reply.files:
-            return _Form(method.reply.params)
+            return _Body(dict(method.reply.params))
         form = FormData(quote_fields=False)
         for key, value in method.reply.params.items():
             form.add_field(key, value)
@@ -273,6 +276,11 @@ class Session(AiohttpSession):
         self, bot: Bot, method: "TelegramMethod[TelegramType]", status_code: int, content: str
     ) -> "Response[TelegramType]":
         """The answer to a call. One to a stored call that Telegram did not write counts by its status."""
+        if status_code == OK and isinstance(method, StoredCall):
+            with suppress(orjson.JSONDecodeError, TypeError, KeyError):
+                answer = orjson.loads(content)
+                if answer["ok"] is True:
+                    return cast("Response[TelegramType]", _Answer(answer["result"]))
         try:
             return super().check_response(bot, method, status_code, content)
         except (TelegramAPIError, ClientDecodeError, TypeError) as error:
@@ -289,6 +297,16 @@ class Session(AiohttpSession):
         """Close the connections. aiogram would wait for TLS here, which aiohttp does by itself."""
         if self._session is not None:
             await self._session.close()
+
+
+def build_models(bot: Bot) -> None:
+    """Have aiogram's models built that reading a message and answering it take."""
+    chat, user = {"id": 1, "type": "private"}, {"id": 1, "is_bot": False, "first_name": ""}
+    said = {"message_id": 1, "date": 1, "chat": chat, "from": user, "text": ""}
+    update = Update.model_validate({"update_id": 0, "message": said}, context={"bot": bot})
+    if update.message:
+        update.message.answer("").model_dump(warnings=False, exclude_none=True)
+    StoredCall(reply=Reply("", {}))
 
 
 async def prepare(
@@ -807,7 +825,7 @@ class _Places:
 
 def utf16_length(text: str) -> int:
     """Length in UTF-16 units, as Telegram counts."""
-    return len(text) + sum(char > "\uffff" for char in text)
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 async def _ignoring_refusals(work: Callable[[], Awaitable[None]]) -> None:

@@ -35,7 +35,7 @@ from bot.runtime.state.jobs import MICROSECONDS
 from bot.runtime.state.record import is_person
 from bot.runtime.state.turn import Turn, current_turn
 from bot.runtime.telegram.agent import TelegramAgentAdapter, ask_to_forget
-from bot.runtime.telegram.calls import FORMATS, options_of, run_alongside
+from bot.runtime.telegram.calls import FORMATS, TEXT_LIMIT, options_of, run_alongside, utf16_length
 from bot.runtime.telegram.texts import MENU, Texts, TextTable
 from bot.runtime.telegram.updates import (
     COMMAND,
@@ -307,10 +307,12 @@ async def answered(
         is_late = callback_data.until <= turn.now // MICROSECONDS
         return query.answer(words.too_late if is_late else words.closed, show_alert=True)
     message = query.message
-    if isinstance(message, Message) and message.text:
-        text = f"{message.text}\n\n{label}"
-        return [message.edit_text(text, entities=message.entities), query.answer()]
-    return query.answer(label)
+    if not isinstance(message, Message):
+        return query.answer(label)
+    text = f"{message.text}\n\n{label}"
+    if utf16_length(text) > TEXT_LIMIT:
+        return [message.edit_reply_markup(), query.answer(label)]
+    return [message.edit_text(text, entities=message.entities), query.answer()]
 
 
 async def is_stop(message: Message, bot: Bot, agent: TelegramAgentAdapter) -> bool:

@@ -9,7 +9,6 @@ import heapq
 import inspect
 import math
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from bot.runtime.errors import JobStopped, StateError, StateUnavailable
+from bot.runtime.errors import JobStopped, StateConflict, StateCorrupt, StateError, StateUnavailable
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import NEVER, Agenda, StateStore
+from bot.runtime.state.store import (
+    NEVER,
+    Agenda,
+    Changes,
+    OperatorStore,
+    StateStore,
+    StoreClock,
+    monotonic,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -55,6 +62,12 @@ MOST_CLAIMS = 3
 """How often a job or an update may end the process that is at it, as far as one can tell."""
 
 NOWHERE = Place()
+
+PUT_OFF_SECONDS = 3_700
+"""Seconds after its time until which a record may be listed that is being worked on, or was put off."""
+
+ALL_SECONDS = 10**9
+"""Seconds ahead within which everything is due."""
 
 NOTED_SECONDS = 60
 """Seconds ahead for which a process remembers what it made due. It finds the rest in the store, in time."""
@@ -231,25 +244,19 @@ class Timetable:
         """Take this machine's clock until the store's is known."""
         self.shift = 0
         self.noted: Callable[[], None] = lambda: None
-        # So far is the store's clock ahead of this machine's monotonic one, which nobody sets.
-        self._least = self._most = int(time.time() * MICROSECONDS) - _monotonic()
+        self._clock = StoreClock()
         self._due: dict[str, tuple[int, int]] = {}  # when to look, and when it is due
         self._order: list[tuple[int, str]] = []  # a heap; what is not in `_due` as it stands there is over
 
     def now(self) -> int:
         """The store's time, in microseconds since 1970: it may be a little later, and is not before."""
-        return _monotonic() + self._least + self.shift
+        return monotonic() + self._clock.least + self.shift
 
     async def ask(self, store: StateStore, within: float = 0, most: int = 1) -> Agenda:
         """Ask a store what is due, see `StateStore.due`, and note what its clock says."""
-        before = _monotonic()
+        before = monotonic()
         agenda = await store.due(within, most)
-        least, most_ahead = agenda.now - _monotonic(), agenda.now - before
-        if (
-            self._least <= most_ahead and least <= self._most
-        ):  # a slow answer tells less than earlier ones did
-            least, most_ahead = max(least, self._least), min(most_ahead, self._most)
-        self._least, self._most = least, most_ahead
+        self._clock.hear(agenda.now, before, agenda.unsure)
         return agenda
 
     def at(self, when: timedelta | datetime) -> int:
@@ -259,7 +266,7 @@ class Timetable:
             ValueError: a `datetime` without a time zone.
         """
         if isinstance(when, timedelta):
-            return _monotonic() + self._most + self.shift + when // timedelta(microseconds=1)
+            return monotonic() + self._clock.most + self.shift + when // timedelta(microseconds=1)
         return microseconds(when)
 
     def note(self, record: str, at: int, *, early: float = 0) -> None:
@@ -308,10 +315,6 @@ class Timetable:
         """Note what a commit of this process said."""
         if due is not None:
             self.note(record, due, early=OWN_SECONDS if owes else 0)
-
-
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1_000
 
 
 def microseconds(when: datetime) -> int:
@@ -441,6 +444,39 @@ def first_due(flows: Mapping[str, Any]) -> int:
     return min(due, default=NEVER)
 
 
+async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[int, int]:
+    """Rebuild what says when records have something to do, from what is in them. Claims are left alone.
+
+    Args:
+        store: where the records are; the bot may run meanwhile.
+        seen: told now and then of how many have been looked at.
+
+    Returns:
+        How many have something to do, and of how many nobody knew.
+
+    Raises:
+        StateUnavailable: the store did not answer; what was done so far stays.
+    """
+    await store.reindex()
+    timetable = Timetable()
+    known = dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+    looked = busy = found = 0
+    async for record_id in store.users():
+        looked += 1
+        seen(looked)
+        with suppress(StateCorrupt, StateConflict):  # whoever was first has said when it is due
+            record = await store.load(record_id)
+            owes = any(entry.is_owed for entry in record.outbox.values())
+            if not owes and not first_due(record.fsm):
+                continue
+            busy += 1
+            due = timetable.due_after(record.fsm, owes=owes)
+            if known.get(record_id, math.inf) > max(due, timetable.now()) + PUT_OFF_SECONDS * MICROSECONDS:
+                await store.commit(record_id, Changes(due=due), expect=record.version)
+                found += 1
+    return busy, found
+
+
 class Claim:
     """What this process has taken of a record, and until when.
 
@@ -449,6 +485,7 @@ class Claim:
         until: when it is due again, in microseconds since 1970.
         count: how often it was claimed, with this time, since a commit said when it is due.
         is_held: whether it is still this process'.
+        is_brief: whether it is to be given back after the next work, for others to have their turn.
     """
 
     def __init__(self, store: StateStore, now: Callable[[], int], record: str, seen: int) -> None:
@@ -464,7 +501,7 @@ class Claim:
         self.record = record
         self.until = seen
         self.count = 0
-        self.is_held = False
+        self.is_held = self.is_brief = False
         self._lock = asyncio.Lock()
 
     @property
@@ -474,8 +511,13 @@ class Claim:
             return None
         return JobStopped(f"the process ended {MOST_CLAIMS} times while it ran")
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether each process ended that was at what it does next, and one more time is to decide."""
+        return self.count == MOST_CLAIMS
+
     async def take(self, counts: int) -> bool:
-        """Claim it, or prolong that; whether it is this process'."""
+        """Claim it, or prolong that; whether it is this process'. See `StateStore.claim` for `counts`."""
         async with self._lock:
             until = self._end()
             count = await self._store.claim(self.record, self.until, until, counts)

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from itertools import chain
@@ -128,6 +129,7 @@ class TelegramAgentAdapter:
         self.username: str | None = None
         self.streams: Streams | None = None
         self._background = _Background()
+        self._entered = AsyncExitStack()
         model, version = self.state_type, self.state_version
         shape = Shape(model, version, self.upgrade, self.new_state) if model else None
         is_compact = type(self).compact is not TelegramAgentAdapter.compact
@@ -142,8 +144,20 @@ class TelegramAgentAdapter:
         await self.store.connect()
 
     async def close(self) -> None:
-        """Close the store; override it to close what the agent opened, too."""
+        """Leave what was entered, and close the store; override it to close what else the agent opened."""
+        await self._entered.aclose()
         await self.store.close()
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enter something, such as a client for HTTP, that is left again when the agent is closed.
+
+        Args:
+            manager: what `async with` takes.
+
+        Returns:
+            What `as` would give.
+        """
+        return await self._entered.enter_async_context(manager)
 
     @property
     def turn(self) -> Turn:
@@ -288,7 +302,7 @@ class TelegramAgentAdapter:
 
     async def _compact(self, turn: Turn, old: Sequence[Message]) -> None:
         async def replace_old(now: Turn) -> bool:
-            return now.replace_oldest(old, summary)
+            return now.claimed_by(turn) and now.replace_oldest(old, summary)
 
         try:
             async with asyncio.timeout(self.compact_seconds):
@@ -581,7 +595,8 @@ async def ask_to_forget(agent: TelegramAgentAdapter, user_id: int) -> None:
         now = agent.timetable.now()
         walk = _walk_in(kept)
         at = walk.at if walk else max(now, kept.state.get("began", 0) + WALK_SECONDS * MICROSECONDS)
-        people = {**(walk.arguments if walk else {}), str(user_id): now}
+        until = max(now, time.time_ns() // 1000)  # messages have this machine's time, which may be ahead
+        people = {**(walk.arguments if walk else {}), str(user_id): until}
         # Whoever is at it keeps the claim: what comes meanwhile is for the next time.
         due = None if walk and not walk.stopped else at
         try:
@@ -687,7 +702,7 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
 
     def is_theirs(message: Message) -> bool:
         if message.is_summary:
-            return any(message.at * MICROSECONDS <= people.get(each, 0) for each in message.data["authors"])
+            return not people.keys().isdisjoint(message.data["authors"])
         author = message.author.id if message.author else 0
         return message.at * MICROSECONDS <= people.get(author, 0)
 
@@ -711,6 +726,7 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
         return kept
 
     async def erase(turn: Turn) -> None:
+        turn.end_compacting()
         turn.history[:] = without_theirs(turn.history)
         turn.replace_others({name: without_theirs(said) for name, said in turn.others.items()})
         for name in gone_in(turn.fsm):

@@ -122,7 +122,7 @@ def is_known(update: Update, kind: str | None) -> bool:
 
 def date_of(update: Update) -> float | None:
     """When an update came, in seconds since 1970 by Telegram's clock; `None` when it does not say."""
-    event = update.event
+    event = update.message or update.event  # what it mostly is takes no search
     edited_at: int | None = getattr(event, "edit_date", None)
     date = getattr(event, "date", None)
     return edited_at or (date.timestamp() if date else None)

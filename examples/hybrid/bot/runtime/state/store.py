@@ -119,12 +119,47 @@ class Agenda(NamedTuple):
     """What is to be done.
 
     Attributes:
-        now: the store's time, in microseconds since 1970.
+        now: the store's time at some moment between question and answer, in microseconds since 1970.
         due: records that have something to do, and when, earliest first.
+        unsure: microseconds by which that time may be later than `now`, as far as the engine can tell.
     """
 
     now: int
     due: list[tuple[str, int]]
+    unsure: int = 0
+
+
+class StoreClock:
+    """How far the store's clock is ahead of this machine's monotonic one, which nobody sets: two bounds.
+
+    Attributes:
+        least: so many microseconds at least; until the store has told the time, by this machine's clock.
+        most: so many at most.
+    """
+
+    def __init__(self) -> None:
+        """Take this machine's clock until the store's is known."""
+        self.least = self.most = time.time_ns() // 1_000 - monotonic()
+        self.is_known = False
+
+    def hear(self, now: int, before: int, unsure: int = 0) -> None:
+        """Note what the store says, which was asked at a time of the monotonic clock. The bounds narrow.
+
+        Args:
+            now: its time in microseconds since 1970, at some moment since then.
+            before: when it was asked, as `monotonic` told it.
+            unsure: microseconds by which its time may have been later.
+        """
+        least, most = now - monotonic(), now + unsure - before
+        if self.is_known and self.least <= most and least <= self.most:
+            # A slow answer tells less than earlier ones did; what contradicts them says that a clock was set.
+            least, most = max(least, self.least), min(most, self.most)
+        self.least, self.most, self.is_known = least, most, True
+
+
+def monotonic() -> int:
+    """This machine's monotonic clock, in microseconds."""
+    return time.monotonic_ns() // 1_000
 
 
 class StateStore(Protocol):

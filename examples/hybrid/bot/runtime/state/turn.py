@@ -740,7 +740,7 @@ class Turn:
         self.check_may_change()
         self._clear({})
         self.fsm.clear()
-        self.counters = {key: each for key, each in self.counters.items() if not key.startswith(COMPACTING)}
+        self.end_compacting()
         self._forget = True
         self._loaded_state = self._read_state = {}
         self._loaded_fsm = {}
@@ -914,6 +914,15 @@ class Turn:
         self.history[:left] = [summary]
         self.counters.pop(compacting(self.conversation), None)
         return True
+
+    def claimed_by(self, other: "Turn") -> bool:
+        """Whether it is still that turn's to have a summary made here: nobody has cleared anything since."""
+        mark = compacting(self.conversation)
+        return mark in self.counters and self.counters[mark] == other.counters.get(mark)
+
+    def end_compacting(self) -> None:
+        """Have no summary that is being made take the place of anything, as some of it is to be forgotten."""
+        self.counters = {key: each for key, each in self.counters.items() if not key.startswith(COMPACTING)}
 
     async def _read_units(self, store: StateStore, conversation: str) -> UserRecord:
         record = await load_again(store, self._record, conversation)

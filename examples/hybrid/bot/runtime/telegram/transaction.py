@@ -221,8 +221,12 @@ class Transaction:
                 await give_way(attempt)
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
-    async def gather(self, record_id: str) -> Delivery | None:
+    async def gather(self, record_id: str, failure: Exception | None = None) -> Delivery | None:
         """Handle what came in parts, and waits in a record, as one update. The caller is in its lane.
+
+        Args:
+            record_id: the record.
+            failure: why it is not to be handled: it is apologised for.
 
         Raises:
             StateConflict: another commit was first.
@@ -238,7 +242,7 @@ class Transaction:
         if sender.conversation:
             record = await load_again(self.store, record, sender.conversation)
         outcome, delivery = await self._commit(
-            update, sender, record, is_late=False, is_kept=True, failure=None, parts=parts, is_whole=True
+            update, sender, record, is_late=False, is_kept=True, failure=failure, parts=parts, is_whole=True
         )
         log.info("parts handled as one", parts=len(parts), outcome=outcome)
         return delivery

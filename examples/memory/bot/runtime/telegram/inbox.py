@@ -25,6 +25,9 @@ MOST_UPDATES = 100
 MOST_BYTES = 1024 * 1024
 """Most updates that wait for one record, and most bytes of them as JSON."""
 
+ENTRY_BYTES = 128
+"""Bytes of an update that waits, beside itself; rather too many."""
+
 Handle = Callable[[Update, Exception | None, Callable[[], Awaitable[bool]]], Awaitable[None]]
 """Handles an update to its end, as long as the last argument says that this process is to; with an exception,
 apologises for it instead."""
@@ -85,14 +88,20 @@ class Inbox:
             StateUnavailable: nobody knows whether it is kept.
         """
         inbox, name = waiting_for(record), f"{UPDATE}{update_id}"
+        own = len(dumps(raw, "update")) + ENTRY_BYTES
         for attempt in range(COMMIT_ATTEMPTS):
             kept = await self._store.load(inbox)
             waiting = _updates(kept)
             if update_id in waiting:
                 return
-            entry = {"data": {"raw": raw, "at": self._timetable.now(), "number": next_number(kept.fsm)}}
-            content = dumps(entry, "update")
-            size = len(content) + sum(len(dumps(kept.fsm[f"{UPDATE}{each}"], "update")) for each in waiting)
+            entry = {
+                "raw": raw,
+                "at": self._timetable.now(),
+                "number": next_number(kept.fsm),
+                "bytes": own,  # noted, for nobody to write all of them again in order to count
+            }
+            content = dumps({"data": entry}, "update")
+            size = own + sum(kept.fsm[f"{UPDATE}{each}"]["data"].get("bytes", 0) for each in waiting)
             due = None if waiting else self._timetable.now()
             stopped = self._stopped(waiting, stops) if stops else {}
             changes = Changes(fsm={name: content, FULL: None, **stopped}, due=due, size=size)
@@ -147,6 +156,10 @@ class Inbox:
             is_last = await self._take_out(claim, kept, update_id)
             if is_last:
                 return
+            if claim.is_brief:
+                now = self._timetable.now()
+                self._timetable.note(claim.record, now)
+                return await claim.leave(now, -1)
 
     async def _take_out(self, claim: Claim, kept: UserRecord, update_id: int) -> bool:
         """Drop an update that is applied; whether it was the last, so that nothing is to be done any more."""
@@ -165,7 +178,9 @@ class Inbox:
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", kept.user_id)
 
     async def _commit(self, kept: UserRecord, done: Mapping[str, bytes | None], due: int) -> None:
-        await self._store.commit(kept.user_id, Changes(fsm=done, due=due), expect=kept.version)
+        # What comes in meanwhile is in nobody's way, unless nothing else waits: that is to be found.
+        expect = kept.version if due == NEVER else None
+        await self._store.commit(kept.user_id, Changes(fsm=done, due=due), expect=expect)
 
 
 def _updates(kept: UserRecord) -> dict[int, dict[str, Any]]:

@@ -98,7 +98,7 @@ class JobRunner:
         most: int,
         is_ours: Callable[[str], bool],
         empty: Callable[[Claim], Awaitable[None]],
-        gather: Callable[[str], Awaitable[Delivery | None]],
+        gather: Callable[[str, Exception | None], Awaitable[Delivery | None]],
         admins: Collection[int | str] = (),
     ) -> None:
         """Make it; nothing runs yet.
@@ -113,7 +113,7 @@ class JobRunner:
             most: jobs that run at the same time.
             is_ours: which records to look after.
             empty: handles the updates that wait for a record.
-            gather: handles the parts that wait in a record as one update.
+            gather: handles the parts that wait in a record as one update; with an exception, it apologises.
             admins: who is told of jobs that were given up: those among them that are ids.
 
         Raises:
@@ -127,6 +127,9 @@ class JobRunner:
         self._admins = [admin for admin in admins if isinstance(admin, int)]
         self._told: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._working: set[Claim] = set()
+        self._suspects = 0  # that wait to be worked on alone, or are
+        self._alone, self._worked = asyncio.Lock(), asyncio.Event()
         self._missed: dict[str, int] = {}
         self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -157,7 +160,7 @@ class JobRunner:
                 look_at = now + pause * random.uniform(0.9, 1.1)
             self._begin()
             seconds = look_at - time.monotonic()
-            if len(self._running) < self._most:
+            if len(self._running) < self._most and not self._suspects:
                 seconds = min(seconds, self._timetable.seconds_to_next())
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0, seconds)):
@@ -211,7 +214,7 @@ class JobRunner:
         return len(agenda.due) >= free and agenda.due[-1][1] <= agenda.now
 
     def _begin(self) -> None:
-        if self._is_closing:
+        if self._is_closing or self._suspects:
             return
         for record, at in self._timetable.take(self._most - len(self._running)):
             if record in self._running:
@@ -226,12 +229,15 @@ class JobRunner:
             if await claim.take(1):
                 prolonging = asyncio.create_task(claim.prolong())
                 try:
-                    if is_waiting(record):
-                        await self._empty(claim)
-                    elif record == FORGETTING:
+                    if record == FORGETTING:
                         await forget_in_shared_records(self._agent, claim, self._seconds)
+                    elif claim.is_suspect:
+                        await self._work_alone(claim)
+                    elif self._suspects:
+                        self._missed[record] = seen
+                        await claim.leave(seen, -1)
                     else:
-                        await self._do_next(claim)
+                        await self._work_on(claim)
                 finally:
                     prolonging.cancel()
         except asyncio.CancelledError:
@@ -257,6 +263,37 @@ class JobRunner:
                 self._timetable.note(record, at)
             self._wake.set()
 
+    async def _work_alone(self, claim: Claim) -> None:
+        """Work on what may have ended several processes while nothing else of this kind is under way.
+
+        If it ends this one, it did so by itself. What was only under way when another did is not given up.
+        """
+        self._suspects += 1
+        try:
+            await claim.take(-1)  # it does not run yet
+            async with self._alone:
+                for each in self._working:
+                    each.is_brief = True
+                while self._working:
+                    self._worked.clear()
+                    await self._worked.wait()
+                if await claim.take(1):
+                    claim.is_brief = True
+                    await self._work_on(claim)
+        finally:
+            self._suspects -= 1
+
+    async def _work_on(self, claim: Claim) -> None:
+        self._working.add(claim)
+        try:
+            if is_waiting(claim.record):
+                await self._empty(claim)
+            else:
+                await self._do_next(claim)
+        finally:
+            self._working.discard(claim)
+            self._worked.set()
+
     async def _do_next(self, claim: Claim) -> None:
         """Do what the record has to do first."""
         async with self._agent.lanes.hold(claim.record):
@@ -281,7 +318,7 @@ class JobRunner:
                 try:
                     if not are_over:
                         return await self._do(record, jobs[0], claim.poison)
-                    if delivery := await self._gather(claim.record):
+                    if delivery := await self._gather(claim.record, claim.poison):
                         await self._outbox.moved(delivery)
                     return
                 except StateConflict:

@@ -1,11 +1,8 @@
-"""pydantic-ai's messages, kept in the record: what a model is told, and what a run said and did.
-
-Only an agent that uses pydantic-ai imports this; docs/build-a-model-bot.md of the template says how.
-"""
+"""What a model is told and what it does, as pydantic-ai has it: kept in the record, beside the answers."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -63,13 +60,9 @@ async def texts(events: AsyncIterable[Any]) -> AsyncGenerator[str, None]:
 
 
 def keep(turn: Turn, messages: Sequence[ModelMessage]) -> None:
-    """Keep what a run said and did, beside the answer: all of it with the turn's commit, or nothing.
+    """Keep a run's `new_messages()` beside the turn's answer: all of them with its commit, or none.
 
     Bytes of files are left out, and so are instructions, which are the agent's and not the conversation's.
-
-    Args:
-        turn: the turn under way.
-        messages: of the run, `result.new_messages()`.
 
     Raises:
         StateValueError: a tool was called with, or returned, what cannot be kept.
@@ -103,6 +96,8 @@ def _messages_in(exchange: Sequence[Message]) -> Iterator[ModelMessage]:
     for message, run in zip(exchange, runs, strict=True):
         if run:
             yield from run[0]
+        elif message.is_summary:  # not as what the model said: none takes that as the beginning
+            yield ModelRequest([UserPromptPart(f"In short, what was said before: {message.text}")])
         elif message.role == "user" and not is_asked:
             author = f"{message.author.name}: " if message.author else ""
             yield ModelRequest([UserPromptPart(f"{author}{message.text}")])
@@ -124,38 +119,32 @@ def _run(message: Message) -> tuple[list[ModelMessage], bool] | None:
 
 def _without_files(message: ModelMessage) -> ModelMessage:
     """The message with a word in the place of each file that a person sent."""
-    parts = [
-        replace(part, content=[_word(each) for each in part.content])
-        if isinstance(part, UserPromptPart) and not isinstance(part.content, str)
-        else part
-        for part in message.parts
-    ]
-    return replace(message, parts=parts)
+    parts: list[Any] = []
+    for part in message.parts:
+        if isinstance(part, UserPromptPart) and not isinstance(part.content, str):
+            words = [
+                f"[{each.media_type}]" if isinstance(each, BinaryContent) else each for each in part.content
+            ]
+            parts.append(replace(part, content=words))
+        else:
+            parts.append(part)
+    return _with_parts(message, parts)
 
 
-def _word(content: UserContent) -> UserContent:
-    return f"[{content.media_type}]" if isinstance(content, BinaryContent) else content
+def _with_parts(message: ModelMessage, parts: list[Any]) -> ModelMessage:
+    return cast(ModelMessage, replace(cast(Any, message), parts=parts))
 
 
 def _paired(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
     """The messages, without calls that nothing answers, and answers to no call."""
     parts = [part for message in messages for part in message.parts]
     calls = {part.tool_call_id for part in parts if isinstance(part, ToolCallPart)}
-    calls &= {part.tool_call_id for part in parts if isinstance(part, _Answer)}
-    paired = []
-    for message in messages:
-        kept = [part for part in message.parts if _call_of(part) in (None, *calls)]
-        if kept:
-            paired.append(replace(message, parts=kept))
-    return paired
-
-
-_Answer = ToolReturnPart | RetryPromptPart
+    paired = {None} | calls & {_call_of(part) for part in parts if not isinstance(part, ToolCallPart)}
+    kept = [_with_parts(each, [part for part in each.parts if _call_of(part) in paired]) for each in messages]
+    return [message for message in kept if message.parts]
 
 
 def _call_of(part: Any) -> str | None:
     """Which call of a tool a part is, or answers."""
-    is_of_a_tool = isinstance(part, ToolCallPart | ToolReturnPart) or (
-        isinstance(part, RetryPromptPart) and part.tool_name
-    )
+    is_of_a_tool = isinstance(part, ToolCallPart | ToolReturnPart | RetryPromptPart) and part.tool_name
     return part.tool_call_id if is_of_a_tool else None

@@ -59,15 +59,26 @@ async def export_lines(
     Raises:
         StateError: a record could not be read.
     """
+    async for record in all_records(store, unreadable):
+        for file in (file for entry in record.outbox.values() for file in entry.kept_files()):
+            if (content := await store.read_file(record.user_id, file)) is not None:
+                record.files[file] = content
+        yield orjson.dumps(record.to_json()) + b"\n"
+
+
+async def all_records(
+    store: StateStore, unreadable: Callable[[StateCorrupt], object] | None = None
+) -> AsyncIterator[UserRecord]:
+    """Every user's record, with all conversations; see `export_lines`."""
     user_ids: list[str] = []
     async for user_id in store.users():
         user_ids.append(user_id)
         if len(user_ids) == AT_ONCE:
-            for line in await _lines(store, user_ids, unreadable):
-                yield line
+            for record in await _loaded(store, user_ids, unreadable):
+                yield record
             user_ids.clear()
-    for line in await _lines(store, user_ids, unreadable):
-        yield line
+    for record in await _loaded(store, user_ids, unreadable):
+        yield record
 
 
 async def import_lines(
@@ -231,10 +242,10 @@ def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None
     }
 
 
-async def _lines(
+async def _loaded(
     store: StateStore, user_ids: Iterable[str], unreadable: Callable[[StateCorrupt], object] | None
-) -> list[bytes]:
-    lines = []
+) -> list[UserRecord]:
+    records = []
     loading = (store.load(user_id, None) for user_id in user_ids)
     for result in await asyncio.gather(*loading, return_exceptions=True):
         if isinstance(result, StateCorrupt) and unreadable:
@@ -242,11 +253,8 @@ async def _lines(
         elif isinstance(result, BaseException):
             raise result
         elif not _is_gone(result):
-            for file in (file for entry in result.outbox.values() for file in entry.kept_files()):
-                if (content := await store.read_file(result.user_id, file)) is not None:
-                    result.files[file] = content
-            lines.append(orjson.dumps(result.to_json()) + b"\n")
-    return lines
+            records.append(result)
+    return records
 
 
 def _is_gone(record: UserRecord) -> bool:
@@ -342,6 +350,7 @@ class _UpdateData(_Part):
     raw: dict[str, Any]
     at: Annotated[int, Field(ge=0, le=JOBS_END)]
     number: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class _Update(_Part):

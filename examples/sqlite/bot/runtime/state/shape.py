@@ -57,7 +57,9 @@ class Shape:
         model, version = self.model, self.version
         is_model = isinstance(model, type) and issubclass(model, BaseModel)
         if not is_model or issubclass(model, RootModel):
-            raise OperatorError("Agent.state_type is no pydantic model with fields: derive it from BaseModel")
+            raise OperatorError(
+                "Agent.state_type has to be a pydantic model with fields, derived from BaseModel"
+            )
         if type(version) is not int or version < 1:
             raise OperatorError("Agent.state_version has to be a whole number from 1 on: count your changes")
         try:

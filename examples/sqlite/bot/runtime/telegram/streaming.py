@@ -451,7 +451,7 @@ class Stream:
                 if frame := await self._frame(text):
                     shown, gap = frame
                     renew_at = self._screen.life and time.monotonic() + self._screen.life
-                gap = 0.0 if self._is_eager else max(gap, self._streams.least_gap())
+                gap = max(gap, self._streams.least_gap()) if gap and not self._is_eager else 0.0
 
     async def _grown_within(self, seconds: float | None) -> None:
         with suppress(TimeoutError):
@@ -498,7 +498,7 @@ class _Draft:
         if self._streams.can_stop:
             params |= {"can_stop": "true", "keep_on_stop": "true"}
         await self._streams.bot(Frame(reply=Reply("sendMessageDraft", params)), request_timeout=FRAME_SECONDS)
-        return text, self.gap
+        return text, 0.0 if text == NOTHING_YET else self.gap  # the first piece is worth a frame of its own
 
     show_now = put
 

@@ -229,7 +229,7 @@ class SqliteStore:
     async def reindex(self) -> int:
         """Rebuild the index of what is due. See `OperatorStore.reindex`."""
         return await self.database.write(
-            lambda connection: connection.execute("REINDEX record_due").execute(_WAITING).get
+            lambda connection: connection.execute(_REINDEX).execute(_WAITING).get
         )
 
     async def forget(self, user_id: str) -> bool:
@@ -344,6 +344,11 @@ _USERS = f"""
 """
 
 _DUE = "SELECT user, due FROM record WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
+
+_REINDEX = """
+DROP INDEX IF EXISTS record_due;
+CREATE INDEX record_due ON record (due) WHERE due > 0
+"""
 
 _WAITING = "SELECT count(*) FROM record WHERE due > 0"
 

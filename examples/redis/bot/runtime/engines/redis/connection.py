@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+import hiredis
 from pydantic import Field, FilePath, SecretStr, field_validator, model_validator
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -207,6 +208,15 @@ def _host(place: str) -> tuple[str, int]:
     if not parts.hostname:
         raise ValueError("no host")
     return parts.hostname, parts.port or 6379
+
+
+class _Packing:
+    """A connection whose commands hiredis makes into bytes. redis-py does that in Python, value by value."""
+
+    def pack_command(self, name: str | bytes, *operands: Any) -> list[bytes]:
+        """A command as it is sent; one of two words, such as `CONFIG GET`, is given in one."""
+        words = name.encode() if isinstance(name, str) else name
+        return [hiredis.pack_command((*words.split(), *operands))]
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -450,7 +460,10 @@ class RedisConnection:
             options |= {name: str(path) for name, path in files.items() if path}
         pool: dict[str, Any] = {"max_connections": settings.redis_max_connections, "timeout": SOCKET_SECONDS}
         if not (settings.redis_cluster or settings.redis_sentinel_master):
-            return Redis.from_pool(BlockingConnectionPool(**pool, **options | {**address.options}))
+            options |= address.options
+            kind = options.get("connection_class", Connection)
+            options["connection_class"] = type(kind.__name__, (_Packing, kind), {})
+            return Redis.from_pool(BlockingConnectionPool(**pool, **options))
 
         login = {key: value for key, value in address.options.items() if key not in ("host", "port")}
         if login.pop("connection_class", None):

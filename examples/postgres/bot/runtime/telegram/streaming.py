@@ -524,9 +524,11 @@ class _Message:
         self.chat = place["chat_id"]
         self.number = 1
         self.is_unsure = False
-        # An attempt before this one may have sent it.
+        # An attempt before this one may have sent it: here, or in a process from which this one took over.
         _, kept = turn.counters.get(self._key, (0, 0))
-        self._message: int | None = streams.messages.get(update_id, kept) or None
+        own = streams.messages.get(update_id, 0)
+        self._message: int | None = kept or own or None
+        self._is_kept, self._another = kept > 0, own if kept and own != kept else 0
 
     @property
     def has_to_wait(self) -> bool:
@@ -543,9 +545,9 @@ class _Message:
                 raise _NoMoreFrames(type(error).__name__) from error
             self._message = int(sent["message_id"])
             self._streams.messages.set(self._update_id, self._message)
-            # After a kill it is used again, or goes.
-            await self._turn.keep_now(self._streams.store, self._key, self._message, SHOWN_SECONDS)
+            await self._keep()
             return NOTHING_YET, FIRST_GAP
+        await self._keep()
         params = {**self._whole(), **self._streams.marked(text), **self._buttons()}
         try:
             await self._call("editMessageText", params)
@@ -553,6 +555,13 @@ class _Message:
             if "not modified" not in error.message:
                 raise
         return text, self.gap
+
+    async def _keep(self) -> None:
+        """Keep which message it is, if that is not kept: after a kill it is used again, or goes."""
+        if not self._is_kept:
+            assert self._message
+            await self._turn.keep_now(self._streams.store, self._key, self._message, SHOWN_SECONDS)
+            self._is_kept = True
 
     async def show_now(self, text: str) -> None:
         """Show it without delay."""
@@ -570,6 +579,8 @@ class _Message:
         self._turn.counters.pop(self._key, None)  # they are kept in its place
         if self._message is None:
             return replies
+        if self._another:
+            replies = [*replies, self._deletion(self._another)]
         for number, reply in enumerate(replies):
             if reply.params.get("chat_id") == self.chat and not reply.method.startswith(("edit", "delete")):
                 if self._can_become(reply):
@@ -577,7 +588,7 @@ class _Message:
                     edit = Reply("editMessageText", {**params, **self._whole()}, rest=self._place, anew=True)
                     return [*replies[:number], edit, *replies[number + 1 :]]
                 break
-        return [*replies, self._deletion()]
+        return [*replies, self._deletion(self._message)]
 
     def _can_become(self, reply: Reply) -> bool:
         markup = orjson.loads(reply.params.get("reply_markup", "{}"))
@@ -588,11 +599,11 @@ class _Message:
             and markup.keys() <= {"inline_keyboard"}
         )
 
-    def _deletion(self) -> Reply:
+    def _deletion(self, message: int) -> Reply:
         if connection := self._place.get("business_connection_id"):
-            ids = orjson.dumps([self._message]).decode()
+            ids = orjson.dumps([message]).decode()
             return Reply("deleteBusinessMessages", {"business_connection_id": connection, "message_ids": ids})
-        return Reply("deleteMessage", {"chat_id": self.chat, "message_id": str(self._message)})
+        return Reply("deleteMessage", {"chat_id": self.chat, "message_id": str(message)})
 
     def _whole(self) -> dict[str, str]:
         place = {key: self._place[key] for key in EDITED & self._place.keys()}

@@ -61,8 +61,7 @@ assistant = pydantic_ai.Agent(deps_type=Agent, instructions="Answer briefly. Wri
 def known(run: RunContext[Agent]) -> str:
     """What the model is told of a person, but not where others read along."""
     turn = run.deps.turn
-    is_private = not turn.chat or turn.chat.type == "private"
-    return f"Your notes on this person: {turn.state.get('notes', [])}" if is_private else ""
+    return "" if turn.place.group else f"Your notes on this person: {turn.state.get('notes', [])}"
 
 
 @assistant.tool

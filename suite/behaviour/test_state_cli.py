@@ -223,7 +223,7 @@ async def test_progress_is_shown_to_whoever_watches(tmp_path: Path, store: Opera
     seen = os.read(parent, 65_536)
     os.close(parent)
     assert done.returncode == 0
-    assert b"users " in seen
+    assert b"records " in seen
 
 
 async def test_of_a_user_that_was_only_forgotten_there_is_nothing_to_export(

@@ -228,8 +228,8 @@ class Empty(BaseModel):
             {"state_type": Empty},
             r"Agent.new_state gives no Empty \(secret missing\): give every field a default",
         ),
-        ({"state_type": dict}, "is no pydantic model with fields"),
-        ({"state_type": RootModel[dict[str, int]]}, "is no pydantic model with fields"),
+        ({"state_type": dict}, "has to be a pydantic model with fields"),
+        ({"state_type": RootModel[dict[str, int]]}, "has to be a pydantic model with fields"),
         ({"state_type": Stop, "state_version": 0}, "has to be a whole number from 1 on"),
     ],
 )

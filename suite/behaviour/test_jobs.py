@@ -13,12 +13,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bot.agent_adapter import JobStopped, TelegramAgentAdapter, job, person
-from bot.runtime.errors import OperatorError, StateError, StateUnavailable, StateValueError
+from bot.runtime.errors import LeaseLost, OperatorError, StateError, StateUnavailable, StateValueError
 from bot.runtime.state import jobs as state_jobs
 from bot.runtime.state import turn
-from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Job, Timetable, jobs_in
+from bot.runtime.state.jobs import MOST_JOBS, MOST_STOPPED, Claim, Job, Timetable, jobs_in
 from bot.runtime.state.record import Place
-from bot.runtime.state.store import OperatorStore
+from bot.runtime.state.store import Changes, OperatorStore
 from bot.runtime.telegram import jobs as runner
 from suite.bot_api import FakeTelegram
 from suite.support.runtime import MakeRuntime, Mode, Runtime
@@ -688,3 +688,53 @@ async def test_looking_after_owed_replies_is_no_attempt_at_a_job(
         await telegram.wait_for(lambda: failing.felt)
         await until(lambda: no_jobs(bot, 1))
         assert (await bot.record(1)).state == {"runs": 1}
+
+
+class Spending(Forgetful):
+    """One that counts what its jobs cost, and makes them where it is asked."""
+
+    async def agent_logic(self, message: str, state: dict[str, Any]) -> str:
+        if message == "spend":
+            self.turn.later(timedelta(0), self.spend)
+        return f"re {message}"
+
+    @job
+    async def spend(self) -> str:
+        self.turn.count("tokens", 50)
+        raise ValueError("the model is down")
+
+
+async def test_one_that_fails_leaves_the_conversation_that_it_was_made_in(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, store: OperatorStore
+) -> None:
+    """And what it cost is counted."""
+    bot = make_runtime("webhook", agent_class=Spending)
+    bot.store = store
+    async with bot:
+        for text in ("hi", "spend"):
+            telegram.message(text, user_id=1, chat_id=-5)
+            await telegram.settled()
+        assert (await stopped_job(bot)).stopped == "ValueError"
+        record = await bot.store.load("1", "-5::")
+        assert [each.text for each in record.history] == ["hi", "re hi", "spend", "re spend"]
+        assert record.marks["count:tokens"][1] == 50
+
+
+async def test_a_lease_that_somebody_else_has_is_not_taken_back(store: OperatorStore) -> None:
+    """By a process that slept past its end and goes on with what it read before."""
+    await store.commit("1", Changes(state={"a": b"1"}, due=1), expect=0)
+    timetable = Timetable()
+    await timetable.ask(store, within=0, most=9)
+    first = Claim(store, timetable.now, "1", 1)
+    assert await first.take(1)
+    slept = first.until + 1
+    first._now = lambda: slept
+    other = Claim(store, lambda: slept, "1", first.until)
+    assert await other.take(1)
+
+    async def commit(due: int) -> None:
+        await store.commit("1", Changes(due=due), expect=None)
+
+    with pytest.raises(LeaseLost):
+        await first.renew(commit)
+    assert await other.take(0), "it is still the other's"

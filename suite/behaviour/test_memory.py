@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import orjson
 import pytest
 
 from bot.agent_adapter import Message, Place, RecordId, TelegramAgentAdapter, chat
+from bot.runtime.errors import StateError
 from bot.runtime.logs import configure_logs
-from bot.runtime.state.record import Limits
+from bot.runtime.state.record import Limits, UserRecord
 from bot.runtime.state.turn import COMPACTING_SECONDS, Turn, mutate
 from suite.behaviour.test_places import walked
 from suite.bot_api import FakeTelegram
@@ -316,3 +318,48 @@ async def test_kept_keys_survive_a_reset_and_no_forgetting(make_bot: Any, telegr
         telegram.callback("forget:1:1", user_id=1)
         await telegram.settled()
         assert (await bot.store.load("1")).state == {}
+
+
+class Album(Summing):
+    """It looks at pictures."""
+
+    accepts = frozenset({"text", "photo"})
+
+
+@compacts
+async def test_an_album_has_its_summary_made_too(make_bot: Any) -> None:
+    """What keeps its parts claims none: it would make none, and nobody else would for an hour."""
+    async with await make_bot(Album) as bot:
+        await say(bot, "a", "b")
+        size = {"file_id": "p", "file_unique_id": "p", "width": 1, "height": 1, "file_size": 10}
+        for _ in range(2):
+            bot.telegram.message(None, user_id=1, photo=[size], media_group_id="album")
+        await bot.telegram.wait_for(lambda: len(bot.telegram.texts(1)) == 3, 20)
+        await bot.agent.drain(10)
+        assert Summing.asked == [["a", "re a", "b", "re b"]]
+
+
+@compacts
+@pytest.mark.parametrize(
+    "data",
+    [{"summary": "1", "authors": [1]}, {"summary": 1, "authors": None}, {"summary": 1, "authors": ["1"]}],
+)
+def test_what_only_looks_like_a_summary_is_none(data: Any) -> None:
+    message = Message("assistant", "", 1.0, None, orjson.dumps(data))
+    assert not message.is_summary
+    assert Message("assistant", "", 1.0, None, orjson.dumps({"summary": 1, "authors": [1]})).is_summary
+
+
+@pytest.mark.clause("agent.interface")
+def test_counters_are_bounded() -> None:
+    turn = Turn(UserRecord("1"), Limits())
+    for number in range(100):
+        assert turn.count(f"n{number}", 1) == 1
+    assert turn.count("n0", 1) == 2
+    for name in ("another", "x" * 65, "a\0"):
+        with pytest.raises(ValueError, match="counter"):
+            turn.count(name, 1)
+    query = Turn(UserRecord("1"), Limits(), is_read_only=True)
+    assert query.count("n0") == 0, "a query may look"
+    with pytest.raises(StateError):
+        query.count("n0", 1)

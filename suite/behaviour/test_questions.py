@@ -416,3 +416,16 @@ async def test_a_query_asks_nothing() -> None:
     turn = Turn(UserRecord("1"), Limits(), incoming=Incoming(place=Place(1)), is_read_only=True)
     with pytest.raises(StateError):
         turn.ask("?", CHOICES, LONG, Asking("").send_it, what="x")
+
+
+async def test_one_that_nobody_answered_stays_closed_while_it_is_tried_again(
+    make_runtime: MakeRuntime, telegram: FakeTelegram
+) -> None:
+    Asking.fails = 1
+    async with asked(make_runtime, telegram, "soon mail") as (bot, question):
+        await until(telegram, lambda: Asking.tries == ["None mail"])
+        telegram.press(question, 0, 0, user_id=1)
+        await until(telegram, lambda: said(telegram))
+        assert said(telegram) == [LATE]
+        (waiting,) = await questions(bot)
+        assert (waiting.tries, waiting.arguments["answer"]) == (1, None)

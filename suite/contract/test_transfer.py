@@ -13,7 +13,15 @@ import pytest
 
 from bot.runtime.errors import StateCorrupt
 from bot.runtime.state.jobs import Job, jobs_in
-from bot.runtime.state.record import Limits, Message, OutboxEntry, Place, UserRecord, encode_entry
+from bot.runtime.state.record import (
+    FORGETTING,
+    Limits,
+    Message,
+    OutboxEntry,
+    Place,
+    UserRecord,
+    encode_entry,
+)
 from bot.runtime.state.store import APPLIED_LIMIT, Changes, OperatorStore
 from bot.runtime.state.transfer import UnusableLine, export_lines, import_lines
 from suite.contract.harness import Harness
@@ -72,10 +80,10 @@ async def exported(store: OperatorStore) -> list[bytes]:
 
 
 async def import_all(
-    store: OperatorStore, lines: Iterable[bytes], *, with_forgotten: bool = False
+    store: OperatorStore, lines: Iterable[bytes], *, with_forgotten: bool = False, merge: bool = False
 ) -> tuple[int, int]:
     """Import to the end; how many users are imported, and left out."""
-    steps = import_lines(store, lines, with_forgotten=with_forgotten)
+    steps = import_lines(store, lines, with_forgotten=with_forgotten, merge=merge)
     return [done async for done in steps][-1]
 
 
@@ -351,3 +359,34 @@ async def test_a_merge_does_not_bring_back_who_was_forgotten(store: OperatorStor
     steps = import_lines(store, [orjson.dumps(MERGED.to_json())], merge=True)
     assert [done async for done in steps] == [(0, 1)]
     assert (await store.load("1")).is_empty
+
+
+async def test_counters_and_stops_come_along(store: OperatorStore) -> None:
+    marks = {
+        "count:tokens used today": [2_000_000_000, 5],
+        "shown:77": [2_000_000_000, 12],
+        "flood": [2_000_000_000, 1],
+    }
+    await import_all(store, written([UserRecord("1", state={"a": 1}, marks=marks)]))
+    assert (await store.load("1")).marks == marks
+    flows: dict[str, dict[str, Any]] = {
+        "update:7": {"data": {"raw": {"update_id": 7}, "at": 5, "number": 1}},
+        "stop:7": {"data": {}},
+    }
+    await import_all(store, [orjson.dumps(UserRecord("waiting:1", fsm=flows).to_json())])
+    assert (await store.load("waiting:1")).fsm == flows
+
+
+async def test_no_request_to_be_forgotten_is_lost(store: OperatorStore) -> None:
+    """Those of both are kept, and one that is overdue is still to be done."""
+
+    def asked(**people: int) -> UserRecord:
+        walk = Job(id="walk", name="forget in shared records", arguments=people, at=5)
+        return UserRecord(FORGETTING, fsm={"job:walk": walk.to_json()})
+
+    for merge in (False, True):
+        await import_all(store, written([asked(**{"1": 10, "2": 10})]), merge=merge)
+        await import_all(store, written([asked(**{"2": 20, "3": 30})]), merge=merge)
+        (walk,) = jobs_in((await store.load(FORGETTING)).fsm)
+        assert (walk.arguments, walk.stopped) == ({"1": 10, "2": 20, "3": 30}, "")
+        assert [user_id for user_id, _ in (await store.due(0, 9)).due] == [FORGETTING]

@@ -320,25 +320,6 @@ async def test_kept_keys_survive_a_reset_and_no_forgetting(make_bot: Any, telegr
         assert (await bot.store.load("1")).state == {}
 
 
-class Album(Summing):
-    """It looks at pictures."""
-
-    accepts = frozenset({"text", "photo"})
-
-
-@compacts
-async def test_an_album_has_its_summary_made_too(make_bot: Any) -> None:
-    """What keeps its parts claims none: it would make none, and nobody else would for an hour."""
-    async with await make_bot(Album) as bot:
-        await say(bot, "a", "b")
-        size = {"file_id": "p", "file_unique_id": "p", "width": 1, "height": 1, "file_size": 10}
-        for _ in range(2):
-            bot.telegram.message(None, user_id=1, photo=[size], media_group_id="album")
-        await bot.telegram.wait_for(lambda: len(bot.telegram.texts(1)) == 3, 20)
-        await bot.agent.drain(10)
-        assert Summing.asked == [["a", "re a", "b", "re b"]]
-
-
 @compacts
 @pytest.mark.parametrize(
     "data",

@@ -252,3 +252,28 @@ async def test_a_change_from_outside_waits_and_finds_a_new_person(
         record = await bot.record(1)
         assert record.forgotten
         assert record.state == {"from": "outside"}
+
+
+class Viewer(CountingAgent):
+    """It takes pictures, so those of an album wait for each other."""
+
+    accepts = frozenset({"text", "photo"})
+
+
+async def test_a_part_of_an_album_refused_before_it_has_no_effect_after_it(
+    make_runtime: MakeRuntime, telegram: FakeTelegram, store: OperatorStore
+) -> None:
+    async with make_runtime("webhook", agent_class=Viewer) as bot:
+        telegram.message("hi", user_id=1)
+        await telegram.settled()
+        with refused(store) as ids:
+            ids.add(telegram.next_update_id)
+            size = {"file_id": "p", "file_unique_id": "p", "width": 1, "height": 1, "file_size": 10}
+            old = telegram.message(None, user_id=1, photo=[size], media_group_id="album", caption="secret")
+            await telegram.wait_for(lambda: telegram.attempts[old])
+            pressed = telegram.callback(FORGET, user_id=1)
+            await telegram.wait_for(lambda: pressed in telegram.acknowledged)
+        await telegram.wait_for(lambda: old in telegram.acknowledged, 20)
+        await asyncio.sleep(1.5)  # longer than a part waits for the next
+        record = await bot.record(1)
+        assert (record.state, record.history, record.fsm) == ({}, [], {})

@@ -205,7 +205,9 @@ class Ledger:
             balance.doubled += [label] * (seen[photo] - 1)
             if update_id < forgotten and seen[photo]:
                 balance.doubled.append(label)
-            if update_id > forgotten and update_id not in self.beside and not seen[photo]:
+            name = photo.rpartition(" ")[2].partition("/")[0]
+            stopped = self.written[place].get(name) in self.stopped
+            if update_id > forgotten and update_id not in self.beside and not (seen[photo] or stopped):
                 balance.lost.append(label)
         balance.doubled += [f"photo {photo} of nobody" for photo in seen.keys() - self.photos.keys()]
         return balance

@@ -191,21 +191,21 @@ class Transaction:
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )
                 continue
+            if (began := self._began.get(update.update_id, -1)) < 0:
+                self._began.set(update.update_id, began := record.version)
+            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             parts = updates_in(record.fsm)
             if parts and not belongs_to(update, [raw for _, _, raw in parts]):
                 with contextlib.suppress(StateConflict):
                     await self.gather(record.user_id)
                 continue
-            if is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
+            if not is_late and is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
                 try:
                     return await self._keep_part(update, sender, record)
                 except StateTooLarge:
                     log.warning("no room to wait for the rest of an album or text")
                 except StateConflict:
                     continue
-            if (began := self._began.get(update.update_id, -1)) < 0:
-                self._began.set(update.update_id, began := record.version)
-            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
                 return await self._commit(
                     update,

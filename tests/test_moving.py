@@ -43,8 +43,11 @@ def typed(command: str, folder: Path, *, stdin: str = "") -> subprocess.Complete
     name, *arguments = command.split()
     if command.startswith("uv run bot "):
         program, arguments = BOT, arguments[2:]
+    elif name == "uvx":  # the same, without fetching it
+        assert arguments.pop(0) == "copier"
+        program = [sys.executable, "-m", "copier"]
     else:
-        program = {"copier": [sys.executable, "-m", "copier"], "uv": [UV], "git": ["git"]}[name]
+        program = {"uv": [UV], "git": ["git"]}[name]
     env = clean_env(PYTHONPATH=str(folder))
     return run(*program, *arguments, cwd=folder, stdin=stdin, env=env, timeout=300)
 
@@ -96,7 +99,7 @@ def test_everybody_comes_along(folder: Path) -> None:
 def test_switches_that_the_page_names_are_to_what_there_is(command: str) -> None:
     """They differ in the answers; test_switch.py comes to each."""
     options, *data = command.split(" --data ")
-    assert options == "copier update --defaults --vcs-ref=:current:"
+    assert options == "uvx copier update --defaults --vcs-ref=:current:"
     assert dict(answer.split("=") for answer in data) in combinations()
 
 

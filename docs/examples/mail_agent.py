@@ -28,7 +28,7 @@ class Agent(TelegramAgentAdapter):
     async def connect(self) -> None:
         """Open the connections, once for all users."""
         await super().connect()
-        self.model = make_model(load(LlmSettings))
+        self.model = await self.enter(make_model(load(LlmSettings)))
         self.mail_url = load(MailSettings).mail_url
         self.http = ClientSession(timeout=ClientTimeout(total=20))
 

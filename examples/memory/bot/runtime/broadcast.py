@@ -92,6 +92,8 @@ class Broadcast:
             with suppress(OperatorError, StateError):  # then the lease ends by itself
                 await keeping
                 await self._note(until=0, is_over=False)
+        if keeping.done() and not keeping.cancelled() and (error := keeping.exception()):
+            raise error
         if not self.failed:
             await self._note(until=0, is_over=True)
             for part in range(PARTS):

@@ -77,6 +77,9 @@ SENT_BY_PEOPLE = FILES.keys() | {
 COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
 """A command, whose it is, and what follows it."""
 
+STOP_COMMAND = re.compile(r"/stop(@\w+)?\s*$", re.IGNORECASE)
+"""The command that stops answers, whoever it is for."""
+
 STOP_BUTTON = re.compile(r"stop answer (\d+)")
 """The data of the button that stops an answer, with the id of the update that is answered."""
 

@@ -13,8 +13,9 @@ from pydantic_core import from_json
 
 from bot.runtime.errors import StateConflict, StateCorrupt, StateTooLarge, StateValueError
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.jobs import FULL, JOB, UPDATE, Timetable, jobs_in
+from bot.runtime.state.jobs import FULL, JOB, STOP, UPDATE, Timetable, jobs_in
 from bot.runtime.state.record import (
+    FORGETTING,
     UPGRADED_FROM,
     UPGRADED_TO,
     UserRecord,
@@ -158,7 +159,7 @@ def _part_of(name: str) -> str:
     """Which of the things that lie among a record's flows one of this name is."""
     if name in (UPGRADED_FROM, UPGRADED_TO):
         return "upgrades"
-    if name == FULL:
+    if name == FULL or name.startswith(STOP):
         return "full"
     return "jobs" if name.startswith(JOB) else "updates" if name.startswith(UPDATE) else "fsm"
 
@@ -194,7 +195,8 @@ async def import_record(
         StateValueError: it holds a value that cannot be kept.
     """
     timetable = timetable or Timetable()
-    _stop_overdue(record, timetable.now())
+    if record.user_id != FORGETTING:  # whoever asked to be forgotten is to be, however often
+        _stop_overdue(record, timetable.now())
     owes = any(entry.is_owed for entry in record.outbox.values())
     for _ in range(COMMIT_ATTEMPTS):
         existing = await store.load(record.user_id, None)
@@ -202,6 +204,8 @@ async def import_record(
             return False
         outbox: dict[int, bytes | None] = {key: encode_entry(entry) for key, entry in record.outbox.items()}
         turn = Turn(existing, store.limits, timetable=timetable)
+        if record.user_id == FORGETTING:
+            record.fsm = _both_asked(existing, record)
         if merge:
             turn.state |= record.state
             turn.fsm |= record.fsm
@@ -231,6 +235,16 @@ def _stop_overdue(record: UserRecord, now: int) -> None:
         if job.at <= now and not job.stopped:
             later = job.next(now) if job.every else replace(job, stopped=OVERDUE)
             record.fsm[JOB + job.id] = later.to_json()
+
+
+def _both_asked(existing: UserRecord, imported: UserRecord) -> dict[str, Any]:
+    """The requests to be forgotten of both: of a person's two, the later one."""
+    walks = [job for each in (existing, imported) for job in jobs_in(each.fsm)]
+    people: dict[str, int] = {}
+    for walk in walks:
+        for user_id, at in walk.arguments.items():
+            people[user_id] = max(at, people.get(user_id, 0))
+    return {JOB + walks[-1].id: replace(walks[-1], arguments=people).to_json()} if walks else {}
 
 
 def _marks(existing: UserRecord, imported: UserRecord) -> dict[str, bytes | None]:
@@ -317,6 +331,7 @@ class _JobData(_Part):
     tries: Annotated[int, Field(ge=0)] = 0
     to: str = ""
     stopped: str = ""
+    made: Annotated[int, Field(ge=0, le=JOBS_END)] = 0
     choices: list[tuple[str, str]] = []
 
     @field_validator("choices", mode="before")
@@ -401,6 +416,8 @@ class _Outgoing(_Part):
     failures: Annotated[int, Field(ge=0)] = 0
 
 
+MARKS = r"^([0-9]{1,19}|[a-z]+|(told|compact):[0-9a-f]+|shown:[0-9]{1,19}|count:[^\x00]{0,64})$"
+
 _Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
 
 
@@ -412,5 +429,5 @@ class _Line(_Part):
     fsm: dict[str, dict[str, Any]]
     applied: list[Annotated[int, Field(ge=0, lt=2**63)]]
     outbox: dict[Annotated[str, Field(pattern=r"^[0-9]{1,19}$")], _Outgoing]
-    marks: dict[Annotated[str, Field(pattern=r"^([0-9]{1,19}|[a-z]+|(told|compact):[0-9a-f]+)$")], _Mark] = {}
+    marks: dict[Annotated[str, Field(pattern=MARKS)], _Mark] = {}
     files: dict[FileId, str] = {}

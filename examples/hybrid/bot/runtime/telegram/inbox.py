@@ -19,7 +19,7 @@ from bot.runtime.state.jobs import FULL, STOP, UPDATE, Claim, Timetable, next_nu
 from bot.runtime.state.record import UserRecord, waiting_for
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, give_way
-from bot.runtime.telegram.updates import Stops, parse_update, said_in
+from bot.runtime.telegram.updates import Stops, is_later, parse_update, said_in
 
 MOST_UPDATES = 100
 MOST_BYTES = 1024 * 1024
@@ -131,10 +131,21 @@ class Inbox:
                 stopped[f"{STOP}{update_id}"] = b'{"data":{}}'
         return stopped
 
-    async def drop(self, record: str) -> None:
-        """Drop what waits for a record whose person was forgotten. What is left would be without effect."""
+    async def drop(self, record: str, forgetting: int) -> None:
+        """Drop what waited for a record when its person was forgotten, and would be without effect.
+
+        The first of it may be under way: whoever is at it ends it, and takes away what it has shown.
+
+        Args:
+            record: whose.
+            forgetting: the update that had them forgotten. What came later stays.
+        """
         with suppress(StateError):
-            await self._store.forget(waiting_for(record))
+            kept = await self._store.load(inbox := waiting_for(record))
+            older = [each for each in list(_updates(kept))[1:] if is_later(forgetting, each)]
+            if older:
+                gone = {f"{kind}{each}": None for each in older for kind in (UPDATE, STOP)}
+                await self._store.commit(inbox, Changes(fsm=gone), expect=None)
 
     async def empty(self, claim: Claim) -> None:
         """Handle what waits, one after another, until nothing does or the claim is somebody else's.

@@ -754,6 +754,8 @@ def _cost(error: Exception, reply: Reply) -> int:
     """For how many attempts this one counts."""
     if isinstance(error, TelegramServerError | TelegramUnauthorizedError):
         return 1
+    if reply.method.startswith(("edit", "delete")):
+        return 1  # done twice, it has the same effect
     return COST_OF_UPLOAD if reply.files else COST_OF_UNKNOWN
 
 

@@ -30,7 +30,7 @@ from bot.runtime.state.codec import clean, dumps
 from bot.runtime.state.fsm import follow_conversation, moved_to, upgrade_group
 from bot.runtime.state.jobs import MICROSECONDS, UPDATE, next_number, updates_in
 from bot.runtime.state.record import OutboxEntry, UserRecord, chat
-from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore, next_version
+from bot.runtime.state.store import FORGOTTEN_SECONDS, Changes, StateStore
 from bot.runtime.state.turn import COMMIT_ATTEMPTS, Turn, current_turn, give_way, load_again
 from bot.runtime.telegram.agent import LAST_WORDS, TelegramAgentAdapter, defers, streams
 from bot.runtime.telegram.calls import SHOWN, Reply
@@ -39,6 +39,7 @@ from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import (
     MOST_PARTS,
     STOP_BUTTON,
+    STOP_COMMAND,
     LruDict,
     Sender,
     Stops,
@@ -190,21 +191,21 @@ class Transaction:
                     sender, user_id=chat(supergroup), place=replace(sender.place, chat=supergroup)
                 )
                 continue
+            if (began := self._began.get(update.update_id, -1)) < 0:
+                self._began.set(update.update_id, began := record.version)
+            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             parts = updates_in(record.fsm)
             if parts and not belongs_to(update, [raw for _, _, raw in parts]):
                 with contextlib.suppress(StateConflict):
                     await self.gather(record.user_id)
                 continue
-            if is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
+            if not is_late and is_part(update, self._agent.accepts) and len(parts) + 1 < MOST_PARTS:
                 try:
                     return await self._keep_part(update, sender, record)
                 except StateTooLarge:
                     log.warning("no room to wait for the rest of an album or text")
                 except StateConflict:
                     continue
-            if (began := self._began.get(update.update_id, -1)) < 0:
-                self._began.set(update.update_id, began := record.version)
-            is_late = record.forgotten > began or _is_older_than_forgetting(update, record)
             try:
                 return await self._commit(
                     update,
@@ -221,14 +222,21 @@ class Transaction:
                 await give_way(attempt)
         raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", sender.user_id)
 
-    async def gather(self, record_id: str, failure: Exception | None = None) -> Delivery | None:
+    async def gather(
+        self,
+        record_id: str,
+        failure: Exception | None = None,
+        holds: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Delivery | None:
         """Handle what came in parts, and waits in a record, as one update. The caller is in its lane.
 
         Args:
             record_id: the record.
             failure: why it is not to be handled: it is apologised for.
+            holds: whether it is still for this process to do.
 
         Raises:
+            LeaseLost: it is for another process by now.
             StateConflict: another commit was first.
             StateError: as the store does.
         """
@@ -236,13 +244,22 @@ class Transaction:
         parts = updates_in(record.fsm)
         if not parts:
             return None
-        key = next_version(max(record.version, self._agent.timetable.now()))
+        # The same in each attempt: by it is known which message shows the answer.
+        key: int = parts[0][2]["update_id"]
         update = merged(self._bot, [raw for _, _, raw in parts], key)
         sender = replace(self.sender_of(update), user_id=record_id)
         if sender.conversation:
             record = await load_again(self.store, record, sender.conversation)
         outcome, delivery = await self._commit(
-            update, sender, record, is_late=False, is_kept=True, failure=failure, parts=parts, is_whole=True
+            update,
+            sender,
+            record,
+            is_late=False,
+            is_kept=True,
+            failure=failure,
+            parts=parts,
+            is_whole=True,
+            holds=holds,
         )
         log.info("parts handled as one", parts=len(parts), outcome=outcome)
         return delivery
@@ -252,6 +269,7 @@ class Transaction:
     ) -> tuple[str, Delivery | None]:
         """Keep a part until the rest is here, or none has come for a moment."""
         turn = self._turn(record, update, sender)
+        turn.claims_summaries = False  # the turn of all parts does, and begins to make one
         at = self._agent.timetable.now() + int(PART_SECONDS * MICROSECONDS)
         kept = {"raw": raw_of(update), "at": at, "number": next_number(turn.fsm)}
         turn.fsm[f"{UPDATE}{update.update_id}"] = {"data": kept}
@@ -382,6 +400,7 @@ class Transaction:
             log.warning("record or reply would be too large", reason=str(failure))
         else:
             log.error("update failed; its user got an apology", exc_info=failure)
+        turn.drop_claim()
         replies, begin = await self._apology(turn, update, sender, failure)
         replies = await self._in_place_of_shown(turn, replies)
         # A record may be so large that not even this fits: it is said, and acknowledged, all the same.
@@ -457,8 +476,13 @@ class Transaction:
 
     def heed(self, update: Update, sender: Sender) -> "Stops | None":
         """Stop the answers that an update asks to stop; which those are, here or elsewhere."""
-        query = update.callback_query
-        if update.stopped_message_generation or (query and STOP_BUTTON.fullmatch(query.data or "")):
+        query, message = update.callback_query, update.message
+        by_message = self._agent.while_busy == "stop" or (message and STOP_COMMAND.match(message.text or ""))
+        if (
+            update.stopped_message_generation
+            or (query and STOP_BUTTON.fullmatch(query.data or ""))
+            or (self.defers and message and by_message)
+        ):
             self.begin_streaming()  # another process shows what an agent says that does not yield
         streams = self._agent.streams
         return streams.heed(update, sender, self._agent.username) if streams else None

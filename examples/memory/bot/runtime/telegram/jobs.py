@@ -98,7 +98,7 @@ class JobRunner:
         most: int,
         is_ours: Callable[[str], bool],
         empty: Callable[[Claim], Awaitable[None]],
-        gather: Callable[[str, Exception | None], Awaitable[Delivery | None]],
+        gather: Callable[[str, Exception | None, Callable[[], Awaitable[bool]]], Awaitable[Delivery | None]],
         admins: Collection[int | str] = (),
     ) -> None:
         """Make it; nothing runs yet.
@@ -113,7 +113,8 @@ class JobRunner:
             most: jobs that run at the same time.
             is_ours: which records to look after.
             empty: handles the updates that wait for a record.
-            gather: handles the parts that wait in a record as one update; with an exception, it apologises.
+            gather: handles the parts that wait in a record as one update, as long as the last argument says
+                that this process is to; with an exception, it apologises.
             admins: who is told of jobs that were given up: those among them that are ids.
 
         Raises:
@@ -318,7 +319,7 @@ class JobRunner:
                 try:
                     if not are_over:
                         return await self._do(record, jobs[0], claim.poison)
-                    if delivery := await self._gather(claim.record, claim.poison):
+                    if delivery := await self._gather(claim.record, claim.poison, claim.holds):
                         await self._outbox.moved(delivery)
                     return
                 except StateConflict:
@@ -378,6 +379,7 @@ class JobRunner:
             except (StateUnavailable, StateConflict):
                 raise
             except Exception as error:
+                without.counters |= turn.own_counts
                 outcome, turn = await self._failed(without, job, error)
                 try:
                     replies = await self._commit(turn, record, key)
@@ -455,7 +457,7 @@ class JobRunner:
         stopped = isinstance(error, JobStopped)
         if options and not stopped and job.tries < options.retries:
             delay = int(FIRST_RETRY * 2**job.tries * MICROSECONDS)
-            again = replace(job, at=self._timetable.now() + delay, tries=job.tries + 1)
+            again = replace(job, at=self._timetable.now() + delay, tries=job.tries + 1, choices={})
             put_job(turn.fsm, again)
             log.warning("job failed; it is tried again", exc_info=error, seconds=delay / MICROSECONDS)
             return "retried", turn
@@ -464,7 +466,7 @@ class JobRunner:
         if job.every and not stopped:
             put_job(turn.fsm, job.next(self._timetable.now()))
         else:
-            put_job(turn.fsm, replace(job, stopped=reason))
+            put_job(turn.fsm, replace(job, stopped=reason, choices={}))
         aside = turn.as_loaded()
 
         async def ask() -> str | None:

@@ -16,7 +16,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, overload
 from zoneinfo import ZoneInfo
 
-from bot.runtime.errors import JobStopped, StateConflict, StateCorrupt, StateError, StateUnavailable
+from bot.runtime.errors import (
+    JobStopped,
+    LeaseLost,
+    StateConflict,
+    StateCorrupt,
+    StateError,
+    StateUnavailable,
+)
 from bot.runtime.state.codec import dumps
 from bot.runtime.state.record import Place
 from bot.runtime.state.store import (
@@ -140,6 +147,7 @@ class Job:
         place: where it was made.
         to: the record that is to do it, if that is another one.
         stopped: why it is not done; empty for one that waits for its time.
+        made: when it was made, in microseconds since 1970 by the store's clock.
         choices: of a question that is open, the answers and what their buttons say. Until one is pressed, it
             waits for its time as any other job; `turn.ask` makes it.
     """
@@ -154,6 +162,7 @@ class Job:
     place: Place = NOWHERE
     to: str = ""
     stopped: str = ""
+    made: int = 0
     choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -187,6 +196,7 @@ class Job:
             "tries": self.tries,
             "to": self.to,
             "stopped": self.stopped,
+            "made": self.made,
             "choices": [list(each) for each in self.choices.items()],  # some stores keep no order of keys
         }
         where = [place.chat, place.topic, place.business_connection, place.person]
@@ -208,6 +218,7 @@ class Job:
             place=Place(*value["place"]),
             to=value.get("to", ""),
             stopped=value.get("stopped", ""),
+            made=value.get("made", 0),
             choices=dict(value.get("choices", ())),
         )
 
@@ -471,7 +482,11 @@ async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[in
                 continue
             busy += 1
             due = timetable.due_after(record.fsm, owes=owes)
-            if known.get(record_id, math.inf) > max(due, timetable.now()) + PUT_OFF_SECONDS * MICROSECONDS:
+            latest = max(due, timetable.now()) + PUT_OFF_SECONDS * MICROSECONDS
+            if known.get(record_id, math.inf) > latest:
+                # It may be claimed since the index was listed; of those that are lost there are few.
+                known = dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+            if known.get(record_id, math.inf) > latest:
                 await store.commit(record_id, Changes(due=due), expect=record.version)
                 found += 1
     return busy, found
@@ -528,14 +543,22 @@ class Claim:
 
     async def holds(self) -> bool:
         """Whether it is still this process', which may have slept past its end: nobody else has begun."""
-        return self._now() < self.until or await self.take(0)
+        while self._now() >= self.until:  # it may sleep again before it knows the answer
+            if not await self.take(0):
+                return False
+        return True
 
     async def renew(self, commit: Callable[[int], Awaitable[object]]) -> None:
         """Prolong it by a commit, which begins to count anew.
 
         Args:
             commit: is given when the record is due then.
+
+        Raises:
+            LeaseLost: it is somebody else's by now.
         """
+        if not await self.holds():
+            raise LeaseLost("another process has taken it over")
         async with self._lock:
             await commit(until := self._end())
             self.until, self.count = until, 1

@@ -177,7 +177,13 @@ class Message:
     def is_summary(self) -> bool:
         """Whether this is what `compact` made of older messages, `data["summary"]` of them."""
         data = self.data
-        return isinstance(data, dict) and data.keys() == {"summary", "authors"}
+        return (
+            isinstance(data, dict)
+            and data.keys() == {"summary", "authors"}
+            and type(data["summary"]) is int
+            and isinstance(data["authors"], list)
+            and all(type(each) is int for each in data["authors"])
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The message as a JSON object."""

@@ -357,9 +357,9 @@ class Processor:
         """Keep an update for later, unless it has to do with what runs."""
         if is_forgetting(update):
             outcome, delivery = await self._until(
-                self._transaction.run, update, sender, keep_trying, self._slots
+                self._transaction.run, update, sender, keep_trying, self._query_slots
             )
-            await self._inbox.drop(sender.user_id or "")
+            await self._inbox.drop(sender.user_id or "", update.update_id)
             if streams := self._agent.streams:
                 streams.take_away(sender.lock_key, self._agent.background)
             if task := self._handling.get(sender.user_id or ""):
@@ -373,7 +373,8 @@ class Processor:
                 raw = raw_of(update)
             keep = functools.partial(self._keep, raw, stops)
             async with self._lanes.hold(waiting_for(sender.lock_key)):  # in the order in which they came
-                outcome, delivery = await self._until(keep, update, sender, keep_trying, self._slots)
+                # Those who think hold the other slots, for minutes.
+                outcome, delivery = await self._until(keep, update, sender, keep_trying, self._query_slots)
             if update.callback_query and outcome == "kept":
                 self._release_later(
                     update.callback_query.id, update.update_id, 0 if stops else CALLBACK_DELAY

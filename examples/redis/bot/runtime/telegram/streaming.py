@@ -187,6 +187,7 @@ class Streams:
         self._stopped: LruDict[bool] = LruDict(10_000)
         self._said: LruDict[str] = LruDict(1_000)
         self.messages: LruDict[int] = LruDict(10_000)
+        self.unsure: LruDict[bool] = LruDict(10_000)
 
     def marked(self, text: str) -> dict[str, str]:
         """The parameters of a frame with a text: of one in Markdown, rendered."""
@@ -523,12 +524,15 @@ class _Message:
         self.delay, self.gap, self.life = MESSAGE_DELAY, MESSAGE_GAP, None
         self.chat = place["chat_id"]
         self.number = 1
-        self.is_unsure = False
         # An attempt before this one may have sent it: here, or in a process from which this one took over.
+        # That one may be alive, with an edit on its way that would come last. So nobody edits a message of
+        # another process: it goes, and the answer is a message of its own.
         _, kept = turn.counters.get(self._key, (0, 0))
         own = streams.messages.get(update_id, 0)
         self._message: int | None = kept or own or None
         self._is_kept, self._another = kept > 0, own if kept and own != kept else 0
+        self._is_anothers = kept > 0 and kept != own
+        self.is_unsure = self._is_anothers or streams.unsure.get(update_id, False)
 
     @property
     def has_to_wait(self) -> bool:
@@ -536,6 +540,8 @@ class _Message:
         return self._message is None and self._streams.is_behind(self._turn.user_id, self.chat)
 
     async def put(self, text: str) -> tuple[str, float]:
+        if self._is_anothers:
+            raise _NoMoreFrames("another process has begun to show it")
         if self._message is None:
             params = {**self._place, "text": NOTHING_YET, **self._buttons()}
             try:
@@ -565,13 +571,16 @@ class _Message:
 
     async def show_now(self, text: str) -> None:
         """Show it without delay."""
+        if self._is_anothers:
+            return
         if self._message is None:
             await self.put(text)
         await self.put(text)
 
     def note_unsure(self) -> None:
-        """An edit may come late: nobody is to edit it after that."""
+        """An edit may come late: nobody is to edit it after that, in this attempt or another."""
         self.is_unsure = True
+        self._streams.unsure.set(self._update_id, True)
         raise _NoMoreFrames("an edit got no answer")
 
     def replaced_by(self, replies: list[Reply]) -> list[Reply]:

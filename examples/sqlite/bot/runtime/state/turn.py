@@ -28,7 +28,7 @@ from bot.runtime.errors import (
     StateValueError,
     TurnGivenUp,
 )
-from bot.runtime.state.codec import dumps
+from bot.runtime.state.codec import dumps, is_storable
 from bot.runtime.state.jobs import (
     JOB,
     MICROSECONDS,
@@ -84,6 +84,9 @@ NEARLY_FULL = 0.75
 
 COUNT = "count:"
 """What the names of counters begin with that are the owner's."""
+
+COUNT_LETTERS, MOST_COUNTS = 64, 100
+"""How long their names may be, and how many a record may have: they are in no limit of its size."""
 
 CLOCKS_DIFFER = 60_000_000
 """Microseconds by which the store's clock may be ahead of this one, when it forgets a user."""
@@ -259,6 +262,8 @@ class Turn:
     ) -> None:
         """Open a turn on a freshly loaded record, which belongs to it from now on."""
         self._memory = memory
+        self._has_claimed = False
+        self.claims_summaries = True
         self.job = job
         self._holds = holds
         self.stopped = stopped
@@ -542,8 +547,19 @@ class Turn:
 
         Returns:
             How many there are.
+
+        Raises:
+            StateError: something is added while a query is answered.
+            ValueError: the name is too long or cannot be kept, or there are too many.
         """
-        self.check_may_change()
+        if amount:
+            self.check_may_change()
+            key = f"{COUNT}{name}"
+            many = sum(each.startswith(COUNT) for each in self.counters)
+            if not is_storable(name) or len(name) > COUNT_LETTERS:
+                raise ValueError(f"a counter has a name of at most {COUNT_LETTERS} letters: choose another")
+            if key not in self.counters and many >= MOST_COUNTS:
+                raise ValueError(f"{MOST_COUNTS} counters count already: make fewer names of them")
         now = self.now // 1_000_000
         until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
         if until <= now:
@@ -551,6 +567,11 @@ class Turn:
         if amount:
             self.counters[f"{COUNT}{name}"] = [until, count + amount]
         return count + amount
+
+    @property
+    def own_counts(self) -> dict[str, list[int]]:
+        """The owner's counters."""
+        return {name: each for name, each in self.counters.items() if name.startswith(COUNT)}
 
     def tell(self, record: RecordId, method: Callable[..., Any], /, **arguments: Any) -> str:
         """Have a method run as a turn of another record, soon, and once.
@@ -697,7 +718,7 @@ class Turn:
 
     def _put(self, job: Job) -> str:
         self.check_may_change()
-        put_job(self.fsm, job)
+        put_job(self.fsm, replace(job, made=self.now))
         return job.id
 
     def reset(self) -> None:
@@ -790,13 +811,14 @@ class Turn:
 
     def as_loaded(self) -> "Turn":
         """Another turn on the record as it was loaded."""
-        record = UserRecord(
-            self.user_id,
+        self._read_history()
+        record = replace(
+            self._record,
             version=self.version,
             state=_thawed(self._loaded_state),
-            history=self._read_history() and list(self._loaded_history),
+            history=list(self._loaded_history),
             fsm=_thawed(self._loaded_fsm),
-            conversation=self.conversation,
+            conversations=dict(self._record.conversations),
         )
         return Turn(
             record,
@@ -887,14 +909,23 @@ class Turn:
         That is noted with the turn, so that one process does it, and not soon again, if it fails.
         """
         compact, mark = self._memory.compact, compacting(self.conversation)
-        if compact is None or mark in self.counters or self._fullness < NEARLY_FULL:
+        if compact is None or not self.claims_summaries:
+            return False
+        if mark in self.counters or self._fullness < NEARLY_FULL:
             return False
         old = _older_half(self.history)
         if not old or (len(old) == 1 and old[0].is_summary):
             return False
         self.counters[mark] = [self._timetable.now() // MICROSECONDS + COMPACTING_SECONDS, 1]
+        self._has_claimed = True
         self.when_committed(partial(compact, self, old))
         return True
+
+    def drop_claim(self) -> None:
+        """Claim no summary, as this turn is not to be committed as it is: nobody would make it."""
+        if self._has_claimed:
+            self.counters.pop(compacting(self.conversation), None)
+            self._has_claimed = False
 
     def replace_oldest(self, old: Sequence[Message], text: str) -> bool:
         """Put a summary in the place of these messages, if they are still the oldest.

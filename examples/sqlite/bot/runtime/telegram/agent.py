@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from bot.runtime.engines.memory.store import MemoryStore
 from bot.runtime.errors import (
     StateConflict,
-    StateCorrupt,
     StateError,
     StateForgotten,
+    StateUnavailable,
     TurnGivenUp,
     WrongReply,
 )
@@ -44,7 +44,9 @@ from bot.runtime.state.record import (
 from bot.runtime.state.shape import Shape
 from bot.runtime.state.store import NEVER, Changes, StateStore
 from bot.runtime.state.turn import (
+    CLOCKS_DIFFER,
     COMMIT_ATTEMPTS,
+    COMPACTING,
     KeyedLock,
     Memory,
     Turn,
@@ -145,8 +147,10 @@ class TelegramAgentAdapter:
 
     async def close(self) -> None:
         """Leave what was entered, and close the store; override it to close what else the agent opened."""
-        await self._entered.aclose()
-        await self.store.close()
+        try:
+            await self._entered.aclose()
+        finally:
+            await self.store.close()
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enter something, such as a client for HTTP, that is left again when the agent is closed.
@@ -595,7 +599,8 @@ async def ask_to_forget(agent: TelegramAgentAdapter, user_id: int) -> None:
         now = agent.timetable.now()
         walk = _walk_in(kept)
         at = walk.at if walk else max(now, kept.state.get("began", 0) + WALK_SECONDS * MICROSECONDS)
-        until = max(now, time.time_ns() // 1000)  # messages have this machine's time, which may be ahead
+        # Messages have this machine's time, which may be ahead; but not so far that a walk would wait for it.
+        until = min(max(now, time.time_ns() // 1000), now + CLOCKS_DIFFER)
         people = {**(walk.arguments if walk else {}), str(user_id): until}
         # Whoever is at it keeps the claim: what comes meanwhile is for the next time.
         due = None if walk and not walk.stopped else at
@@ -642,7 +647,9 @@ async def forget_in_shared_records(agent: TelegramAgentAdapter, claim: Claim, se
             erased += await _forget_in(agent, record_id, people)
         except StateConflict:
             busy += 1
-        except StateCorrupt as error:
+        except StateUnavailable:
+            raise
+        except StateError as error:  # it is not to keep the walk from the others
             failed += 1
             log.warning("not erased in a shared record", record=record_id, reason=str(error))
         if time.monotonic() - told > PROGRESS_SECONDS:
@@ -711,6 +718,9 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
             at, raw = flow["data"]["at"], flow["data"]["raw"]
             told = (each for each in raw.values() if isinstance(each, dict))
             return any(at <= people.get(each.get("from", {}).get("id", 0), 0) for each in told)
+        if name.startswith(JOB):  # its arguments may be their words
+            made_there = Job.from_json(name.removeprefix(JOB), flow)
+            return made_there.made <= people.get(made_there.place.person or 0, -1)
         user_id = name.rpartition(":")[2]
         return name.count(":") > 4 and user_id.isdecimal() and int(user_id) in people
 
@@ -739,7 +749,7 @@ async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mappin
         # Nothing is said of when it is due: whoever handles what waits keeps the claim.
         changes = Changes(fsm=dict.fromkeys(gone))
         await agent.store.commit(record_id, changes, expect=record.version)
-    elif erased or gone:
+    elif erased or gone or any(name.startswith(COMPACTING) for name in record.marks):
         await mutate(
             agent.store, record_id, erase, lanes=agent.lanes, conversation=None, timetable=agent.timetable
         )

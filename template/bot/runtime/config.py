@@ -174,7 +174,9 @@ class Settings(Environment):
         "hands out no more than 20971520, a Bot API server of yours does.",
     )
     attachment_timeout: Seconds = Field(30, description="Seconds that reading such a file may take.")
-    history_limit: int = Field(50, ge=0, description="Messages kept of each conversation: each chat and topic has its own.")
+    history_limit: int = Field(
+        50, ge=0, description="Messages kept of each conversation: each chat and topic has its own."
+    )
     namespace: str = Field(
         NAMESPACE,
         description="Keeps several bots apart on one server.",

@@ -33,7 +33,7 @@ SLOWEST = 10
 
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes test at once: half of their time many wait for servers, or for time to pass."""
-    return (os.cpu_count() or 1) + 2
+    return (os.cpu_count() or 1) + 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -105,11 +105,13 @@ def made(results: Results) -> str:
 def short(results: Results) -> str:
     """What the README has there: by long polling, which all of them can."""
     lines = ["| " + " | ".join(COLUMNS[:7]) + " |", "|---" + "|---:" * 6 + "|"]
+    shown: dict[str, Mapping[str, Any]] = {}
     for contestant in CONTESTANTS:
-        result = results.get(key("polling", contestant.name))
+        result = results.get(name := key("polling", contestant.name))
         if result and contestant.name in SHORT:
+            shown[name] = result
             lines.append("| " + " | ".join(row(contestant, result)[:7]) + " |")
-    return "\n".join([*lines, *(["", BUSY] if was_busy(results) else [])])
+    return "\n".join([*lines, *(["", BUSY] if was_busy(shown) else [])])
 
 
 def written(page: str, between: str) -> str:

@@ -552,20 +552,18 @@ class Turn:
             StateError: something is added while a query is answered.
             ValueError: the name is too long or cannot be kept, or there are too many.
         """
-        if amount:
-            self.check_may_change()
-            key = f"{COUNT}{name}"
-            many = sum(each.startswith(COUNT) for each in self.counters)
-            if not is_storable(name) or len(name) > COUNT_LETTERS:
-                raise ValueError(f"a counter has a name of at most {COUNT_LETTERS} letters: choose another")
-            if key not in self.counters and many >= MOST_COUNTS:
-                raise ValueError(f"{MOST_COUNTS} counters count already: make fewer names of them")
-        now = self.now // 1_000_000
-        until, count = self.counters.get(f"{COUNT}{name}", (0, 0))
+        key, now = f"{COUNT}{name}", self.now // MICROSECONDS
+        until, count = self.counters.get(key, (0, 0))
         if until <= now:
             until, count = now + math.ceil(per.total_seconds()), 0
-        if amount:
-            self.counters[f"{COUNT}{name}"] = [until, count + amount]
+        if not amount:
+            return count
+        self.check_may_change()
+        if not is_storable(name) or len(name) > COUNT_LETTERS:
+            raise ValueError(f"a counter has a name of at most {COUNT_LETTERS} letters: choose another")
+        if key not in self.counters and len(self.own_counts) >= MOST_COUNTS:
+            raise ValueError(f"{MOST_COUNTS} counters count already: make fewer names of them")
+        self.counters[key] = [until, count + amount]
         return count + amount
 
     @property

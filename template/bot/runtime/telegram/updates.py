@@ -77,9 +77,6 @@ SENT_BY_PEOPLE = FILES.keys() | {
 COMMAND = re.compile(r"/(?P<name>\w+)(?:@(?P<whose>\w+))?(?:\s+(?P<rest>\S.*))?\s*$", re.DOTALL)
 """A command, whose it is, and what follows it."""
 
-STOP_COMMAND = re.compile(r"/stop(@\w+)?\s*$", re.IGNORECASE)
-"""The command that stops answers, whoever it is for."""
-
 STOP_BUTTON = re.compile(r"stop answer (\d+)")
 """The data of the button that stops an answer, with the id of the update that is answered."""
 
@@ -134,6 +131,14 @@ def date_of(update: Update) -> float | None:
 def sent_at(update: Update) -> float:
     """When it was sent or, where it does not say, now; in seconds since 1970."""
     return update.message.date.timestamp() if update.message else time.time()
+
+
+def is_stop(text: str | None, username: str | None) -> bool:
+    """Whether a text is the command `/stop`, and for no other bot than the one of this name."""
+    command = COMMAND.match(text or "")
+    if not command or command["name"].lower() != "stop" or command["rest"]:
+        return False
+    return command["whose"] is None or command["whose"].lower() == (username or command["whose"].lower())
 
 
 def is_later(update_id: int, than: int) -> bool:

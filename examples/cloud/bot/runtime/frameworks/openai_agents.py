@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from bot.runtime.state.codec import dumps
-from bot.runtime.state.record import Message, exchanges
+from bot.runtime.state.record import Message, exchanges, signed
 from bot.runtime.state.turn import Turn
 
 KEY = "openai_agents"
@@ -91,8 +91,7 @@ def _items_in(exchange: Sequence[Message]) -> Iterator[Item]:
     for message, run in zip(exchange, runs, strict=True):
         yield from run or ()
         if message.role == "user" and not is_asked:
-            author = f"{message.author.name}: " if message.author else ""
-            yield {"role": "user", "content": f"{author}{message.text}"}
+            yield {"role": "user", "content": signed(message.text, message.author)}
         is_said = run and run[-1].get("role") == "assistant"  # else it waits for an answer to this text
         if message.role == "assistant" and message.text and not is_said:
             yield _said(message.text)

@@ -143,6 +143,11 @@ class Author(NamedTuple):
     name: str
 
 
+def signed(text: str, author: Author | None) -> str:
+    """A text after the name of who wrote it, where several people write."""
+    return f"{author.name}: {text}" if author else text
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation.

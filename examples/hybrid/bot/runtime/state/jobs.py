@@ -468,9 +468,13 @@ async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[in
     Raises:
         StateUnavailable: the store did not answer; what was done so far stays.
     """
+
+    async def listed() -> dict[str, int]:
+        return dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+
     await store.reindex()
     timetable = Timetable()
-    known = dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+    known = await listed()
     looked = busy = found = 0
     async for record_id in store.users():
         looked += 1
@@ -485,7 +489,7 @@ async def reindex(store: OperatorStore, seen: Callable[[int], None]) -> tuple[in
             latest = max(due, timetable.now()) + PUT_OFF_SECONDS * MICROSECONDS
             if known.get(record_id, math.inf) > latest:
                 # It may be claimed since the index was listed; of those that are lost there are few.
-                known = dict((await timetable.ask(store, within=ALL_SECONDS, most=2**31 - 1)).due)
+                known = await listed()
             if known.get(record_id, math.inf) > latest:
                 await store.commit(record_id, Changes(due=due), expect=record.version)
                 found += 1

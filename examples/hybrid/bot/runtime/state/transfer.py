@@ -417,6 +417,7 @@ class _Outgoing(_Part):
 
 
 MARKS = r"^([0-9]{1,19}|[a-z]+|(told|compact):[0-9a-f]+|shown:[0-9]{1,19}|count:[^\x00]{0,64})$"
+"""The names of marks: ids of updates, and counters; of the owner's own see `Turn.count`."""
 
 _Mark = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=2, max_length=2)]
 

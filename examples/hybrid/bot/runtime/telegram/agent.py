@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 from pydantic import BaseModel
@@ -594,22 +594,17 @@ async def ask_to_forget(agent: TelegramAgentAdapter, user_id: int) -> None:
     """
     if type(agent).record_of is TelegramAgentAdapter.record_of:
         return  # nothing is shared
-    for attempt in range(COMMIT_ATTEMPTS):
-        kept = await agent.store.load(FORGETTING)
+
+    def asked(walk: Job | None, began: int) -> _Requests:
         now = agent.timetable.now()
-        walk = _walk_in(kept)
-        at = walk.at if walk else max(now, kept.state.get("began", 0) + WALK_SECONDS * MICROSECONDS)
+        at = walk.at if walk else max(now, began + WALK_SECONDS * MICROSECONDS)
         # Messages have this machine's time, which may be ahead; but not so far that a walk would wait for it.
         until = min(max(now, time.time_ns() // 1000), now + CLOCKS_DIFFER)
         people = {**(walk.arguments if walk else {}), str(user_id): until}
         # Whoever is at it keeps the claim: what comes meanwhile is for the next time.
-        due = None if walk and not walk.stopped else at
-        try:
-            await _keep_walk(agent, kept, people, at, due)
-            return
-        except StateConflict:
-            await give_way(attempt)
-    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", FORGETTING)
+        return _Requests(people, at, None if walk and not walk.stopped else at, began)
+
+    await _change_requests(agent, asked)
 
 
 async def forget_in_shared_records(agent: TelegramAgentAdapter, claim: Claim, seconds: float) -> None:
@@ -664,44 +659,65 @@ async def forget_in_shared_records(agent: TelegramAgentAdapter, claim: Claim, se
 
 async def _end_walk(agent: TelegramAgentAdapter, done: Mapping[int, int], began: int) -> None:
     """Drop the requests that are done; those that came meanwhile are for the next walk."""
-    for attempt in range(COMMIT_ATTEMPTS):
-        kept = await agent.store.load(FORGETTING)
-        walk = _walk_in(kept)
-        people = {
-            user_id: at
-            for user_id, at in (walk.arguments if walk else {}).items()
-            if at > done.get(int(user_id), 0)
-        }
+
+    def left(walk: Job | None, _: int) -> _Requests:
+        asked = walk.arguments if walk else {}
+        people = {user_id: at for user_id, at in asked.items() if at > done.get(int(user_id), 0)}
         at = began + WALK_SECONDS * MICROSECONDS
-        try:
-            return await _keep_walk(agent, kept, people, at, at if people else NEVER, began=began)
-        except StateConflict:
-            await give_way(attempt)
-    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", FORGETTING)
+        return _Requests(people, at, at if people else NEVER, began)
+
+    await _change_requests(agent, left)
 
 
 def _walk_in(kept: UserRecord) -> Job | None:
     return next(iter(jobs_in(kept.fsm)), None)
 
 
-async def _keep_walk(
-    agent: TelegramAgentAdapter,
-    kept: UserRecord,
-    people: Mapping[str, int],
-    at: int,
-    due: int | None,
-    *,
-    began: int | None = None,
+class _Requests(NamedTuple):
+    """Who is to be forgotten in shared records, and when that is to be done.
+
+    Attributes:
+        people: when each asked.
+        at: when the next walk is.
+        due: what the index is told; `None` for nothing.
+        began: when the last walk did; 0 if there was none.
+    """
+
+    people: Mapping[str, int]
+    at: int
+    due: int | None
+    began: int
+
+
+async def _change_requests(
+    agent: TelegramAgentAdapter, change: Callable[[Job | None, int], _Requests]
 ) -> None:
-    """Keep the requests as one job: so they are listed, exported and imported as jobs are."""
-    walk = Job(id="walk", name="forget in shared records", arguments=people, at=at)
-    changes = Changes(
-        fsm={f"{JOB}{walk.id}": dumps(walk.to_json(), "people") if people else None},
-        state={} if began is None else {"began": dumps(began, "began")},
-        due=due,
-    )
-    await agent.store.commit(FORGETTING, changes, expect=kept.version)
-    agent.timetable.note_commit(FORGETTING, due, owes=False)
+    """Keep the requests as one job: so they are listed, exported and imported as jobs are.
+
+    Args:
+        agent: in whose store.
+        change: makes them of those there are, and of when the last walk began.
+
+    Raises:
+        StateConflict: others were first, too often in a row.
+        StateUnavailable: nobody knows whether they are kept.
+    """
+    for attempt in range(COMMIT_ATTEMPTS):
+        kept = await agent.store.load(FORGETTING)
+        people, at, due, began = change(_walk_in(kept), kept.state.get("began", 0))
+        walk = Job(id="walk", name="forget in shared records", arguments=people, at=at)
+        changes = Changes(
+            fsm={f"{JOB}{walk.id}": dumps(walk.to_json(), "people") if people else None},
+            state={"began": dumps(began, "began")} if began else {},
+            due=due,
+        )
+        try:
+            await agent.store.commit(FORGETTING, changes, expect=kept.version)
+        except StateConflict:
+            await give_way(attempt)
+        else:
+            return agent.timetable.note_commit(FORGETTING, due, owes=False)
+    raise StateConflict(f"others committed first, {COMMIT_ATTEMPTS} times in a row", FORGETTING)
 
 
 async def _forget_in(agent: TelegramAgentAdapter, record_id: str, people: Mapping[int, int]) -> int:

@@ -39,7 +39,6 @@ from bot.runtime.telegram.texts import Texts, TextTable
 from bot.runtime.telegram.updates import (
     MOST_PARTS,
     STOP_BUTTON,
-    STOP_COMMAND,
     LruDict,
     Sender,
     Stops,
@@ -49,6 +48,7 @@ from bot.runtime.telegram.updates import (
     incoming,
     is_later,
     is_part,
+    is_stop,
     merged,
     queue_of,
     raw_of,
@@ -476,16 +476,19 @@ class Transaction:
 
     def heed(self, update: Update, sender: Sender) -> "Stops | None":
         """Stop the answers that an update asks to stop; which those are, here or elsewhere."""
-        query, message = update.callback_query, update.message
-        by_message = self._agent.while_busy == "stop" or (message and STOP_COMMAND.match(message.text or ""))
-        if (
-            update.stopped_message_generation
-            or (query and STOP_BUTTON.fullmatch(query.data or ""))
-            or (self.defers and message and by_message)
-        ):
+        if self._agent.streams is None and self._may_stop(update):
             self.begin_streaming()  # another process shows what an agent says that does not yield
         streams = self._agent.streams
         return streams.heed(update, sender, self._agent.username) if streams else None
+
+    def _may_stop(self, update: Update) -> bool:
+        """Whether an update asks to stop an answer, for all that this process knows."""
+        message, query = update.message, update.callback_query
+        if message:
+            by_message = self._agent.while_busy == "stop"
+            return self.defers and (by_message or is_stop(message.text, self._agent.username))
+        is_pressed = query is not None and STOP_BUTTON.fullmatch(query.data or "") is not None
+        return is_pressed or update.stopped_message_generation is not None
 
     async def _in_place_of_shown(self, turn: Turn, replies: list[Reply]) -> list[Reply]:
         """The replies, of which the first takes the place of what was shown until then."""

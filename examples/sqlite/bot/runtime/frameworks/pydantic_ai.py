@@ -24,7 +24,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from bot.runtime.state.record import Message, exchanges
+from bot.runtime.state.record import Message, exchanges, signed
 from bot.runtime.state.turn import Turn
 
 KEY = "pydantic_ai"
@@ -40,7 +40,7 @@ async def prompt_of(turn: Turn, message: str) -> Sequence[UserContent]:
         AttachmentError: a file cannot be had.
     """
     files = [BinaryContent(await each.read(), media_type=each.media_type) for each in turn.attachments]
-    text = f"{turn.author.name}: {message}" if turn.author else message
+    text = signed(message, turn.author)
     return [text, *files] if text else files
 
 
@@ -99,8 +99,7 @@ def _messages_in(exchange: Sequence[Message]) -> Iterator[ModelMessage]:
         elif message.is_summary:  # not as what the model said: none takes that as the beginning
             yield ModelRequest([UserPromptPart(f"In short, what was said before: {message.text}")])
         elif message.role == "user" and not is_asked:
-            author = f"{message.author.name}: " if message.author else ""
-            yield ModelRequest([UserPromptPart(f"{author}{message.text}")])
+            yield ModelRequest([UserPromptPart(signed(message.text, message.author))])
         elif message.role == "assistant" and message.text:
             yield ModelResponse([TextPart(message.text)])
 

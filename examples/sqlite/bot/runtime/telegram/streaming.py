@@ -3,7 +3,8 @@
 In a private chat that is a draft. Elsewhere it is a message, sent as "…", edited now and then, and turned
 into the answer in the end. What is shown meanwhile is best effort, in frames that nothing waits for; the
 answer itself leaves through the outbox. Of a draft nothing is left after half a minute. A message stays, so
-its id is kept in the person's record before anything else is shown in it: after a kill it is used again.
+its id is kept in the person's record before anything else is shown in it: after a kill it is deleted, and the
+answer is a message of its own.
 
 Where updates wait in the inbox, a Stop that comes to another process is noted there beside them. While an
 answer is shown, its process looks for that once a second; and so does whoever handles the update anew.
@@ -47,7 +48,6 @@ from bot.runtime.telegram.calls import (
 )
 from bot.runtime.telegram.texts import TextTable
 from bot.runtime.telegram.updates import (
-    COMMAND,
     STOP_BUTTON,
     LruDict,
     Sender,
@@ -55,6 +55,7 @@ from bot.runtime.telegram.updates import (
     answer,
     is_later,
     is_said,
+    is_stop,
     said_in,
 )
 
@@ -296,14 +297,6 @@ def _stops_before(stop: int, there: int) -> Stops:
     return lambda update_id, chat_id: chat_id == there and is_later(stop, update_id)
 
 
-def is_stop(text: str | None, username: str | None) -> bool:
-    """Whether a message is the command `/stop`, and nobody else's."""
-    command = COMMAND.match(text or "")
-    if not command or command["name"].lower() != "stop" or command["rest"]:
-        return False
-    return command["whose"] is None or command["whose"].lower() == (username or command["whose"].lower())
-
-
 class Stream:
     """What one turn shows.
 
@@ -397,7 +390,9 @@ class Stream:
             try:
                 await asyncio.wait({self._task}, timeout=seconds)
             finally:
-                self._screen.is_unsure |= not self._task.done()
+                if not self._task.done():
+                    with suppress(_NoMoreFrames):
+                        self._screen.note_unsure()
                 self._task.cancel()
 
     async def replaced_by(self, replies: list[Reply]) -> list[Reply]:
@@ -491,7 +486,6 @@ class _Draft:
         self._streams, self._update_id, self._place = streams, update_id, place
         self.chat = place["chat_id"]
         self.number = 1
-        self.is_unsure = False
 
     async def put(self, text: str) -> tuple[str, float]:
         params = {**self._place, "draft_id": str(self._update_id << NUMBER_BITS | self.number)}
@@ -530,9 +524,14 @@ class _Message:
         _, kept = turn.counters.get(self._key, (0, 0))
         own = streams.messages.get(update_id, 0)
         self._message: int | None = kept or own or None
-        self._is_kept, self._another = kept > 0, own if kept and own != kept else 0
-        self._is_anothers = kept > 0 and kept != own
-        self.is_unsure = self._is_anothers or streams.unsure.get(update_id, False)
+        self._is_kept = kept > 0
+        self._is_anothers = self._is_kept and kept != own
+        self._own_besides = own if self._is_anothers else 0
+
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether an edit may still come after the final one."""
+        return self._is_anothers or self._update_id in self._streams.unsure
 
     @property
     def has_to_wait(self) -> bool:
@@ -563,7 +562,7 @@ class _Message:
         return text, self.gap
 
     async def _keep(self) -> None:
-        """Keep which message it is, if that is not kept: after a kill it is used again, or goes."""
+        """Keep which message it is, if that is not kept: after a kill it is to go."""
         if not self._is_kept:
             assert self._message
             await self._turn.keep_now(self._streams.store, self._key, self._message, SHOWN_SECONDS)
@@ -579,7 +578,6 @@ class _Message:
 
     def note_unsure(self) -> None:
         """An edit may come late: nobody is to edit it after that, in this attempt or another."""
-        self.is_unsure = True
         self._streams.unsure.set(self._update_id, True)
         raise _NoMoreFrames("an edit got no answer")
 
@@ -588,8 +586,8 @@ class _Message:
         self._turn.counters.pop(self._key, None)  # they are kept in its place
         if self._message is None:
             return replies
-        if self._another:
-            replies = [*replies, self._deletion(self._another)]
+        if self._own_besides:
+            replies = [*replies, self._deletion(self._own_besides)]
         for number, reply in enumerate(replies):
             if reply.params.get("chat_id") == self.chat and not reply.method.startswith(("edit", "delete")):
                 if self._can_become(reply):
@@ -603,7 +601,7 @@ class _Message:
         markup = orjson.loads(reply.params.get("reply_markup", "{}"))
         return (
             reply.method == "sendMessage"
-            and not self.is_unsure
+            and not self._is_unsure
             and reply.params.keys() <= EDITED | LOST_BY_EDIT
             and markup.keys() <= {"inline_keyboard"}
         )

@@ -674,19 +674,12 @@ def _walk_in(kept: UserRecord) -> Job | None:
 
 
 class _Requests(NamedTuple):
-    """Who is to be forgotten in shared records, and when that is to be done.
+    """Who is to be forgotten in shared records, and when that is to be done."""
 
-    Attributes:
-        people: when each asked.
-        at: when the next walk is.
-        due: what the index is told; `None` for nothing.
-        began: when the last walk did; 0 if there was none.
-    """
-
-    people: Mapping[str, int]
-    at: int
-    due: int | None
-    began: int
+    people: Mapping[str, int]  # when each asked
+    at: int  # when the next walk is
+    due: int | None  # what the index is told
+    began: int  # when the last walk did; 0 if there was none
 
 
 async def _change_requests(
@@ -694,13 +687,7 @@ async def _change_requests(
 ) -> None:
     """Keep the requests as one job: so they are listed, exported and imported as jobs are.
 
-    Args:
-        agent: in whose store.
-        change: makes them of those there are, and of when the last walk began.
-
-    Raises:
-        StateConflict: others were first, too often in a row.
-        StateUnavailable: nobody knows whether they are kept.
+    They are made of those there are, and of when the last walk began.
     """
     for attempt in range(COMMIT_ATTEMPTS):
         kept = await agent.store.load(FORGETTING)
